@@ -1,0 +1,108 @@
+"""streambatch: score never-ending streams of records with a model.
+
+Names are imported when they are first used, so that `import streambatch` and the command line start quickly.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from streambatch.assemble import load_pipeline
+    from streambatch.codecs.schema import RecordSchema
+    from streambatch.errors import ConfigError, StreambatchError
+    from streambatch.ingest.file import FileSource
+    from streambatch.ingest.memory import MemorySource
+    from streambatch.ingest.stdin import StdinSource
+    from streambatch.ingest.tcp import TcpSource
+    from streambatch.ingest.unix import UnixSource
+    from streambatch.microbatch.budget import Limits
+    from streambatch.microbatch.inbox import QueueLimits
+    from streambatch.microbatch.window import BatchPolicy
+    from streambatch.pipeline import Delivery, Pipeline
+    from streambatch.scoring.executors import Workers
+    from streambatch.scoring.linear import LinearModel
+    from streambatch.scoring.python import PythonModel
+    from streambatch.scoring.steps import Clip, Impute, MinMax, PythonStep, Standardize
+    from streambatch.sinks.file import FileSink
+    from streambatch.sinks.memory import MemorySink
+    from streambatch.sinks.none import NoneSink
+    from streambatch.sinks.stdout import StdoutSink
+    from streambatch.state.dead_letters import DeadLetterOptions
+    from streambatch.state.report import RunReport, Snapshot
+
+_HOMES = {
+    "BatchPolicy": "microbatch.window",
+    "Clip": "scoring.steps",
+    "ConfigError": "errors",
+    "DeadLetterOptions": "state.dead_letters",
+    "Delivery": "pipeline",
+    "FileSink": "sinks.file",
+    "FileSource": "ingest.file",
+    "Impute": "scoring.steps",
+    "Limits": "microbatch.budget",
+    "LinearModel": "scoring.linear",
+    "MemorySink": "sinks.memory",
+    "MemorySource": "ingest.memory",
+    "MinMax": "scoring.steps",
+    "NoneSink": "sinks.none",
+    "Pipeline": "pipeline",
+    "PythonModel": "scoring.python",
+    "PythonStep": "scoring.steps",
+    "QueueLimits": "microbatch.inbox",
+    "RecordSchema": "codecs.schema",
+    "RunReport": "state.report",
+    "Snapshot": "state.report",
+    "Standardize": "scoring.steps",
+    "StdinSource": "ingest.stdin",
+    "StdoutSink": "sinks.stdout",
+    "StreambatchError": "errors",
+    "TcpSource": "ingest.tcp",
+    "UnixSource": "ingest.unix",
+    "Workers": "scoring.executors",
+    "load_pipeline": "assemble",
+}
+
+__all__ = [
+    "BatchPolicy",
+    "Clip",
+    "ConfigError",
+    "DeadLetterOptions",
+    "Delivery",
+    "FileSink",
+    "FileSource",
+    "Impute",
+    "Limits",
+    "LinearModel",
+    "MemorySink",
+    "MemorySource",
+    "MinMax",
+    "NoneSink",
+    "Pipeline",
+    "PythonModel",
+    "PythonStep",
+    "QueueLimits",
+    "RecordSchema",
+    "RunReport",
+    "Snapshot",
+    "Standardize",
+    "StdinSource",
+    "StdoutSink",
+    "StreambatchError",
+    "TcpSource",
+    "UnixSource",
+    "Workers",
+    "load_pipeline",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,16 @@
+"""Whether numbers are finite, asked of whole batches at the price of one dot product."""
+
+import math
+
+import numpy as np
+
+from streambatch.records import FloatArray
+
+
+def all_finite(x: FloatArray) -> bool:
+    """Tell whether `x`, of any shape, holds neither NaN nor infinity.
+
+    A sum of squares is finite only if every term is; where it overflows, the numbers are looked at one by one.
+    """
+    flat = x.ravel()
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())

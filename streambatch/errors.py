@@ -1,0 +1,96 @@
+"""Every error streambatch raises, under one root.
+
+A class builds its message from its fields and keeps the fields. A message names where, what was found, what is
+allowed and, where there is something to do, what to do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class StreambatchError(Exception):
+    """Root of all errors raised by streambatch."""
+
+
+@dataclass(frozen=True)
+class ConfigProblem:
+    """One mistake in a config: the key it is at, what was found there, what is allowed."""
+
+    key: str
+    found: str
+    allowed: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: found {self.found}; allowed: {self.allowed}"
+
+
+class ConfigError(StreambatchError):
+    """The config, or the options a part was built with, can't be used. Holds all problems at once."""
+
+    def __init__(self, problems: Sequence[ConfigProblem], where: str = "") -> None:
+        self.problems = tuple(problems)
+        self.where = where
+        super().__init__("\n".join(f"{where}: {problem}" if where else str(problem) for problem in self.problems))
+
+
+class OptionError(StreambatchError, ValueError):
+    """One option of a part is impossible; `config` turns it into a ConfigProblem with the full key."""
+
+    def __init__(self, option: str, found: object, allowed: str) -> None:
+        self.option, self.found, self.allowed = option, found, allowed
+        super().__init__(f"{option}: found {found}; allowed: {allowed}")
+
+
+class ShapeError(StreambatchError):
+    """An array has the wrong shape. Names the part, the shape wanted and the shape given."""
+
+    def __init__(self, part: str, wanted: str, given: tuple[int, ...], hint: str = "") -> None:
+        self.part, self.wanted, self.given = part, wanted, given
+        super().__init__(f"{part}: expected shape {wanted}, found {given}" + (f"; {hint}" if hint else ""))
+
+
+class ModelError(StreambatchError):
+    """A model can't be loaded, or failed on a whole first batch. Names the model."""
+
+    def __init__(self, model: str, problem: str) -> None:
+        self.model = model
+        super().__init__(f"model {model}: {problem}")
+
+
+class StepError(StreambatchError):
+    """A preprocess step can't be loaded or used. Names the step."""
+
+    def __init__(self, step: str, problem: str) -> None:
+        self.step = step
+        super().__init__(f"preprocess step {step}: {problem}")
+
+
+class SourceError(StreambatchError):
+    """A source can't go on reading. Names the source and, where there is one, the path or address."""
+
+    def __init__(self, source: str, problem: str) -> None:
+        self.source = source
+        super().__init__(f"source {source}: {problem}")
+
+
+class SinkError(StreambatchError):
+    """A sink can't be opened or written. Names the sink and its path or address."""
+
+    def __init__(self, sink: str, problem: str) -> None:
+        self.sink = sink
+        super().__init__(f"sink {sink}: {problem}")
+
+
+class TooManyDeadError(StreambatchError):
+    """More records died than `[dead_letter] stop_at` allows."""
+
+    def __init__(self, dead: int, settled: int, stop_at: float) -> None:
+        self.dead, self.settled, self.stop_at = dead, settled, stop_at
+        super().__init__(
+            f"[dead_letter] stop_at: {dead} of {settled} records died; allowed: {stop_at:.0%}; "
+            "the dead letters say why; raise stop_at to 1 to go on regardless"
+        )
+
+
+class HeldError(StreambatchError):
+    """A state folder or an output is in use by another process, or already there."""

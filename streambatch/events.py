@@ -1,0 +1,64 @@
+"""What happens in a pipeline, told to an observer. The core knows no metrics, logs or pages; they observe.
+
+Events come per chunk, batch or connection, never per record. An observer is called on the event loop, must not block
+and must not raise.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from streambatch.records import Batch, Outcome
+
+FileEvent = Literal["opened", "rotated", "truncated", "deleted", "completed"]
+RejectedConnection = Literal["limit", "tls", "auth", "timeout"]
+Refusal = Literal["full", "size", "auth", "rate_limit"]
+State = Literal["starting", "running", "draining", "stopped", "failed"]
+STATES: tuple[State, ...] = ("starting", "running", "draining", "stopped", "failed")
+
+
+class Observer:
+    """An observer that does nothing; subclass it and override what is of interest."""
+
+    def state_changed(self, state: State) -> None:
+        """The pipeline as a whole moved on."""
+
+    def records_received(self, source: str, records: int, size: int, at: float) -> None:
+        """A chunk was framed and counted; `at` is monotonic seconds."""
+
+    def records_refused(self, source: str, records: int, reason: Refusal) -> None:
+        """A sender was told no before anything was received."""
+
+    def source_blocked(self, source: str, seconds: float) -> None:
+        """A source waited so long for room."""
+
+    def connection_opened(self, source: str) -> None:
+        """A client connected."""
+
+    def connection_closed(self, source: str) -> None:
+        """A client that had connected is gone."""
+
+    def connection_rejected(self, source: str, reason: RejectedConnection) -> None:
+        """A client was sent away or cut off."""
+
+    def file_changed(self, source: str, path: str, event: FileEvent) -> None:
+        """Something happened to an input file."""
+
+    def batch_closed(self, batch: Batch) -> None:
+        """The window closed."""
+
+    def batch_scored(self, batch: Batch, outcome: Outcome) -> None:
+        """A worker is done with a batch."""
+
+    def batch_written(self, batch: Batch, outcome: Outcome) -> None:
+        """Scores and dead letters of a batch were handed to their outputs; its stamps are complete up to `written`."""
+
+    def batch_acked(self, batch: Batch, outcome: Outcome) -> None:
+        """Scores and dead letters of a batch are durable; its stamps are complete."""
+
+    def sink_failed(self, sink: str, error: BaseException) -> None:
+        """Writing to the sink failed."""
+
+    def synced(self, seconds: float, *, ok: bool) -> None:
+        """Outputs were made durable, or could not be."""

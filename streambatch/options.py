@@ -1,0 +1,95 @@
+"""How a part declares its options: a frozen dataclass, checked when it is built, from a config or by hand.
+
+The classes stay plain to their callers; pydantic does the checking, and its errors leave here as ConfigError.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, dataclass_transform
+
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from streambatch.errors import ConfigError, ConfigProblem, OptionError
+
+T = TypeVar("T")
+
+_STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+@dataclass_transform(frozen_default=True)
+def options(cls: type[T]) -> type[T]:
+    """Make `cls` a frozen dataclass whose values are checked and whose unknown names are refused.
+
+    Building one with wrong values raises ConfigError with every problem. A check over several options belongs in
+    `__post_init__` and raises OptionError.
+    """
+    checked: Any = checked_dataclass(cls, frozen=True, config=_STRICT)
+    build = checked.__init__
+
+    def __init__(self: object, *args: Any, **kwargs: Any) -> None:
+        try:
+            build(self, *args, **kwargs)
+        except ValidationError as error:
+            raise ConfigError(problems_of(error), where=cls.__name__) from None
+
+    checked.__init__ = __init__
+    return checked  # type: ignore[no-any-return]  # pydantic's wrapper is the class itself
+
+
+def problems_of(error: ValidationError, prefix: tuple[str, ...] = ()) -> list[ConfigProblem]:
+    """Return pydantic's findings as key, found, allowed; alternatives of one key become one problem."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for item in error.errors(include_url=False):
+        key, was, allowed = _read(item)
+        name = ".".join((*prefix, *key))
+        _, choices = found.setdefault(name, (was, []))
+        if allowed not in choices:
+            choices.append(allowed)
+    return [ConfigProblem(key, was, " or ".join(choices)) for key, (was, choices) in found.items()]
+
+
+_ALLOWED: dict[str, Callable[[dict[str, Any]], str]] = {
+    "missing": lambda c: "required",
+    "missing_argument": lambda c: "required",
+    "extra_forbidden": lambda c: "no such key",
+    "unexpected_keyword_argument": lambda c: "no such key",
+    "string_type": lambda c: "a string",
+    "int_type": lambda c: "an integer",
+    "int_parsing": lambda c: "an integer",
+    "int_from_float": lambda c: "an integer",
+    "float_type": lambda c: "a number",
+    "float_parsing": lambda c: "a number",
+    "finite_number": lambda c: "a finite number",
+    "bool_type": lambda c: "true or false",
+    "bool_parsing": lambda c: "true or false",
+    "list_type": lambda c: "a list",
+    "dict_type": lambda c: "a table",
+    "dataclass_type": lambda c: "a table",
+    "literal_error": lambda c: c["expected"],
+    "greater_than_equal": lambda c: f"at least {c['ge']}",
+    "greater_than": lambda c: f"more than {c['gt']}",
+    "less_than_equal": lambda c: f"at most {c['le']}",
+    "less_than": lambda c: f"less than {c['lt']}",
+    "too_short": lambda c: f"at least {c['min_length']} items",
+    "too_long": lambda c: f"at most {c['max_length']} items",
+    "string_too_short": lambda c: "a string that is not empty",
+    "string_pattern_mismatch": lambda c: f"a name that matches {c['pattern']}",
+}
+
+
+def _read(item: Any) -> tuple[tuple[str, ...], str, str]:
+    kind, context = item["type"], item.get("ctx", {})
+    key = tuple(str(part) for part in item["loc"] if not _names_a_type(part))
+    cause = context.get("error")
+    if isinstance(cause, OptionError):
+        return (*key, cause.option), str(cause.found), cause.allowed
+    if isinstance(cause, Exception):
+        return key, repr(item["input"]), str(cause)
+    found = "nothing" if kind in ("missing", "missing_argument") else repr(item["input"])
+    allowed = _ALLOWED[kind](context) if kind in _ALLOWED else item["msg"].removeprefix("Input should be ")
+    return key, found, allowed
+
+
+def _names_a_type(part: object) -> bool:
+    """Tell whether a piece of pydantic's location is the branch of a union and not a key a person wrote."""
+    return isinstance(part, str) and (part in ("str", "int", "float", "bool") or "[" in part or part[:1].isupper())
