@@ -1,0 +1,58 @@
+"""What a running source pushes into: counts a chunk, then waits with it for room in the inbox.
+
+A chunk is counted before anything is awaited, and a graceful cancel that comes while it waits for room doesn't part it
+from the inbox: what was received is batched or, where the source is configured so, counted as dropped.
+"""
+
+from typing import Literal, Protocol
+
+import anyio
+
+from streambatch.clock import Clock
+from streambatch.events import Observer
+from streambatch.microbatch.inbox import Inbox
+from streambatch.records import Chunk, Memory
+
+WhenFull = Literal["block", "drop_newest"]
+
+
+class Receipts(Protocol):
+    """Who counts what comes in."""
+
+    def received(self, chunk: Chunk) -> None: ...
+
+    def dropped(self, chunk: Chunk, reason: str) -> None: ...
+
+
+class SourceIntake:
+    """The way of one source into the inbox."""
+
+    def __init__(
+        self,
+        source: str,
+        when_full: WhenFull,
+        inbox: Inbox,
+        receipts: Receipts,
+        memory: Memory,
+        *,
+        clock: Clock,
+        observer: Observer,
+        run_id: str,
+    ) -> None:
+        self._source, self._when_full, self._inbox, self._receipts = source, when_full, inbox, receipts
+        self.memory, self.clock, self.observer, self.run_id = memory, clock, observer, run_id
+
+    async def put(self, chunk: Chunk) -> None:
+        """Take the chunk over; see records.Intake."""
+        now = self.clock.monotonic()
+        self._receipts.received(chunk)
+        self.observer.records_received(self._source, chunk.count, chunk.size, now)
+        if self._inbox.has_room(chunk):
+            await self._inbox.put(chunk, self.clock)
+        elif self._when_full == "drop_newest":
+            self._receipts.dropped(chunk, "queue_full")
+            self.memory.give(chunk.size)
+        else:
+            with anyio.CancelScope(shield=True):
+                await self._inbox.put(chunk, self.clock)
+            self.observer.source_blocked(self._source, self.clock.monotonic() - now)

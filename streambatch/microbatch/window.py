@@ -1,0 +1,87 @@
+"""The rule that says when the open batch closes. Pure: chunks and `now` in, a batch out.
+
+A batch holds at most `max_records` records and `max_bytes` bytes (a lone larger record goes alone), is never empty,
+and is due `max_wait` after its first record arrived.
+"""
+
+from math import inf
+from typing import Annotated
+
+from pydantic import Field
+
+from streambatch.options import options
+from streambatch.records import Batch, Chunk, Stamps, Trigger
+from streambatch.units import Duration, Size
+
+
+@options
+class BatchPolicy:
+    """When a batch closes: at so many records, so many bytes, or so long after its first record arrived."""
+
+    max_records: Annotated[int, Field(ge=1)] = 512
+    """Records in a batch, at most."""
+    max_bytes: Annotated[Size, Field(ge=1)] = 4 << 20
+    """Bytes in a batch, at most; a lone larger record goes alone."""
+    max_wait: Annotated[Duration, Field(ge=0)] = 0.05
+    """Time from the arrival of a batch's first record to its closing, at most, while a worker can take it."""
+
+
+class Window:
+    """The open batch."""
+
+    def __init__(self, policy: BatchPolicy) -> None:
+        self.policy = policy
+        self.deadline = inf
+        self._sequence = 0
+        self._reset()
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._chunks
+
+    @property
+    def records_left(self) -> int:
+        return self.policy.max_records - self._count
+
+    @property
+    def bytes_left(self) -> int:
+        return self.policy.max_bytes - self._size
+
+    def add(self, chunk: Chunk, now: float) -> None:
+        """Join a chunk that fits: at most `records_left` records and `bytes_left` bytes, or one record alone."""
+        if not self._chunks:
+            self._opened = now
+        chunk.taken_at = now
+        self._chunks.append(chunk)
+        self._count += chunk.count
+        self._size += chunk.size
+        self.deadline = min(self.deadline, chunk.arrived_at + self.policy.max_wait)
+
+    def overflow(self) -> None:
+        """Learn that the next record doesn't fit in by its bytes."""
+        self._is_overfull = True
+
+    def due(self, now: float) -> Trigger | None:
+        """Return why the batch has to close now, or None while it may stay open."""
+        if self._count >= self.policy.max_records:
+            return "size"
+        if self._is_overfull or self._size >= self.policy.max_bytes:
+            return "bytes"
+        if now >= self.deadline:
+            return "time"
+        return None
+
+    def close(self, trigger: Trigger, now: float) -> Batch:
+        """Return the batch and open the next. Raises ValueError when it is empty."""
+        if not self._chunks:
+            raise ValueError("an empty batch is never emitted")
+        batch = Batch(self._sequence, self._chunks, self._count, self._size, trigger, Stamps(self._opened, now))
+        self._sequence += 1
+        self._reset()
+        return batch
+
+    def _reset(self) -> None:
+        self._chunks: list[Chunk] = []
+        self._count = self._size = 0
+        self._opened = self.deadline = inf
+        self._is_overfull = False

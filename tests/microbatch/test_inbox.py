@@ -1,0 +1,161 @@
+"""The inbox: bounded in records and bytes, in order within a lane, fair between lanes, nothing lost."""
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streambatch.clock import SystemClock
+from streambatch.microbatch.inbox import Inbox, InboxAborted, QueueLimits
+from streambatch.records import Chunk, Partition
+from tests.chunks import chunk_of, lines_of
+
+pytestmark = pytest.mark.anyio
+CLOCK = SystemClock()
+
+
+async def drain(inbox: Inbox, records: int = 7, size: int = 10**9) -> list[Chunk]:
+    taken = []
+    while (chunk := inbox.take(records, size, whole_record=True)) is not None:
+        assert 0 < chunk.count <= records
+        taken.append(chunk)
+        await anyio.lowlevel.checkpoint()
+    return taken
+
+
+@given(
+    lanes=st.lists(st.lists(st.integers(1, 12), max_size=8), min_size=1, max_size=3),
+    max_records=st.integers(1, 20),
+    max_bytes=st.integers(1, 60),
+    take=st.integers(1, 9),
+)
+def test_holds_its_bounds_and_loses_doubles_and_reorders_nothing(
+    lanes: list[list[int]], max_records: int, max_bytes: int, take: int
+) -> None:
+    async def scenario() -> None:
+        inbox = Inbox(QueueLimits(max_records=max_records, max_bytes=max_bytes))
+        came: dict[str, list[bytes]] = {}
+
+        async def bring(name: str, counts: list[int]) -> None:
+            number = 0
+            for count in counts:
+                lines = [b"%s%d" % (name.encode(), number + i) for i in range(count)]
+                number += count
+                await inbox.put(chunk_of(lines, partition=Partition(name, "p")), CLOCK)
+
+        async def fetch() -> None:
+            wanted = sum(map(sum, lanes))
+            while wanted:
+                assert inbox.records <= max_records
+                assert inbox.size <= max_bytes or inbox.records == 1
+                chunk = inbox.take(take, 10**9, whole_record=True)
+                if chunk is None:
+                    await anyio.lowlevel.checkpoint()
+                    continue
+                came.setdefault(chunk.partition.source, []).extend(lines_of([chunk]))
+                wanted -= chunk.count
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                for at, counts in enumerate(lanes):
+                    tasks.start_soon(bring, f"s{at}", counts)
+                tasks.start_soon(fetch)
+        assert (inbox.records, inbox.size) == (0, 0)
+        for name, lines in came.items():
+            assert lines == [b"%s%d" % (name.encode(), i) for i in range(len(lines))]
+
+    anyio.run(scenario, backend="trio")
+
+
+async def test_a_loud_lane_leaves_a_quiet_one_its_turn() -> None:
+    inbox = Inbox(QueueLimits())
+    for _ in range(100):
+        await inbox.put(chunk_of([b"x" * 1023] * 100, partition=Partition("loud", "p")), CLOCK)
+    await inbox.put(chunk_of([b"quiet"], partition=Partition("quiet", "p")), CLOCK)
+    before_quiet = 0
+    while (chunk := inbox.take(512, 1 << 20, whole_record=True)) is not None:
+        if chunk.partition.source == "quiet":
+            break
+        before_quiet += chunk.size
+    assert before_quiet <= 2 * 64 * 1024
+
+
+async def test_lanes_share_by_bytes_and_not_by_records() -> None:
+    inbox = Inbox(QueueLimits(max_records=10**6))
+    for name, width in (("wide", 999), ("narrow", 99)):
+        await inbox.put(chunk_of([b"x" * width] * (4_000_000 // (width + 1)), partition=Partition(name, "p")), CLOCK)
+    sizes = {"wide": 0, "narrow": 0}
+    for _ in range(40):
+        chunk = inbox.take(512, 1 << 20, whole_record=True)
+        assert chunk is not None
+        sizes[chunk.partition.source] += chunk.size
+    assert abs(sizes["wide"] - sizes["narrow"]) <= 2 * 64 * 1024
+
+
+async def test_waiters_of_many_tasks_on_one_lane_do_not_shut_out_another_lane() -> None:
+    inbox = Inbox(QueueLimits(max_records=4))
+    order: list[str] = []
+
+    async def bring(name: str) -> None:
+        await inbox.put(chunk_of([b"x"] * 4, partition=Partition(name, "p")), CLOCK)
+        order.append(name)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(bring, "loud")
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(bring, "quiet")
+        await anyio.wait_all_tasks_blocked()
+        while len(order) < 21:
+            await drain(inbox)
+            await anyio.wait_all_tasks_blocked()
+    assert order.index("quiet") <= 3
+
+
+async def test_a_cancelled_put_leaves_the_line_in_order() -> None:
+    inbox = Inbox(QueueLimits(max_records=1))
+    await inbox.put(chunk_of([b"first"]), CLOCK)
+    async with anyio.create_task_group() as tasks:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await inbox.put(chunk_of([b"cancelled"]), CLOCK)
+        tasks.start_soon(inbox.put, chunk_of([b"second"]), CLOCK)
+        await anyio.wait_all_tasks_blocked()
+        first = await drain(inbox)
+        await anyio.wait_all_tasks_blocked()
+        second = await drain(inbox)
+    assert lines_of(first + second) == [b"first", b"second"]
+
+
+async def test_abort_fails_every_put() -> None:
+    inbox = Inbox(QueueLimits(max_records=1))
+    await inbox.put(chunk_of([b"x"]), CLOCK)
+    failed = []
+
+    async def bring() -> None:
+        with pytest.raises(InboxAborted):
+            await inbox.put(chunk_of([b"y"]), CLOCK)
+        failed.append(True)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(bring)
+        await anyio.wait_all_tasks_blocked()
+        inbox.abort()
+    assert len(failed) == 3
+
+
+async def test_one_record_larger_than_the_bound_goes_alone() -> None:
+    inbox = Inbox(QueueLimits(max_bytes=10))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(inbox.put, chunk_of([b"x" * 50, b"y", b"z" * 50]), CLOCK)
+        await anyio.wait_all_tasks_blocked()
+        assert inbox.records == 1
+        assert inbox.take(5, 10, whole_record=False) is None
+        taken = []
+        for _ in range(3):
+            chunk = inbox.take(5, 10, whole_record=True)
+            assert chunk is not None
+            taken += lines_of([chunk])
+            await anyio.wait_all_tasks_blocked()
+    assert taken == [b"x" * 50, b"y", b"z" * 50]
