@@ -1,0 +1,31 @@
+"""What every test may ask for: the event loops to run on, and the data that nobody here made."""
+
+import os
+from pathlib import Path
+
+import pytest
+from trio.testing import MockClock
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    # As a mark, and so early, it replaces the fixture's own parameters.
+    if metafunc.definition.get_closest_marker("virtual_time"):
+        metafunc.definition.add_marker(pytest.mark.parametrize("anyio_backend", ["trio-virtual"], indirect=True))
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
+    """Both loops for `@pytest.mark.anyio`; with `@pytest.mark.virtual_time` trio alone, where sleeping takes no time.
+
+    Override it in a module to test on one loop only.
+    """
+    if request.param == "trio-virtual":
+        return "trio", {"clock": MockClock(autojump_threshold=0)}
+    return request.param, {}
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder with `nab`, `json` and `csv`: $STREAMBATCH_TEST_DATA, else tests/data."""
+    return Path(os.environ.get("STREAMBATCH_TEST_DATA") or Path(__file__).parent / "data")
