@@ -1,0 +1,141 @@
+"""The driver of the sink: puts finished batches back in order, writes them, makes them durable, reports them acked.
+
+Batches come in any order and leave in the order they were cut. Scores and dead letters of a batch are both written
+before it counts as written, and both synced before it counts as acked; without `durable` it is acked when written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import anyio
+
+from streambatch.clock import Clock
+from streambatch.events import Observer
+from streambatch.records import Batch, Outcome, Reject, Sink
+
+WRITE_SIZE = 256 << 10
+"""Bytes worth a write of their own; while more is on its way, less waits up to LINGER seconds for company."""
+LINGER = 0.004
+
+Finished = tuple[Batch, Outcome]
+
+
+class DeadLetters(Protocol):
+    """Where rejects are written."""
+
+    async def write(self, rejects: Sequence[Reject]) -> None: ...
+
+    async def sync(self) -> None: ...
+
+
+class Outbox:
+    """Finished batches on their way out. `add` comes from the executor, `run` is one task, `sync` any task's."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        dead_letters: DeadLetters,
+        *,
+        clock: Clock,
+        observer: Observer,
+        is_durable: bool,
+        written: Callable[[Batch, Outcome], None],
+        acked: Callable[[Batch, Outcome], None],
+        more_coming: Callable[[], bool],
+    ) -> None:
+        self._sink, self._dead_letters = sink, dead_letters
+        self._clock, self._observer = clock, observer
+        self._is_durable, self._written, self._acked, self._more_coming = is_durable, written, acked, more_coming
+        self._early: dict[int, Finished] = {}
+        self._ready: list[Finished] = []
+        self._ready_size = 0
+        self._unsynced: list[Finished] = []
+        self._next_sequence = 0
+        self._is_closed = False
+        self._changed: anyio.Event | None = None
+        self._syncing = anyio.Lock()
+        self.writing_since: float | None = None
+        self.last_written_wall = self.last_synced_wall = clock.wall()
+
+    def add(self, batch: Batch, outcome: Outcome) -> None:
+        """Take a finished batch; it leaves after all that were cut before it."""
+        self._early[batch.sequence] = (batch, outcome)
+        while (finished := self._early.pop(self._next_sequence, None)) is not None:
+            self._ready.append(finished)
+            self._ready_size += len(finished[1].payload)
+            self._next_sequence += 1
+        if self._ready and self._changed is not None:
+            self._changed.set()
+
+    def close(self) -> None:
+        """Say that nothing more will be added; `run` then writes what is left, syncs and returns."""
+        self._is_closed = True
+        if self._changed is not None:
+            self._changed.set()
+
+    async def run(self) -> None:
+        """Write what is ready until closed and empty."""
+        while self._ready or not self._is_closed:
+            if not self._ready:
+                self._changed = anyio.Event()
+                await self._changed.wait()
+            elif self._ready_size < WRITE_SIZE and not self._is_closed and self._more_coming():
+                await anyio.sleep(LINGER)
+                await self._write(self._take())
+            else:
+                await self._write(self._take())
+        await self.sync()
+
+    async def sync(self) -> None:
+        """Make durable what was written until now, and ack it."""
+        async with self._syncing:
+            finished, self._unsynced = self._unsynced, []
+            if not finished:
+                return
+            started = self._clock.monotonic()
+            try:
+                await self._sink.sync()
+                await self._dead_letters.sync()
+            except BaseException:
+                self._unsynced = finished + self._unsynced
+                self._observer.synced(self._clock.monotonic() - started, ok=False)
+                raise
+            now = self._clock.monotonic()
+            self.last_synced_wall = self._clock.wall()
+            self._observer.synced(now - started, ok=True)
+            for batch, outcome in finished:
+                self._ack(batch, outcome, now)
+
+    def _take(self) -> list[Finished]:
+        finished, self._ready, self._ready_size = self._ready, [], 0
+        return finished
+
+    async def _write(self, finished: list[Finished]) -> None:
+        started = self.writing_since = self._clock.monotonic()
+        payload = finished[0][1].payload if len(finished) == 1 else b"".join([o.payload for _, o in finished])
+        try:
+            if payload:
+                await self._sink.write(payload)
+        except Exception as error:
+            self._observer.sink_failed(self._sink.name, error)
+            raise
+        rejects = [reject for _, outcome in finished for reject in outcome.rejects]
+        if rejects:
+            await self._dead_letters.write(rejects)
+        now = self._clock.monotonic()
+        self.writing_since, self.last_written_wall = None, self._clock.wall()
+        for batch, outcome in finished:
+            batch.stamps.sink_started, batch.stamps.written = started, now
+            self._written(batch, outcome)
+            self._observer.batch_written(batch, outcome)
+            if self._is_durable:
+                self._unsynced.append((batch, outcome))
+            else:
+                self._ack(batch, outcome, now)
+
+    def _ack(self, batch: Batch, outcome: Outcome, now: float) -> None:
+        batch.stamps.durable = now
+        self._acked(batch, outcome)
+        self._observer.batch_acked(batch, outcome)

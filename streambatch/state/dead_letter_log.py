@@ -1,0 +1,49 @@
+"""The dead letters of one run: rejects in, lines out, in the file that the options or the state folder name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from streambatch.clock import Clock
+from streambatch.records import Reject
+from streambatch.state.dead_letters import DeadLetterFile, DeadLetterOptions, encode_dead_letters
+
+FILE_NAME = "dead_letters.jsonl"
+
+
+class DeadLetterLog:
+    """Writes rejects as dead letters; without a path and a state folder they are counted and kept nowhere."""
+
+    def __init__(
+        self, options: DeadLetterOptions, state_dir: Path | None, *, pipeline: str, run: str, clock: Clock
+    ) -> None:
+        path = Path(options.path) if options.path is not None else state_dir and state_dir / FILE_NAME
+        self.path = path
+        self._file = DeadLetterFile(path) if path is not None else None
+        self._pipeline, self._run, self._clock = pipeline, run, clock
+
+    async def open(self) -> None:
+        """Claim the file. Raises SinkError or HeldError."""
+        if self._file is not None:
+            await self._file.open()
+
+    async def write(self, rejects: Sequence[Reject]) -> None:
+        """Append one dead letter per reject."""
+        if self._file is not None:
+            at = self._clock.wall()
+            await self._file.write(encode_dead_letters(rejects, at=at, pipeline=self._pipeline, run=self._run))
+
+    async def sync(self) -> None:
+        """Make durable what was written."""
+        if self._file is not None:
+            await self._file.sync()
+
+    async def close(self) -> None:
+        if self._file is not None:
+            await self._file.close()
+
+
+def stop_share(options: DeadLetterOptions, *, is_finite: bool) -> float:
+    """Return the share of dead records that stops a run: by default half for files only, never with a socket."""
+    if options.stop_at is not None:
+        return options.stop_at
+    return 0.5 if is_finite else 1.0

@@ -1,0 +1,151 @@
+"""Dead letters: what became of each record that could not be scored, one JSON line each.
+
+A dead letter holds the record's exact bytes, as text where they are UTF-8 and else as base64, so that it can be fixed
+and sent again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from base64 import b64encode
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import msgspec
+from anyio import to_thread
+from pydantic import Field
+
+from streambatch.errors import SinkError
+from streambatch.files import AppendFile
+from streambatch.options import options
+from streambatch.records import Reason, Reject, Stage
+
+OWNER = "dead_letter"
+"""What errors of the dead-letter file name as their sink."""
+
+
+@options
+class DeadLetterOptions:
+    """Where records that can't be scored go, and how many are too many."""
+
+    path: str | None = None
+    """File they are appended to; `dead_letters.jsonl` in the state folder if absent. Created with the first one."""
+    stop_at: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Stop when more than this share of the records died, of at least 1,000; 1 is never. Default: 0.5 where all sources
+    are files, else 1."""
+
+
+class DeadLetter(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A dead letter as written; either `record` or `record_base64` is there."""
+
+    at: str
+    pipeline: str
+    run: str
+    stage: Stage
+    reason: Reason
+    error: str
+    source: str
+    partition: str
+    position: int
+    record: str | None = None
+    record_base64: str | None = None
+    truncated: bool = False
+
+
+_ENCODER = msgspec.json.Encoder()
+
+
+def encode_dead_letters(rejects: Iterable[Reject], *, at: float, pipeline: str, run: str) -> bytes:
+    """Return the rejects as lines of JSON. at: wall seconds."""
+    moment = _rfc3339(at)
+    return _ENCODER.encode_lines([_dead_letter(reject, moment, pipeline, run) for reject in rejects])
+
+
+class DeadLetterFile:
+    """The dead letters of a pipeline, on disk; a file that is missing is created with the first of them.
+
+    Raises SinkError and HeldError as `AppendFile` does; asyncio only.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = AppendFile(path, OWNER)
+
+    async def open(self) -> None:
+        """Claim the file if it is there; if not, make sure of the folder it is to be in."""
+        if await anyio.Path(self.path).exists():
+            await self._claim()
+            return
+        try:
+            await to_thread.run_sync(_prepare_folder, self.path.parent)
+        except OSError as error:
+            raise SinkError(OWNER, f"{error.filename}: {error.strerror}") from error
+
+    async def write(self, payload: bytes) -> None:
+        """Append encoded dead letters; when it raises, none of them is in the file."""
+        if not payload:
+            return
+        if not self._file.is_open:
+            await self._claim()
+        await self._file.write(payload)
+
+    async def sync(self) -> int:
+        """Make all that was written durable. Returns the file's length in bytes, 0 while there is none."""
+        return await self._file.sync() if self._file.is_open else 0
+
+    async def close(self) -> None:
+        """Give the file back; does nothing when it is not open."""
+        await self._file.close()
+
+    async def _claim(self) -> None:
+        await self._file.open()
+        try:
+            await self._file.end_line()
+        except BaseException:
+            await self._file.close()
+            raise
+
+
+def _dead_letter(reject: Reject, at: str, pipeline: str, run: str) -> DeadLetter:
+    text, base64 = _as_text(reject.record)
+    return DeadLetter(
+        at=at,
+        pipeline=pipeline,
+        run=run,
+        stage=reject.stage,
+        reason=reject.reason,
+        error=_encodable(reject.error),
+        source=reject.partition.source,
+        partition=_encodable(reject.partition.name),
+        position=reject.position,
+        record=text,
+        record_base64=base64,
+        truncated=reject.truncated,
+    )
+
+
+def _as_text(record: bytes) -> tuple[str | None, str | None]:
+    try:
+        return record.decode(), None
+    except UnicodeDecodeError:
+        return None, b64encode(record).decode()
+
+
+def _encodable(text: str) -> str:
+    """Return `text` with what can't be UTF-8 replaced: a file may be named by any bytes."""
+    return text if text.isascii() else text.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _rfc3339(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _prepare_folder(folder: Path) -> None:
+    """Create the folder, and fail now rather than at the first dead letter if nothing can be created in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
