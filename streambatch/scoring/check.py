@@ -1,0 +1,58 @@
+"""What is checked about a model: the digest of its file before it is loaded, and every array of scores it returns."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import AfterValidator
+
+from streambatch.errors import ModelError, ShapeError
+from streambatch.records import FloatArray
+
+_NUMBERS = "fiub"
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def _check_sha256(text: str) -> str:
+    if re.fullmatch(r"[0-9a-fA-F]{64}", text) is None:
+        raise ValueError("a sha256 of 64 hexadecimal digits")
+    return text.lower()
+
+
+Sha256 = Annotated[str, AfterValidator(_check_sha256)]
+"""The pin of a file: 64 hexadecimal digits."""
+
+
+def check_digest(model: str, path: object, found: str, pinned: str | None) -> None:
+    """Raise ModelError, giving both digests, when a file is not the one that was pinned."""
+    if pinned is not None and found != pinned:
+        raise ModelError(model, f"{path}: expected sha256 {pinned}, found {found}")
+
+
+def checked_scores(model: str, scores: object, n: int) -> FloatArray:
+    """Return a model's scores as float32 or float64 of shape (n,) or (n, k), k at least 1.
+
+    Other numbers become floats: float16 as float32, integers and booleans as float64. What is not finite passes.
+    Raises ShapeError for other shapes, ModelError for what are no numbers.
+    """
+    array = scores if type(scores) is np.ndarray else _as_array(model, scores)
+    shape = array.shape
+    if not 1 <= len(shape) <= 2 or shape[0] != n or (len(shape) == 2 and shape[1] == 0):
+        raise ShapeError(f"model {model}", f"({n},) or ({n}, k)", shape)
+    return array if array.dtype in _FLOATS else _as_floats(model, array)
+
+
+def _as_array(model: str, scores: object) -> np.ndarray[Any, Any]:
+    try:
+        return np.asarray(scores)
+    except Exception as error:  # whatever an array-like of somebody else raises
+        problem = f"expected an array of numbers, found {type(scores).__name__}: {error}"
+        raise ModelError(model, problem) from error
+
+
+def _as_floats(model: str, array: np.ndarray[Any, Any]) -> FloatArray:
+    if array.dtype.kind not in _NUMBERS:
+        raise ModelError(model, f"expected scores that are numbers, found an array of {array.dtype}")
+    return array.astype(np.float32 if array.dtype == np.float16 else np.float64)

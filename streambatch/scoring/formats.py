@@ -1,0 +1,63 @@
+"""From the formats that sources and sink name, and the parts as they were built, to the transform of a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import takewhile
+from typing import Any, Protocol
+
+from streambatch.codecs.csv import CsvCodec
+from streambatch.codecs.framing import framing_for_format, resolve_format
+from streambatch.codecs.json import JsonCodec
+from streambatch.codecs.rows import validate
+from streambatch.codecs.schema import RecordSchema
+from streambatch.records import Decoder, Encoder, Framing, Source
+from streambatch.scoring.transform import SourceFormat, Transform
+
+
+class Codec(Protocol):
+    """Makes the two directions between bytes and records."""
+
+    def decoder(self, schema: RecordSchema, framing: Framing) -> Decoder: ...
+
+    def encoder(self, schema: RecordSchema) -> Encoder: ...
+
+
+CODECS: dict[str, type[Codec]] = {"json": JsonCodec, "csv": CsvCodec}
+
+
+def encoder_for(output_format: str, schema: RecordSchema) -> Encoder:
+    """Return what writes scores in a sink's format."""
+    return _codec(output_format).encoder(schema)
+
+
+def transform_for(
+    sources: Sequence[Source], schema: RecordSchema, steps: Sequence[Any], model: Any, encoder: Encoder
+) -> Transform:
+    """Return the transform; steps and model are fitted to the shape and dtype of the records.
+
+    Raises ShapeError or StepError for a part that doesn't fit.
+    """
+    formats = {source.name: _source_format(source.format, schema) for source in sources}
+    bound = list(takewhile(_keeps_shape, steps))
+    bound = [step.bind(schema.feature_shape, schema.numpy_dtype) for step in bound]
+    if len(bound) == len(steps) and hasattr(model, "bind"):
+        model.bind(schema.feature_shape)
+    name = str(getattr(model, "name", type(model).__name__))
+    return Transform(formats, [*bound, *steps[len(bound) :]], model, encoder, model_name=name)
+
+
+def _keeps_shape(step: Any) -> bool:
+    """Tell whether a step is one that is bound to a shape, which then is also that of its result."""
+    return hasattr(step, "bind")
+
+
+def _source_format(name: str, schema: RecordSchema) -> SourceFormat:
+    framing = framing_for_format(name)
+    check = partial(validate, schema=schema, strip=framing.strip)
+    return SourceFormat(_codec(name).decoder(schema, framing), framing, check)
+
+
+def _codec(name: str) -> Codec:
+    return CODECS[resolve_format(name)[1]]()

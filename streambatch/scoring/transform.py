@@ -1,0 +1,315 @@
+"""From a batch of raw records to encoded scores and rejects, in three parts: prepare, score, finish.
+
+Every record of the batch ends as exactly one of: a scored row, a reject, a row that a step filtered. No clock and no
+IO but the model's own: times are read through the `now` a caller passes in, so that the same transform runs inline, in
+a thread, in a process or on a distributed engine.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from streambatch.codecs.finite import all_finite
+from streambatch.errors import ModelError, ShapeError
+from streambatch.records import (
+    Batch,
+    BoolArray,
+    Chunk,
+    Decoder,
+    Encoder,
+    FloatArray,
+    Framing,
+    IntArray,
+    Outcome,
+    Reason,
+    RecordId,
+    Reject,
+    Rows,
+    Stage,
+)
+from streambatch.scoring.check import checked_scores
+from streambatch.scoring.halving import Halving, isolate
+
+Now = Callable[[], float]
+
+
+class SourceFormat:
+    """How one source's chunks become rows."""
+
+    def __init__(self, decoder: Decoder, framing: Framing, validate: Callable[[Rows, Sequence[Chunk]], Rows]) -> None:
+        self.decoder, self.framing, self.validate = decoder, framing, validate
+
+
+class Prepared:
+    """A batch on its way through the transform: the rows still alive, and what became of the others."""
+
+    __slots__ = ("batch", "carry", "filtered", "ids", "index", "rejects", "x")
+
+    def __init__(self, batch: Batch, rows: Rows) -> None:
+        self.batch = batch
+        self.ids, self.x, self.carry, self.index = rows.ids, rows.x, rows.carry, rows.index
+        self.rejects: list[Reject] = list(rows.rejects)
+        self.filtered: list[int] = []
+
+    def places(self) -> IntArray:
+        """Return each row's place in the batch."""
+        return np.arange(len(self.ids)) if self.index is None else self.index
+
+    def keep(self, mask: BoolArray) -> None:
+        """Keep the rows that `mask` marks; `x` is the caller's to narrow."""
+        self.index = self.places()[mask]
+        chosen = np.flatnonzero(mask).tolist()
+        self.ids = [self.ids[i] for i in chosen]
+        self.carry = [[column[i] for i in chosen] for column in self.carry]
+
+
+class Transform:
+    """Decode, validate, preprocess, score and encode one batch.
+
+    formats: by source name. Steps with memory are called in the order of batches: see `is_ordered`.
+    """
+
+    def __init__(
+        self,
+        formats: Mapping[str, SourceFormat],
+        steps: Sequence[Any],
+        model: Any,
+        encoder: Encoder,
+        *,
+        model_name: str,
+    ) -> None:
+        self.formats, self.steps, self.model, self.encoder = formats, steps, model, encoder
+        self.model_name = model_name
+        self.is_ordered = any(getattr(step, "is_stateful", False) for step in steps)
+        self._states = [step.initial_state() if getattr(step, "is_stateful", False) else None for step in steps]
+
+    def prepare(self, batch: Batch, now: Now) -> Prepared:
+        """Decode, validate and preprocess. Must be called in order of batches when `is_ordered`."""
+        stamps = batch.stamps
+        runs = _runs(batch.chunks)
+        decoded = [self.formats[source].decoder.decode(chunks) for source, chunks in runs]
+        stamps.decoded = now()
+        valid = [
+            self.formats[source].validate(rows, chunks) for (source, chunks), rows in zip(runs, decoded, strict=True)
+        ]
+        prepared = Prepared(batch, valid[0] if len(valid) == 1 else _joined(valid, runs))
+        stamps.validated = now()
+        for at in range(len(self.steps)):
+            if len(prepared.ids):
+                self._preprocess(prepared, at)
+        stamps.preprocessed = now()
+        return prepared
+
+    def score(self, prepared: Prepared) -> FloatArray:
+        """Return (n,) or (n, k) scores of the rows that the model takes; the others become rejects."""
+        if not len(prepared.ids):
+            return np.empty(0)
+        try:
+            return self._called(prepared.x)
+        except Exception as error:
+            x = prepared.x
+            halving = isolate(lambda span: self._called(x[span]), len(x), error)
+        return self._settle_model(prepared, halving)
+
+    async def score_async(self, prepared: Prepared) -> FloatArray:
+        """The same with a model whose `score` is async."""
+        if not len(prepared.ids):
+            return np.empty(0)
+        try:
+            return await self._awaited(prepared.x)
+        except Exception as error:
+            halving = Halving(len(prepared.x), error)
+        while (span := halving.next_span()) is not None:
+            try:
+                halving.succeeded(await self._awaited(prepared.x[span]))
+            except Exception as error:
+                halving.failed(error)
+        return self._settle_model(prepared, halving)
+
+    def finish(self, prepared: Prepared, scores: FloatArray) -> Outcome:
+        """Encode the scores that are finite; the others become rejects."""
+        if not all_finite(scores):
+            scores = self._drop_non_finite(prepared, scores)
+        payload = self.encoder.encode(prepared.ids, scores, prepared.carry) if len(prepared.ids) else b""
+        prepared.rejects.sort(key=_index_of)
+        return Outcome(payload, _scored(prepared), prepared.rejects, _filtered(prepared))
+
+    def run(self, batch: Batch, now: Now) -> Outcome:
+        """Do all of it for a model whose `score` is sync, and stamp the stages."""
+        with np.errstate(all="ignore"):
+            return self.complete(self.prepare(batch, now), now)
+
+    def complete(self, prepared: Prepared, now: Now) -> Outcome:
+        """Score and finish what was prepared."""
+        stamps = prepared.batch.stamps
+        scores = self.score(prepared)
+        stamps.scored = now()
+        outcome = self.finish(prepared, scores)
+        stamps.encoded = now()
+        return outcome
+
+    def _called(self, x: FloatArray) -> FloatArray:
+        return checked_scores(self.model_name, self.model.score(x), len(x))
+
+    async def _awaited(self, x: FloatArray) -> FloatArray:
+        return checked_scores(self.model_name, await self.model.score(x), len(x))
+
+    def _preprocess(self, prepared: Prepared, at: int) -> None:
+        step, x = self.steps[at], prepared.x
+        if self._states[at] is not None:
+            self._states[at], prepared.x = step(self._states[at], x)
+            return
+        try:
+            prepared.x, mask = _stepped(step, x)
+        except Exception as error:
+            mask = self._isolate_step(prepared, step, error)
+        if mask is not None and not mask.all():
+            prepared.filtered += prepared.places()[~mask].tolist()
+            prepared.x = prepared.x[mask]
+            prepared.keep(mask)
+
+    def _isolate_step(self, prepared: Prepared, step: Any, error: Exception) -> BoolArray | None:
+        x = prepared.x
+        halving = isolate(lambda span: _stepped(step, x[span]), len(x), error)
+        self._blame(prepared, halving, "preprocess", "step_error", f"preprocess step {_name_of(step)}")
+        if not halving.results:
+            return None
+        prepared.x = np.concatenate([y for _, _, (y, _) in halving.results])
+        masks = [np.ones(len(y), bool) if mask is None else mask for _, _, (y, mask) in halving.results]
+        return np.concatenate(masks)
+
+    def _settle_model(self, prepared: Prepared, halving: Halving) -> FloatArray:
+        if prepared.batch.sequence == 0 and not halving.results:
+            cause = halving.guilty[0][1]
+            raise ModelError(self.model_name, f"failed on the whole first batch: {_told(cause)}") from cause
+        self._blame(prepared, halving, "score", "model_error", f"model {self.model_name}")
+        if not halving.results:
+            return np.empty(0)
+        return np.concatenate([scores for _, _, scores in halving.results])
+
+    def _blame(self, prepared: Prepared, halving: Halving, stage: Stage, reason: Reason, who: str) -> None:
+        """Make rejects of the guilty rows and keep the others."""
+        places = prepared.places()
+        for row, error in halving.guilty:
+            prepared.rejects.append(
+                self._reject(prepared, int(places[row]), stage, reason, f"{who}: {_told(error)}", prepared.ids[row])
+            )
+        mask = np.zeros(len(prepared.ids), bool)
+        mask[halving.kept()] = True
+        prepared.keep(mask)
+
+    def _drop_non_finite(self, prepared: Prepared, scores: FloatArray) -> FloatArray:
+        mask = np.atleast_1d(np.isfinite(scores).reshape(len(scores), -1).all(axis=1))
+        places = prepared.places()
+        for row in np.flatnonzero(~mask).tolist():
+            error = f"model {self.model_name}: expected a finite score, found {scores[row]}"
+            prepared.rejects.append(
+                self._reject(prepared, int(places[row]), "score", "non_finite_score", error, prepared.ids[row])
+            )
+        prepared.keep(mask)
+        return np.asarray(scores[mask])
+
+    def _reject(
+        self, prepared: Prepared, place: int, stage: Stage, reason: Reason, error: str, record_id: RecordId
+    ) -> Reject:
+        chunk, index = prepared.batch.locate(place)
+        framing = self.formats[chunk.partition.source].framing
+        return Reject(
+            place,
+            chunk.partition,
+            chunk.position_of(index),
+            stage,
+            reason,
+            error,
+            framing.strip(chunk.raw(index)),
+            record_id,
+        )
+
+
+def _stepped(step: Any, x: FloatArray) -> tuple[FloatArray, BoolArray | None]:
+    """Call a step and return its rows and its mask, with as many rows as it was given."""
+    result = step(x)
+    y, mask = result if isinstance(result, tuple) else (result, None)
+    if np.ndim(y) == 0 or len(y) != len(x):
+        raise ShapeError(f"preprocess step {_name_of(step)}", f"({len(x)}, ...)", np.shape(y))
+    if mask is not None and np.shape(mask) != (len(x),):
+        raise ShapeError(f"mask of preprocess step {_name_of(step)}", f"({len(x)},)", np.shape(mask))
+    return y, mask
+
+
+def _name_of(part: object) -> str:
+    return str(getattr(part, "name", type(part).__name__))
+
+
+def _runs(chunks: Sequence[Chunk]) -> list[tuple[str, Sequence[Chunk]]]:
+    """Return consecutive chunks of one source together."""
+    first = chunks[0].partition.source
+    if len(chunks) == 1:
+        return [(first, chunks)]
+    return [(source, list(run)) for source, run in groupby(chunks, _source_of)]
+
+
+def _source_of(chunk: Chunk) -> str:
+    return chunk.partition.source
+
+
+def _index_of(reject: Reject) -> int:
+    return reject.index
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _joined(parts: Sequence[Rows], runs: Sequence[tuple[str, Sequence[Chunk]]]) -> Rows:
+    """Join the rows of consecutive runs of chunks; places and rejects then count from the start of the batch."""
+    ids: list[RecordId] = []
+    carry: list[list[Any]] = [[] for _ in parts[0].carry]
+    index: list[IntArray] = []
+    rejects: list[Reject] = []
+    start = 0
+    for rows, (_, chunks) in zip(parts, runs, strict=True):
+        ids += rows.ids
+        for column, more in zip(carry, rows.carry, strict=True):
+            column += more
+        index.append(start + (np.arange(len(rows.ids)) if rows.index is None else rows.index))
+        rejects += [_shifted(reject, start) for reject in rows.rejects]
+        start += sum(chunk.count for chunk in chunks)
+    return Rows(ids, np.concatenate([rows.x for rows in parts]), carry, np.concatenate(index), rejects)
+
+
+def _shifted(reject: Reject, start: int) -> Reject:
+    fields = {name: getattr(reject, name) for name in reject.__struct_fields__}
+    return Reject(**{**fields, "index": reject.index + start})
+
+
+def _scored(prepared: Prepared) -> dict[str, int]:
+    return _by_source(prepared.batch, prepared.index, len(prepared.ids))
+
+
+def _filtered(prepared: Prepared) -> dict[str, int]:
+    if not prepared.filtered:
+        return {}
+    return _by_source(prepared.batch, np.asarray(prepared.filtered), len(prepared.filtered))
+
+
+def _by_source(batch: Batch, places: IntArray | None, count: int) -> dict[str, int]:
+    """Return how many of the records at `places` came from each source."""
+    first = batch.chunks[0].partition.source
+    if len(batch.chunks) == 1 or all(chunk.partition.source == first for chunk in batch.chunks):
+        return {first: count}
+    counts: Counter[str] = Counter()
+    if places is None:
+        for chunk in batch.chunks:
+            counts[chunk.partition.source] += chunk.count
+        return dict(counts)
+    ends = np.cumsum([chunk.count for chunk in batch.chunks])
+    for at, records in enumerate(np.bincount(np.searchsorted(ends, places, side="right")).tolist()):
+        if records:
+            counts[batch.chunks[at].partition.source] += records
+    return dict(counts)
