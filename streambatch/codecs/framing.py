@@ -1,0 +1,48 @@
+"""Which framings there are, and which framing and codec a format stands for.
+
+Both are data: a further framing or format is one more entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from streambatch.codecs.csv_framing import CsvFraming
+from streambatch.codecs.length_prefixed import LengthPrefixedFraming
+from streambatch.codecs.lines import LinesFraming
+from streambatch.errors import OptionError
+from streambatch.records import Framing
+
+T = TypeVar("T")
+
+FRAMINGS: dict[str, Framing] = {
+    framing.name: framing for framing in (LinesFraming(), CsvFraming(), LengthPrefixedFraming())
+}
+FORMATS: dict[str, tuple[str, str]] = {
+    "jsonl": ("lines", "json"),
+    "csv": ("csv", "csv"),
+    "length_prefixed": ("length_prefixed", "json"),
+}
+"""Format to names of framing and codec."""
+
+
+def framing(name: str) -> Framing:
+    """Return the framing of that name. Raises OptionError."""
+    return _entry("framing", name, FRAMINGS)
+
+
+def resolve_format(format: str) -> tuple[str, str]:
+    """Return the names of the framing and the codec that a format stands for. Raises OptionError."""
+    return _entry("format", format, FORMATS)
+
+
+def framing_for_format(format: str) -> Framing:
+    """Return the framing that a format stands for. Raises OptionError."""
+    return framing(resolve_format(format)[0])
+
+
+def _entry(option: str, name: str, table: Mapping[str, T]) -> T:
+    if name not in table:
+        raise OptionError(option, repr(name), ", ".join(table))
+    return table[name]
