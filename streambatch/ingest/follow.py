@@ -1,0 +1,242 @@
+"""Follows files: looks which there are and how long they are, reads what is new, and does what `Tail` decides.
+
+One thread call looks at all files, one reads from many: idle files cost a stat each. Every handle belongs to the
+follower; at most HANDLES_MAX stay open beyond those of files that no name leads to any more.
+"""
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import anyio
+from anyio import to_thread
+
+from streambatch.errors import SourceError
+from streambatch.events import FileEvent
+from streambatch.ingest.feed import Feed
+from streambatch.ingest.matching import Key, Mark, find_marks
+from streambatch.ingest.opening import Start, open_file, start_after, start_at
+from streambatch.ingest.tail import HEAD_BYTES, Followed, Held, Tail
+from streambatch.records import Framing, Intake, Partition
+
+LOOK_SECONDS = 0.05
+LOOK_SECONDS_MAX = 1.0
+LOOK_SHARE = 0.1
+"""Of the time, at most, spent on looking."""
+ROUND_BYTES = 1 << 20
+"""Read from all files of a round together, the least share of one apart."""
+SHARE_BYTES_MIN = 64 << 10
+FILES_PER_ROUND = 32
+HANDLES_MAX = 64
+
+
+class _Opened(NamedTuple):
+    """A handle, and where to start if nothing was read from it yet."""
+
+    handle: io.FileIO
+    start: Start | None
+
+
+class _Read(NamedTuple):
+    """What was read from a file; then what begins it and its length, so that a cut before them shows."""
+
+    data: bytes
+    head: bytes
+    size: int
+
+
+class Follower:
+    """One run of a source that follows files."""
+
+    def __init__(
+        self,
+        source: str,
+        patterns: Sequence[str],
+        framing: Framing,
+        intake: Intake,
+        *,
+        max_record_bytes: int,
+        rotate_wait: float,
+        from_end: bool,
+    ) -> None:
+        self._source, self._patterns, self._framing, self._intake = source, patterns, framing, intake
+        self._max_record_bytes = max_record_bytes
+        self._tail = Tail(rotate_wait, from_end=from_end)
+        self._marks: Mapping[str, Mark] = {}
+        self._handles: dict[Followed, io.FileIO] = {}
+        self._feeds: dict[Followed, Feed] = {}
+        self._partial: dict[Followed, int] = {}
+
+    async def run(self) -> None:
+        """Follow until cancelled. Raises SourceError that names the path of a file that can't be read."""
+        now = self._intake.clock.monotonic
+        try:
+            while True:
+                since = now()
+                await self._look()
+                pause = min(max(LOOK_SECONDS, (now() - since) / LOOK_SHARE), LOOK_SECONDS_MAX)
+                while self._tail.has_unread and now() < since + pause:
+                    await self._read_round()
+                for file in self._tail.due(now()):
+                    await self._finish(file)
+                await anyio.sleep(0 if self._tail.has_unread else max(0.0, since + pause - now()))
+        finally:
+            for feed in self._feeds.values():
+                feed.release()
+            for handle in self._handles.values():
+                handle.close()
+
+    async def _look(self) -> None:
+        handles = {file.mark.key: handle for file, handle in self._handles.items()}
+        marks, held = await to_thread.run_sync(_look_at, self._source, self._patterns, handles)
+        if marks == self._marks and not self._tail.wants_look:
+            return
+        self._marks = marks
+        for file in self._tail.see(marks, held, self._intake.clock.monotonic()):
+            self._tell(file, "rotated")
+
+    async def _read_round(self) -> None:
+        files = await self._open(self._tail.next_round(FILES_PER_ROUND))
+        if not files:
+            return
+        share = max(SHARE_BYTES_MIN, ROUND_BYTES // len(files))
+        wanted = []
+        for file in files:
+            size = max(0, min(share, file.size - file.read_to))
+            await self._feeds[file].room(size)
+            wanted.append((self._handles[file], file.read_to, size))
+        for file, read in zip(files, await to_thread.run_sync(_read_all, wanted), strict=True):
+            if isinstance(read, OSError):
+                raise SourceError(self._source, f"{file.path}: {read.strerror}") from read
+            await self._take(file, read)
+        self._bound_handles()
+        self._bound_partial()
+
+    async def _open(self, files: Sequence[Followed]) -> list[Followed]:
+        """Open those that aren't. Returns the files that can be read from now."""
+        closed = [file for file in files if file not in self._handles or file not in self._feeds]
+        results = await to_thread.run_sync(self._open_all, closed) if closed else []
+        for file, result in zip(closed, results, strict=True):
+            if isinstance(result, _Opened):
+                self._opened(file, result)
+            elif result is None:
+                self._tail.set_aside(file)
+        for file, result in zip(closed, results, strict=True):
+            if isinstance(result, OSError):
+                raise SourceError(self._source, f"{file.path}: {result.strerror}") from result
+        return [file for file in files if file in self._handles]
+
+    def _open_all(self, files: Sequence[Followed]) -> list[_Opened | OSError | None]:
+        return [self._open_one(file) for file in files]
+
+    def _open_one(self, file: Followed) -> _Opened | OSError | None:
+        handle = self._handles.get(file)
+        try:
+            handle = opened = handle or open_file(file.path, file.mark.key)
+            if opened is None:
+                return None
+            return _Opened(opened, None if file in self._feeds else self._start(opened, file))
+        except OSError as error:
+            if handle is not None and file not in self._handles:
+                handle.close()
+            return error
+
+    def _start(self, handle: io.FileIO, file: Followed) -> Start:
+        start, at = (start_after, file.size) if file.from_end else (start_at, file.read_to)
+        partition = Partition(self._source, file.partition)
+        return start(handle, at, self._framing, partition, max_record_bytes=self._max_record_bytes)
+
+    def _opened(self, file: Followed, opened: _Opened) -> None:
+        self._handles[file] = opened.handle
+        if opened.start is not None:
+            self._feeds[file] = Feed(self._intake, opened.start.framer, self._source)
+            if self._tail.started(file, opened.start.read_to):
+                self._tell(file, "opened")
+
+    async def _take(self, file: Followed, read: _Read) -> None:
+        now = self._intake.clock.monotonic()
+        known = self._tail.recognise(file, read.head, read.size)
+        if known is not file:
+            self._replace(known, file)
+        elif self._tail.accept(file, read.head, read.size, len(read.data), now):
+            self._handles[file] = self._handles.pop(file)
+            feed = self._feeds[file]
+            await feed.push(read.data)
+            self._partial.pop(file, None)
+            if feed.pending:
+                self._partial[file] = feed.pending
+        else:
+            self._tell(file, "truncated")
+            await self._end(file, cut_off=True)
+            self._tail.restart(file, now)
+
+    def _replace(self, known: Followed, copy: Followed) -> None:
+        """Go on with a known file in the handle of the copy that took its place."""
+        self._feeds.pop(copy).release()
+        self._close(known)
+        self._handles[known] = self._handles.pop(copy)
+
+    async def _finish(self, file: Followed) -> None:
+        await self._end(file)
+        self._close(file)
+        self._tell(file, self._tail.finish(file))
+
+    async def _end(self, file: Followed, *, cut_off: bool = False) -> None:
+        feed = self._feeds.pop(file, None)
+        self._partial.pop(file, None)
+        if feed is None:
+            return
+        try:
+            await feed.end(cut_off=cut_off)
+        finally:
+            feed.release()
+
+    def _bound_handles(self) -> None:
+        """Close those read longest ago. What no name leads to could not be opened again."""
+        surplus = len(self._handles) - HANDLES_MAX
+        if surplus > 0:
+            for file in [file for file in self._handles if not file.misses][:surplus]:
+                self._close(file)
+
+    def _bound_partial(self) -> None:
+        """Forget the oldest partial records beyond an eighth of the budget; they are read again with their rest."""
+        surplus = sum(self._partial.values()) - self._intake.memory.capacity // 8
+        for file in list(self._partial)[:-1]:
+            if surplus > 0 and not file.misses:
+                surplus -= self._partial.pop(file)
+                feed = self._feeds.pop(file)
+                self._tail.reread(file, feed.position)
+                feed.release()
+
+    def _close(self, file: Followed) -> None:
+        handle = self._handles.pop(file, None)
+        if handle is not None:
+            handle.close()
+
+    def _tell(self, file: Followed, event: FileEvent) -> None:
+        self._intake.observer.file_changed(self._source, file.path, event)
+
+
+def _look_at(
+    source: str, patterns: Sequence[str], handles: Mapping[Key, io.FileIO]
+) -> tuple[Mapping[str, Mark], Mapping[Key, Held]]:
+    """Return what matches, and what the handles say of files that no matching name leads to."""
+    marks = find_marks(source, patterns)
+    missing = handles.keys() - {mark.key for mark in marks.values()}
+    status = {key: os.fstat(handles[key].fileno()) for key in missing}
+    return marks, {key: Held(each.st_size, each.st_nlink) for key, each in status.items()}
+
+
+def _read_all(wanted: Sequence[tuple[io.FileIO, int, int]]) -> list[_Read | OSError]:
+    return [_read(*each) for each in wanted]
+
+
+def _read(handle: io.FileIO, at: int, size: int) -> _Read | OSError:
+    fd = handle.fileno()
+    try:
+        data = os.pread(fd, size, at)
+        head = os.pread(fd, HEAD_BYTES, 0)
+        return _Read(data, head, os.fstat(fd).st_size)
+    except OSError as error:
+        return error
