@@ -7,6 +7,7 @@ split by moving two indexes and its payload is copied at most once, when the chu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
@@ -28,6 +29,8 @@ Reason = Literal[
     "wrong_shape", "not_finite", "non_finite_score", "step_error", "model_error", "sink_refused",
 ]  # fmt: skip
 TRIGGERS: tuple[Trigger, ...] = ("size", "bytes", "time", "latency", "flush", "shutdown")
+
+_NO_ENDS: IntArray = np.empty(0, np.int64)
 
 KEPT_OF_OVERSIZE = 64 << 10
 """Bytes kept of a record over its source's `max_record_bytes`."""
@@ -189,6 +192,11 @@ class Batch:
             index -= chunk.count
         raise IndexError(f"batch {self.sequence} has no record {index + self.count}")
 
+    def release(self) -> None:
+        """Let go of the records' bytes: what waits for its ack holds counts and times, not records."""
+        for chunk in self.chunks:
+            chunk.payload, chunk.ends = b"", _NO_ENDS
+
     def __repr__(self) -> str:
         return f"<Batch {self.sequence}: {self.count} records, {self.trigger}>"
 
@@ -223,14 +231,22 @@ class Rows(msgspec.Struct, frozen=True):
 
 
 class Outcome:
-    """What a transform made of a batch: encoded scores, rejects, and how many rows a step filtered, per source."""
+    """What a transform made of a batch: encoded scores, rejects, and how many rows a step filtered, per source.
 
-    __slots__ = ("filtered", "payload", "rejects", "scored")
+    dead: rejects counted by source, stage and reason; it stays when the rejects are released.
+    """
+
+    __slots__ = ("dead", "filtered", "payload", "rejects", "scored")
 
     def __init__(
         self, payload: bytes, scored: Mapping[str, int], rejects: Sequence[Reject], filtered: Mapping[str, int]
     ) -> None:
         self.payload, self.scored, self.rejects, self.filtered = payload, scored, rejects, filtered
+        self.dead = Counter((reject.partition.source, reject.stage, reject.reason) for reject in rejects)
+
+    def release(self) -> None:
+        """Let go of what was written; the counts stay."""
+        self.payload, self.rejects = b"", ()
 
 
 class Intake(Protocol):
@@ -315,8 +331,8 @@ class Encoder(Protocol):
 class Source(Protocol):
     """Where records come from. `name` is its label and the key of its state."""
 
-    name: str
-    max_record_bytes: int
+    @property
+    def name(self) -> str: ...
 
     @property
     def is_finite(self) -> bool:
@@ -356,7 +372,8 @@ class Model(Protocol):
 class Sink(Protocol):
     """Where encoded scores go, in order."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def format(self) -> str: ...

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from importlib import import_module
 from itertools import takewhile
 from typing import Any, Protocol
 
-from streambatch.codecs.csv import CsvCodec
 from streambatch.codecs.framing import framing_for_format, resolve_format
-from streambatch.codecs.json import JsonCodec
 from streambatch.codecs.rows import validate
 from streambatch.codecs.schema import RecordSchema
 from streambatch.records import Decoder, Encoder, Framing, Source
@@ -24,7 +23,8 @@ class Codec(Protocol):
     def encoder(self, schema: RecordSchema) -> Encoder: ...
 
 
-CODECS: dict[str, type[Codec]] = {"json": JsonCodec, "csv": CsvCodec}
+CODECS = {"json": "streambatch.codecs.json:JsonCodec", "csv": "streambatch.codecs.csv:CsvCodec"}
+"""Where each codec is; imported when it is asked for, since what some need is slow to import."""
 
 
 def encoder_for(output_format: str, schema: RecordSchema) -> Encoder:
@@ -60,4 +60,6 @@ def _source_format(name: str, schema: RecordSchema) -> SourceFormat:
 
 
 def _codec(name: str) -> Codec:
-    return CODECS[resolve_format(name)[1]]()
+    module, _, attribute = CODECS[resolve_format(name)[1]].partition(":")
+    codec: Codec = getattr(import_module(module), attribute)()
+    return codec

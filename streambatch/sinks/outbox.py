@@ -130,6 +130,8 @@ class Outbox:
             batch.stamps.sink_started, batch.stamps.written = started, now
             self._written(batch, outcome)
             self._observer.batch_written(batch, outcome)
+            batch.release()
+            outcome.release()
             if self._is_durable:
                 self._unsynced.append((batch, outcome))
             else:

@@ -74,9 +74,9 @@ class Ledger:
             self.sources[source].scored += records
         for source, records in outcome.filtered.items():
             _add(self.sources[source].dropped, "filtered", records)
-        for reject in outcome.rejects:
-            self.sources[reject.partition.source].dead_lettered += 1
-            _add(self.dead_letters, (reject.stage, reject.reason), 1)
+        for (source, stage, reason), records in outcome.dead.items():
+            self.sources[source].dead_lettered += records
+            _add(self.dead_letters, (stage, reason), records)
         return self._move(batch)
 
     def totals(self) -> Counts:
