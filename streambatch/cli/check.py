@@ -1,0 +1,163 @@
+"""`streambatch check`: what a config would run, and how some of its real records score. Writes and keeps nothing."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import anyio
+
+from streambatch.assemble import Assembly, load_config
+from streambatch.clock import Clock, SystemClock
+from streambatch.config import Config
+from streambatch.events import Observer
+from streambatch.ingest.file import FileSource
+from streambatch.ingest.matching import find_files, find_marks
+from streambatch.microbatch.budget import Budget
+from streambatch.records import Batch, Chunk, Memory, Outcome, Stamps
+from streambatch.scoring.formats import encoder_for, transform_for
+from streambatch.scoring.transform import Transform
+from streambatch.sinks.file import FileSink
+from streambatch.units import format_duration, format_size
+
+
+def check_config(path: Path, overrides: Sequence[str], sample: int) -> int:
+    """Print what would run, and the scores of `sample` records of each file source. Returns the exit code.
+
+    Raises StreambatchError for whatever would keep it from running.
+    """
+    config = load_config(path, overrides=overrides)
+    assembly = Assembly(config)
+    for word, text in describe(assembly):
+        print(f"{word:<14}{text}")
+    for note in notes(assembly):
+        print(f"note: {note}", file=sys.stderr)
+    if sample:
+        sys.stdout.flush()
+        anyio.run(_print_sample, assembly, sample)
+    return 0
+
+
+def describe(assembly: Assembly) -> Iterator[tuple[str, str]]:
+    """Yield what a config comes to, a line each: a word and what there is to say of it."""
+    config, model = assembly.config, assembly.model
+    yield "pipeline", f"{config.name}, config {config.digest[:12]}"
+    for part in config.sources:
+        yield "source", f"{part.options.name}: {part.type}, {part.options.format}, {_where(part.options)}"
+    count, shape = config.record.feature_count, config.record.feature_shape
+    yield "record", f"{count} features {shape} of {config.record.dtype}, id {config.record.id or 'by position'}"
+    batch = config.batch
+    yield "batch", f"{batch.max_records} records, {format_size(batch.max_bytes)} or {format_duration(batch.max_wait)}"
+    for part in config.preprocess:
+        yield "preprocess", part.type
+    digest = getattr(model, "digest", None)
+    yield "model", f"{getattr(model, 'name', config.model.type)}{f', sha256 {digest[:12]}' if digest else ''}"
+    yield "workers", f"{config.workers.count}, {config.workers.executor}"
+    sink = config.sink.options
+    yield "sink", f"{sink.name}: {config.sink.type}, {sink.format}{_to(sink)}"
+    yield "dead letters", config.dead_letter.path or str(config.state_dir / "dead_letters.jsonl")
+    yield "state", str(config.state_dir)
+    yield "admin port", config.http.listen
+
+
+def notes(assembly: Assembly) -> Iterator[str]:
+    """Yield what needn't be wrong but is worth a look."""
+    if assembly.untried is not None:
+        error = assembly.untried
+        yield f"on records of zeros, steps and model fail with {type(error).__name__}: {error}"
+    sink = assembly.config.sink.options
+    if isinstance(sink, FileSink) and sink.if_exists == "error" and _size(Path(sink.path)):
+        yield f"{sink.path} is already there: run would stop; move it away or set sink.{sink.name}.if_exists"
+
+
+def _where(source: Any) -> str:
+    if not isinstance(source, FileSource):
+        return str(getattr(source, "listen", None) or getattr(source, "path", "standard input"))
+    patterns = [source.path] if isinstance(source.path, str) else source.path
+    files = list(find_marks(source.name, patterns)) if source.follow else find_files(source.name, patterns)
+    size = format_size(sum(_size(Path(path)) for path in files))
+    return f"{', '.join(patterns)} ({len(files)} files, {size}{', followed' if source.follow else ''})"
+
+
+def _to(sink: Any) -> str:
+    path = getattr(sink, "path", None)
+    return f", {path}" if path else ""
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+async def _print_sample(assembly: Assembly, records: int) -> None:
+    config = assembly.config
+    sources = [part.options for part in config.sources]
+    transform = transform_for(
+        sources, config.record, assembly.steps, assembly.model, encoder_for("jsonl", config.record)
+    )
+    for source in sources:
+        if isinstance(source, FileSource):
+            for batch in _batches(await read_sample(source, records, config), config.batch.max_records):
+                _print_outcome(await _scored(transform, batch))
+        else:
+            print(f"note: source {source.name} has no records to sample before it runs", file=sys.stderr)
+
+
+async def read_sample(source: FileSource, records: int, config: Config) -> list[Chunk]:
+    """Return the first `records` records that a source would read now, or all, if there are fewer."""
+    taken = _Taken(records)
+    with taken.scope:
+        await replace(source, follow=False, read_from="beginning").run(taken)
+    return taken.chunks
+
+
+class _Taken:
+    """An intake that keeps the first records and then stops the source."""
+
+    def __init__(self, records: int) -> None:
+        self.clock: Clock = SystemClock()
+        self.memory: Memory = Budget(1 << 62)
+        self.observer, self.run_id = Observer(), "check"
+        self.scope = anyio.CancelScope()
+        self.chunks: list[Chunk] = []
+        self._left = records
+
+    async def put(self, chunk: Chunk) -> None:
+        if self._left < chunk.count:
+            chunk = chunk.split_off(self._left) if self._left else chunk
+        if self._left:
+            self.chunks.append(chunk)
+            self._left -= chunk.count
+        if not self._left:
+            self.scope.cancel()
+
+
+def _batches(chunks: Sequence[Chunk], records_max: int) -> Iterator[Batch]:
+    sequence = 0
+    for chunk in chunks:
+        while chunk.count > records_max:
+            yield _batch(sequence, chunk.split_off(records_max))
+            sequence += 1
+        yield _batch(sequence, chunk)
+        sequence += 1
+
+
+def _batch(sequence: int, chunk: Chunk) -> Batch:
+    now = monotonic()
+    return Batch(sequence, [chunk], chunk.count, chunk.size, "size", Stamps(now, now))
+
+
+async def _scored(transform: Transform, batch: Batch) -> Outcome:
+    if not getattr(transform.model, "is_async", False):
+        return transform.run(batch, monotonic)
+    prepared = transform.prepare(batch, monotonic)
+    return transform.finish(prepared, await transform.score_async(prepared))
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    sys.stdout.write(outcome.payload.decode())
+    sys.stdout.flush()
+    for reject in outcome.rejects:
+        where = f"{reject.partition}, position {reject.position}"
+        print(f"dead: {reject.stage}, {reject.reason}: {reject.error} ({where})", file=sys.stderr)

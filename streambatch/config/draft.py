@@ -1,0 +1,185 @@
+"""The config as written: the file, then the environment over it, then `--set` over both, then `${VAR}` put in.
+
+Knows TOML and tables but no section: what a key means is for `sections` to say. Keeps, for every key that did not come
+from the file, where it came from, and which values are secret.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, time
+from functools import partial
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from streambatch.errors import ConfigError, ConfigProblem
+
+PREFIX = "STREAMBATCH_"
+Table = dict[str, Any]
+
+_SET_BY_KUBERNETES = re.compile(r"(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
+"""What Kubernetes puts into the environment of every pod beside a service called streambatch."""
+_WHERE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_STEP = re.compile(r"[^.\[\]]+|\[\d+\]")
+_REFERENCE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_]\w*)(?:(:-|:\?)([^}]*))?\}|(\$\{[^}]*\}?)")
+_SECRET_WORDS = {"password", "passwd", "passphrase", "token", "secret", "key", "credential", "credentials"}
+
+
+@dataclass
+class Draft:
+    """Tables with everything put in, and the problems met on the way.
+
+    origins: dotted key -> what set it, for keys that the file didn't. secrets: dotted keys not to be shown.
+    """
+
+    path: Path
+    tables: Table
+    origins: dict[str, str] = field(default_factory=dict)
+    secrets: set[str] = field(default_factory=set)
+    problems: list[ConfigProblem] = field(default_factory=list)
+
+    def problem(self, key: str, found: str, allowed: str) -> None:
+        """Note a problem, the first of its key; a key that the file doesn't hold is named with what set it."""
+        origin = self.origins.get(key)
+        name = f"{key} ({origin})" if origin else key
+        if name not in {problem.key for problem in self.problems}:
+            self.problems.append(ConfigProblem(name, found, allowed))
+
+    def shown(self, key: str, found: str) -> str:
+        """Return how a value is shown in a message: `found`, but for one that is secret or holds one that is."""
+        hides = any(secret == key or secret.startswith((f"{key}.", f"{key}[")) for secret in self.secrets)
+        return "a secret value" if hides else found
+
+
+def read_draft(path: Path, overrides: Sequence[str], environ: Mapping[str, str]) -> Draft:
+    """Read a config file and put in overrides and variables. Raises ConfigError when the file is no TOML."""
+    draft = Draft(path.absolute(), _read(path))
+    for variable in sorted(environ):
+        if variable.startswith(PREFIX) and not _SET_BY_KUBERNETES.fullmatch(variable.removeprefix(PREFIX)):
+            key = ".".join(variable.removeprefix(PREFIX).lower().split("__"))
+            _put(draft, key, environ[variable], f"from {variable}")
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if equals:
+            _put(draft, key.strip(), text, "from --set")
+        else:
+            draft.problem("--set", repr(override), "KEY=VALUE, such as batch.max_records=256")
+    _substitute(draft, environ)
+    return draft
+
+
+def looks_secret(name: str) -> bool:
+    """Tell by its name whether a key or variable holds a secret."""
+    return not _SECRET_WORDS.isdisjoint(name.lower().split("_"))
+
+
+def _read(path: Path) -> Table:
+    text = ""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message = str(error)
+        where = _WHERE.search(message)
+        line, column = where.groups() if where and where[1] else _end_of(text)
+        key = f"line {line}, column {column}"
+        problem = ConfigProblem(key, f"a mistake: {_WHERE.sub('', message)}", "TOML")
+    except UnicodeDecodeError as error:
+        problem = ConfigProblem(f"byte {error.start}", "text that is not UTF-8", "TOML in UTF-8")
+    except RecursionError:
+        problem = ConfigProblem("file", "values nested too deeply", "a streambatch config in TOML")
+    except OSError as error:
+        problem = ConfigProblem("file", str(error.strerror).lower(), "a config in TOML that can be read")
+    raise ConfigError([problem], where=str(path))
+
+
+def _end_of(text: str) -> tuple[int, int]:
+    """Return line and column of the end of a text, both from 1."""
+    return text.count("\n") + 1, len(text) - text.rfind("\n")
+
+
+def _put(draft: Draft, key: str, text: str, origin: str) -> None:
+    """Set one dotted key, making the tables on its way; `preprocess[0].scale` and `preprocess.0.scale` are one."""
+    steps = [step.strip("[]") for step in _STEP.findall(key)]
+    if not steps:
+        draft.problem(origin.removeprefix("from "), repr(key), "a dotted key, such as batch.max_records")
+        return
+    holder: Any = draft.tables
+    for at, step in enumerate(steps):
+        is_last = at == len(steps) - 1
+        if isinstance(holder, dict):
+            if is_last:
+                holder[step] = _value(text)
+            holder = holder.setdefault(step, {})
+        elif isinstance(holder, list) and step.isdecimal() and int(step) < len(holder):
+            if is_last:
+                holder[int(step)] = _value(text)
+            holder = holder[int(step)]
+        else:
+            draft.problem(f"{key} ({origin})", f"{_dotted(steps[:at])} = {holder!r}", f"a table or list with {step!r}")
+            return
+    draft.origins[_dotted(steps)] = origin
+
+
+def _value(text: str) -> Any:
+    """Return a TOML value where the text is one, else the text."""
+    try:
+        document = tomllib.loads(f"value = {text}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return text
+    value = document["value"]
+    is_meant = not isinstance(value, date | time) and not (isinstance(value, float) and not isfinite(value))
+    return value if len(document) == 1 and is_meant else text
+
+
+def _dotted(steps: Sequence[str]) -> str:
+    return "".join(f"[{step}]" if step.isdecimal() else f".{step}" for step in steps).lstrip(".")
+
+
+def _substitute(draft: Draft, environ: Mapping[str, str]) -> None:
+    """Replace `${VAR}`, `${VAR:-default}` and `${VAR:?message}` in every string; `$${` stands for a plain `${`."""
+    for holder, step, key, text in list(_strings(draft.tables, "")):
+        name = key.rpartition(".")[2].partition("[")[0]
+        if looks_secret(name):
+            draft.secrets.add(key)
+        if "${" in text:
+            holder[step] = _REFERENCE.sub(partial(_resolve, draft, key, environ), text)
+
+
+def _resolve(draft: Draft, key: str, environ: Mapping[str, str], match: re.Match[str]) -> str:
+    escaped, variable, operator, text, malformed = match.groups()
+    if escaped:
+        return "${"
+    if malformed:
+        draft.problem(key, repr(malformed), "${VAR}, ${VAR:-default} or ${VAR:?message}; $${ for a plain ${")
+        return ""
+    if looks_secret(variable):
+        draft.secrets.add(key)
+    value = environ.get(variable)
+    if operator is None and value is not None:
+        return value
+    if operator is not None and value:
+        return value
+    if operator == ":-":
+        return str(text)
+    why = f": {text}" if text else ""
+    draft.problem(key, f"${{{variable}}}, which is not set{why}", f"a value in the environment variable {variable}")
+    return ""
+
+
+def _strings(value: Any, key: str) -> Iterator[tuple[Any, Any, str, str]]:
+    """Yield every string in nested tables and lists with its holder, its place there and its dotted key."""
+    places: Iterator[tuple[Any, str]]
+    if isinstance(value, dict):
+        places = ((step, f"{key}.{step}".lstrip(".")) for step in value)
+    elif isinstance(value, list):
+        places = ((step, f"{key}[{step}]") for step in range(len(value)))
+    else:
+        return
+    for step, inner in places:
+        if isinstance(value[step], str):
+            yield value, step, inner, value[step]
+        else:
+            yield from _strings(value[step], inner)

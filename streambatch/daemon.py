@@ -1,0 +1,274 @@
+"""One pipeline as a long-lived process: state held, signals heeded, admin port served, a report left behind.
+
+SIGTERM or SIGINT stops gracefully, a second one hard. Whatever happens, the process ends with one of four exit codes,
+and what it had to say is on stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import anyio
+import msgspec
+import structlog
+from anyio.abc import TaskGroup, TaskStatus
+from prometheus_client import CollectorRegistry
+
+from streambatch import __version__
+from streambatch.assemble import Assembly, load_config
+from streambatch.clock import SystemClock
+from streambatch.config import Config
+from streambatch.errors import ConfigError, ConfigProblem, HeldError, StreambatchError
+from streambatch.events import Observer
+from streambatch.logs import LogObserver, configure_logs, stderr_is_terminal
+from streambatch.metrics import Metrics, MetricsObserver, sample_loop_lag
+from streambatch.pipeline import Pipeline
+from streambatch.state.report import RunReport, Snapshot
+
+DONE, FAILED, REFUSED, UNFINISHED = 0, 1, 2, 3
+"""Exit codes: input ended or clean stop; failed; usage, config or held state; stopped with work unfinished."""
+PROGRESS_SECONDS = 0.25
+LOCK = "lock"
+FULL_COLLECTIONS_EVERY = 100
+"""Collections of the middle generation per full one."""
+
+
+class Progress(Protocol):
+    """Shows how a pipeline gets on; entered while it runs."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def update(self, snapshot: Snapshot) -> None: ...
+
+
+def run(
+    path: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    report: Path | None = None,
+    progress: Callable[[Config], Progress | None] = lambda config: None,
+) -> int:
+    """Run a config's pipeline to the end of its input or until stopped, and return the exit code.
+
+    report: where to write the run's report. progress: makes what shows the progress, if anything is to.
+    Raises StreambatchError for what keeps it from starting; what comes later is logged.
+    """
+    config = load_config(path, overrides=overrides)
+    _check_report(report)
+    configure_logs(is_terminal=stderr_is_terminal())
+    with hold_state(config.state_dir):
+        daemon = Daemon(Assembly(config), progress(config))
+        code = anyio.run(daemon.run)
+        if report is not None and daemon.pipeline.report is not None:
+            code = max(code, _write_report(report, daemon.pipeline.report))
+        return code
+
+
+@contextlib.contextmanager
+def hold_state(folder: Path) -> Iterator[None]:
+    """Create the state folder and keep others out of it while the context lasts.
+
+    Raises HeldError that names the process which holds it, ConfigError when the folder can't be used. The lock is the
+    system's and ends with its process; a file left behind by one that was killed holds nothing.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        found = f"{error.filename} ({str(error.strerror).lower()})"
+        raise ConfigError([ConfigProblem("state_dir", found, "a folder that can be made and written")]) from error
+    try:
+        _claim(lock, folder)
+        yield
+    finally:
+        os.close(lock)
+
+
+class Observers(Observer):
+    """Tells several observers; an event that only one of them cares for goes to it directly."""
+
+    def __init__(self, *observers: Observer) -> None:
+        for event in [name for name in vars(Observer) if not name.startswith("_")]:
+            unheard = getattr(Observer, event)
+            told = [getattr(one, event) for one in observers if getattr(type(one), event) is not unheard]
+            if told:
+                setattr(self, event, told[0] if len(told) == 1 else _tell_all(told))
+
+
+class Daemon:
+    """A pipeline, the tasks that go along with it, and the exit code that comes of it."""
+
+    def __init__(self, assembly: Assembly, progress: Progress | None = None) -> None:
+        self._config, self._progress = assembly.config, progress
+        self._log: Any = structlog.get_logger()
+        self._clock = SystemClock()
+        self._registry = CollectorRegistry()
+        self._metrics = Metrics(self._registry, config_digest=self._config.digest, clock=self._clock)
+        counting = MetricsObserver()
+        self.pipeline: Pipeline = assembly.pipeline(Observers(counting, LogObserver(self._clock)))
+        digest = getattr(assembly.model, "digest", None) or ""
+        self._metrics.attach(self.pipeline, counting, model_format=self._config.model.type, model_digest=digest)
+
+    async def run(self) -> int:
+        """Run the pipeline and return the exit code; errors are logged, not raised."""
+        self._log.info(
+            "starting",
+            version=__version__,
+            pipeline=self.pipeline.name,
+            run=self.pipeline.run_id,
+            pid=os.getpid(),
+            config=str(self._config.path),
+            digest=self._config.digest,
+            state_dir=str(self._config.state_dir),
+        )
+        try:
+            await self._run_along()
+        except Exception as error:
+            return self._failed(first_cause(error))
+        return self._ended()
+
+    async def _run_along(self) -> None:
+        showing: AbstractContextManager[object] = self._progress or nullcontext()
+        with showing:
+            async with anyio.create_task_group() as along:
+                await along.start(self._heed_signals)
+                await self._start_along(along)
+                _settle_garbage_collection()
+                await self.pipeline.run()
+                along.cancel_scope.cancel()
+
+    async def _start_along(self, along: TaskGroup) -> None:
+        if self._config.http.listen != "off":
+            from streambatch.web.app import create_app
+            from streambatch.web.server import serve
+
+            app = create_app(pipeline=self.pipeline, registry=self._registry, effective_config=self._config.effective)
+            address = await along.start(serve, app, self._config.http.listen)
+            self._log.info("admin_listening", url=f"http://{address}")
+            along.start_soon(sample_loop_lag, self._metrics, self._clock)
+        for source in self.pipeline.sources:
+            if hasattr(source, "listening"):
+                along.start_soon(self._say_listening, source)
+        if self._progress is not None:
+            along.start_soon(self._show, self._progress)
+
+    async def _heed_signals(self, *, task_status: TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            is_first = True
+            async for number in signals:
+                self._log.info("stopping" if is_first else "stopping_hard", signal=signal.Signals(number).name)
+                (self.pipeline.stop if is_first else self.pipeline.abort)()
+                is_first = False
+
+    async def _say_listening(self, source: Any) -> None:
+        self._log.info("listening", source=source.name, address=await source.listening())
+
+    async def _show(self, progress: Progress) -> None:
+        try:
+            while True:
+                progress.update(self.pipeline.snapshot())
+                await anyio.sleep(PROGRESS_SECONDS)
+        finally:
+            progress.update(self.pipeline.snapshot())
+
+    def _ended(self) -> int:
+        report = self.pipeline.report
+        assert report is not None
+        self._log.info("stopped", **_summary(report))
+        if report.is_complete:
+            return DONE
+        self._log.warning(
+            "unfinished",
+            records=report.records["unacked"],
+            where="those from files are still there; those from sockets and standard input are lost",
+        )
+        return UNFINISHED
+
+    def _failed(self, error: BaseException) -> int:
+        report = self.pipeline.report
+        is_expected = isinstance(error, StreambatchError)
+        summary = {} if report is None else {**_summary(report), "error": str(error)}
+        self._log.error("failed", **(summary or {"error": str(error)}), exc_info=None if is_expected else error)
+        return REFUSED if isinstance(error, ConfigError | HeldError) else FAILED
+
+
+def _settle_garbage_collection() -> None:
+    """Leave what start-up made out of collections and make full ones rare.
+
+    Measured with batches of 64, which wait for their ack in great numbers: the longest pause falls from 38 to 1.5 ms,
+    collecting from 5 % of the time to 2 %.
+    """
+    young, middle, _ = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(young, middle, FULL_COLLECTIONS_EVERY)
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """Return the first error inside nested groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _claim(lock: int, folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+        raise HeldError(
+            f"state folder {folder} is held by process {holder}; stop that, or choose another state_dir"
+        ) from None
+    os.truncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+
+
+def _tell_all(told: Sequence[Callable[..., None]]) -> Callable[..., None]:
+    def tell(*args: Any, **kwargs: Any) -> None:
+        for one in told:
+            one(*args, **kwargs)
+
+    return tell
+
+
+def _summary(report: RunReport) -> dict[str, Any]:
+    return {
+        "ended": report.ended,
+        "seconds": round(report.seconds, 3),
+        **report.records,
+        "records_per_second": round(report.records_per_second),
+        "p99_seconds": round(report.latency_seconds["p99"], 4),
+    }
+
+
+def _check_report(path: Path | None) -> None:
+    """Learn now and not at the end that the report can't be written."""
+    if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK | os.X_OK)):
+        problem = ConfigProblem("--report", repr(str(path)), "a file in a folder that is there and can be written")
+        raise ConfigError([problem])
+
+
+def _write_report(path: Path, report: RunReport) -> int:
+    """Put the report in place as a whole. Returns an exit code."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(report.as_dict()), indent=2) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        structlog.get_logger().error("report_failed", path=str(path), error=str(error))
+        return FAILED
+    return DONE
