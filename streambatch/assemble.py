@@ -13,7 +13,7 @@ import numpy as np
 
 from streambatch import config as configs
 from streambatch.config import Config
-from streambatch.errors import ConfigError, ConfigProblem, OptionError, ShapeError
+from streambatch.errors import ConfigError, ConfigProblem, OptionError, StreambatchError
 from streambatch.events import Observer
 from streambatch.pipeline import Pipeline
 from streambatch.plugins import find_part
@@ -25,7 +25,7 @@ TRIED_ROWS = 2
 
 
 class Assembly:
-    """What a config was made into. `pipeline` may be called once; without state_dir it keeps nothing."""
+    """What a config was made into: steps, model, and from them the pipeline."""
 
     def __init__(self, config: Config) -> None:
         """Build the steps and load the model.
@@ -91,7 +91,7 @@ def _made(key: str, part: configs.Part, config: Config) -> Any:
 
 
 def _dry_run(config: Config, steps: Sequence[Any], model: Any) -> Exception | None:
-    """Pass zeros through steps and model. Raises ShapeError; returns any other error."""
+    """Pass zeros through steps and model. Raises what is known to be wrong with them; returns what they raise."""
     x = np.zeros((TRIED_ROWS, *config.record.feature_shape), config.record.numpy_dtype)
     try:
         with np.errstate(all="ignore"):
@@ -99,7 +99,7 @@ def _dry_run(config: Config, steps: Sequence[Any], model: Any) -> Exception | No
                 x = _stepped(step, x)
             if len(x) and not getattr(model, "is_async", False):
                 checked_scores(str(getattr(model, "name", config.model.type)), model.score(x), len(x))
-    except ShapeError:
+    except StreambatchError:
         raise
     except Exception as error:
         return error

@@ -252,10 +252,17 @@ class Outcome:
 class Intake(Protocol):
     """What the pipeline gives a running source to push into."""
 
-    clock: Clock
-    observer: Observer
-    run_id: str
-    memory: Memory
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def observer(self) -> Observer: ...
+
+    @property
+    def run_id(self) -> str: ...
+
+    @property
+    def memory(self) -> Memory: ...
 
     async def put(self, chunk: Chunk) -> None:
         """Take the chunk over. Its records count as received from the call on, and a graceful stop that cancels the
@@ -266,7 +273,8 @@ class Intake(Protocol):
 class Memory(Protocol):
     """The byte budget that every holder of record bytes draws on."""
 
-    capacity: int
+    @property
+    def capacity(self) -> int: ...
 
     async def reserve(self, size: int) -> None:
         """Wait until `size` bytes are free, then take them."""
@@ -303,7 +311,17 @@ class Framing(Protocol):
 
     name: str
 
-    def framer(self, partition: Partition, *, max_record_bytes: int, origin: object = None) -> Framer: ...
+    def framer(
+        self,
+        partition: Partition,
+        *,
+        max_record_bytes: int,
+        position: int = 0,
+        columns: tuple[str, ...] | None = None,
+        origin: object = None,
+    ) -> Framer:
+        """Return a framer that starts at `position`; past the start of a format with a header it needs `columns`."""
+        ...
 
     def strip(self, raw: memoryview) -> bytes:
         """Return a record's own bytes, without what frames it."""

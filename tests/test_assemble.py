@@ -102,6 +102,11 @@ def test_scores_of_another_shape(write: Write, name: str, source: str, message: 
         load_pipeline(write(PYTHON, source=source, name=name))
 
 
+def test_scores_that_are_no_numbers(write: Write) -> None:
+    with pytest.raises(ModelError, match="expected scores that are numbers"):
+        load_pipeline(write(PYTHON, source="def words(x): return ['a', 'b']", name="words"))
+
+
 def test_a_model_that_fails_on_zeros_may_still_run(write: Write) -> None:
     source = "def picky(x):\n    if not x.any(): raise ZeroDivisionError('zeros')\n    return x[:, 0]"
     assembly = Assembly(load_config(write(PYTHON, source=source, name="picky")))

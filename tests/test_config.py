@@ -140,7 +140,7 @@ def test_overrides_reach_into_lists_and_make_tables(load: Loader) -> None:
         ("name.x=1", "name.x (from --set)"),
         ("record.shape.x=1", "record.shape.x (from --set)"),
         ("record.shape[9]=1", "record.shape[9] (from --set)"),
-        ("preprocess[0].scale=1", "preprocess"),
+        ("preprocess[0].scale=1", "preprocess (from --set)"),
     ],
 )
 def test_overrides_that_lead_nowhere(load: Loader, override: str, key: str) -> None:
@@ -164,7 +164,7 @@ def test_an_override_is_named_where_it_is_wrong(load: Loader) -> None:
 
 def test_an_unknown_variable_is_a_problem(load: Loader) -> None:
     key, _, allowed = load.problem(MINIMAL, environ={"STREAMBATCH_BATHC__MAX_RECORDS": "1"})
-    assert key == "bathc"
+    assert key == "bathc (from STREAMBATCH_BATHC__MAX_RECORDS)"
     assert allowed.endswith("did you mean batch?")
 
 

@@ -58,5 +58,5 @@ def test_what_is_raised_inside_comes_out(tmp_path: Path) -> None:
 
 def test_a_state_folder_that_can_not_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="state_dir: found .*file"), hold_state(tmp_path / "file"):
+    with pytest.raises(ConfigError, match=r"state_dir: found .*file"), hold_state(tmp_path / "file"):
         pass

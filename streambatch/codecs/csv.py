@@ -22,7 +22,7 @@ import numpy as np
 from msgspec import UNSET, Raw
 
 from streambatch.codecs.csv_table import Layout, Row, Table, layout_of, row, table, table_of
-from streambatch.codecs.rows import Verdict, as_dtype, ids_by_position, in_order, joined, living, records_of, reject
+from streambatch.codecs.rows import Verdict, ids_by_position, in_order, joined, living, records_of, reject
 from streambatch.codecs.schema import RecordSchema
 from streambatch.errors import OptionError
 from streambatch.records import Chunk, Decoder, Encoder, FloatArray, Framing, IntArray, RecordId, Reject, Rows
@@ -70,9 +70,8 @@ class CsvDecoder:
         if rejects:
             index = np.concatenate(kept)
         ids, x, carry = tables[0] if len(tables) == 1 else _concatenated(tables, schema)
-        x = as_dtype(x, schema).reshape(len(x), *schema.feature_shape)
         rows_ids: Sequence[RecordId] = ids_by_position(chunks, index) if schema.id is None else ids
-        return Rows(rows_ids, x, carry, index, in_order(rejects))
+        return Rows(rows_ids, x.reshape(len(x), *schema.feature_shape), carry, index, in_order(rejects))
 
     def _decode_run(
         self, layout: Layout, chunks: Sequence[Chunk], places: IntArray, rejects: list[Reject]
@@ -93,7 +92,7 @@ class CsvDecoder:
                 else:
                     rows.append(decoded)
                     kept.append(place)
-        return table_of(rows, layout), np.array(kept, np.int64)
+        return table_of(rows, layout, self._schema), np.array(kept, np.int64)
 
 
 class CsvEncoder:
@@ -124,7 +123,7 @@ def _columns_of(chunk: Chunk) -> tuple[str, ...] | None:
 def _concatenated(tables: Sequence[Table], schema: RecordSchema) -> Table:
     return Table(
         [record_id for part in tables for record_id in part.ids],
-        np.concatenate([np.empty((0, schema.feature_count)), *(part.x for part in tables)]),
+        np.concatenate([np.empty((0, schema.feature_count), schema.numpy_dtype), *(part.x for part in tables)]),
         [[value for part in tables for value in part.carry[at]] for at in range(len(schema.carry))],
     )
 

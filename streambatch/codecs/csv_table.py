@@ -15,7 +15,7 @@ import numpy as np
 from msgspec import UNSET
 
 from streambatch.codecs.csv_framing import fields_of
-from streambatch.codecs.rows import Verdict, float64, name_of, not_utf8
+from streambatch.codecs.rows import Verdict, array_of, name_of, not_utf8
 from streambatch.codecs.schema import RecordSchema
 from streambatch.records import FloatArray, Reason
 
@@ -40,7 +40,7 @@ class Layout(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Decoded records: ids (n), empty without an id column; x (n, d) float64; carried columns of n values each."""
+    """Decoded records: ids (n), empty without an id column; x (n, d); carried columns of n values each."""
 
     ids: list[str]
     x: FloatArray
@@ -91,8 +91,8 @@ def table(data: bytes | memoryview, count: int, layout: Layout, schema: RecordSc
     numbers = _numbers([text for at in present for text in found[at]], schema)
     if numbers is None:
         return None
-    x = np.full((count, len(layout.features)), np.nan)
-    x[:, [at is not None for at in layout.features]] = float64(numbers).reshape(len(present), count).T
+    x = np.full((count, len(layout.features)), np.nan, schema.numpy_dtype)
+    x[:, [at is not None for at in layout.features]] = array_of(numbers, x.dtype).reshape(len(present), count).T
     carry = [[UNSET] * count if at is None else found[at] for at in layout.carry]
     return Table([] if layout.id is None else found[layout.id], x, carry)
 
@@ -116,10 +116,11 @@ def row(record: bytes, layout: Layout, schema: RecordSchema) -> Row | Verdict:
     return Row(record_id, numbers, [UNSET if at is None else fields[at] for at in layout.carry])
 
 
-def table_of(rows: Sequence[Row], layout: Layout) -> Table:
+def table_of(rows: Sequence[Row], layout: Layout, schema: RecordSchema) -> Table:
     """Return records that were decoded one by one."""
     ids = [] if layout.id is None else [str(row.id) for row in rows]
-    x = float64([number for row in rows for number in row.numbers]).reshape(len(rows), len(layout.features))
+    numbers = array_of([number for row in rows for number in row.numbers], schema.numpy_dtype)
+    x = numbers.reshape(len(rows), len(layout.features))
     return Table(ids, x, [[row.carry[at] for row in rows] for at in range(len(layout.carry))])
 
 

@@ -18,7 +18,7 @@ from msgspec import field as msgspec_field
 
 from streambatch.codecs.json_faults import explain
 from streambatch.codecs.lines import newlines
-from streambatch.codecs.rows import ids_by_position, in_order, living, records_of, reject, tensor
+from streambatch.codecs.rows import array_of, ids_by_position, in_order, living, records_of, reject
 from streambatch.codecs.schema import RecordSchema
 from streambatch.errors import OptionError
 from streambatch.records import Chunk, Decoder, Encoder, FloatArray, Framing, IntArray, RecordId, Reject, Rows
@@ -45,23 +45,24 @@ class JsonDecoder:
     """Decodes the records of one source; see `Decoder`. A carried field that is absent becomes UNSET."""
 
     def __init__(self, schema: RecordSchema, framing: Framing) -> None:
-        self._schema, self._strip = schema, framing.strip
+        self._schema, self._dtype, self._strip = schema, schema.numpy_dtype, framing.strip
         self._is_lines = framing.name == "lines"
         layers = _layers(_uses(schema))
         self._decoders = [msgspec.json.Decoder(_struct("Record", layer)) for layer in layers]
-        self._columns = {use.attribute: at for at, layer in enumerate(layers) for use in layer}
+        columns = {use.attribute: (attrgetter(use.attribute), at) for at, layer in enumerate(layers) for use in layer}
+        self._id = columns.get("id")
+        self._carry = [columns[f"c{at}"] for at in range(len(schema.carry))]
         scalars = [f"f{at}" for at in range(len(schema.features))] if isinstance(schema.features, list) else []
         self._features = attrgetter(*scalars) if scalars else attrgetter("features")
         self._depth = min(len(scalars) - 1, 1) if scalars else len(schema.feature_shape)
 
     def decode(self, chunks: Sequence[Chunk]) -> Rows:
-        schema = self._schema
-        live, index, rejects = living(chunks, schema)
+        live, index, rejects = living(chunks, self._schema)
         values = self._decode_lines(live) if self._is_lines and live else None
         if values is None:
             values, index = self._decode_each(live, index, rejects)
-        ids = ids_by_position(chunks, index) if schema.id is None else self._column("id", values)
-        carry = [self._column(f"c{at}", values) for at in range(len(schema.carry))]
+        ids = list(map(self._id[0], values[self._id[1]])) if self._id else ids_by_position(chunks, index)
+        carry = [list(map(get, values[layer])) for get, layer in self._carry]
         return Rows(ids, self._tensor(values[0]), carry, index, in_order(rejects))
 
     def _decode_lines(self, chunks: Sequence[Chunk]) -> list[list[Any]] | None:
@@ -99,14 +100,11 @@ class JsonDecoder:
                 kept.append(place)
         return values, np.array(kept, np.int64) if rejects else None
 
-    def _column(self, attribute: str, values: list[list[Any]]) -> list[Any]:
-        return list(map(attrgetter(attribute), values[self._columns[attribute]]))
-
     def _tensor(self, values: list[Any]) -> FloatArray:
         numbers: Any = map(self._features, values)
         for _ in range(self._depth):
             numbers = chain.from_iterable(numbers)
-        return tensor(numbers, len(values), self._schema)
+        return array_of(tuple(numbers), self._dtype).reshape(len(values), *self._schema.feature_shape)
 
 
 class JsonEncoder:
@@ -194,9 +192,9 @@ def _are_objects(data: bytes | memoryview, ends: IntArray) -> bool:
     has at least one: as many values as lines means one in each.
     """
     codes = np.frombuffer(data, np.uint8)
-    if data[0] != _OPEN or codes[ends[:-1]].tobytes().count(b"{") != len(ends) - 1:
+    if data[0] != _OPEN or codes.take(ends[:-1]).tobytes().count(b"{") != len(ends) - 1:
         return False
-    last = codes[ends - 2]
+    last = codes.take(ends - 2)
     if last[0] == _RETURN and len(data) > 2:
-        last = codes[ends - 3]
+        last = codes.take(ends - 3)
     return last.tobytes().count(b"}") == len(ends)

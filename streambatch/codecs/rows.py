@@ -7,9 +7,9 @@ Invariant: each record of the chunks a decoder is given becomes either a row or 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import compress, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,26 +79,16 @@ def ids_by_position(chunks: Sequence[Chunk], index: IntArray | None) -> list[Rec
     return ids if index is None else [ids[place] for place in index.tolist()]
 
 
-def tensor(values: Iterable[float | None], rows: int, schema: RecordSchema) -> FloatArray:
-    """Return numbers, row by row, as an array (rows, *shape); None becomes NaN, what is too large infinite."""
-    return as_dtype(float64(tuple(values)), schema).reshape(rows, *schema.feature_shape)
-
-
-def float64(values: Sequence[float | None]) -> FloatArray:
-    """Return (n,) float64; None becomes NaN."""
-    x = np.empty(len(values))
+def array_of(values: Sequence[float | None], dtype: np.dtype[np.floating[Any]]) -> FloatArray:
+    """Return (n,) numbers of float32 or float64; None becomes NaN, what is too large for the type infinite."""
+    x = np.empty(len(values), dtype)
     try:
         # A quarter faster than np.fromiter, which asks numpy's slow path about every single number.
-        struct.pack_into(f"{len(x)}d", x.data, 0, *values)
-    except struct.error:
-        x[:] = np.array(values, np.float64)
+        struct.pack_into(f"{len(x)}{dtype.char}", x.data, 0, *values)
+    except (struct.error, OverflowError):
+        with np.errstate(over="ignore"):
+            x[:] = np.array(values, np.float64)
     return x
-
-
-def as_dtype(x: FloatArray, schema: RecordSchema) -> FloatArray:
-    """Return float64 numbers in the schema's type; what is too large for it becomes infinite."""
-    with np.errstate(over="ignore"):
-        return x.astype(schema.numpy_dtype, copy=False)
 
 
 def validate(rows: Rows, chunks: Sequence[Chunk], schema: RecordSchema, strip: Strip) -> Rows:

@@ -110,17 +110,18 @@ def _put(draft: Draft, key: str, text: str, origin: str) -> None:
     for at, step in enumerate(steps):
         is_last = at == len(steps) - 1
         if isinstance(holder, dict):
-            if is_last:
-                holder[step] = _value(text)
-            holder = holder.setdefault(step, {})
+            if is_last or step not in holder:
+                draft.origins[_dotted(steps[: at + 1])] = origin
+                holder[step] = _value(text) if is_last else {}
+            holder = holder[step]
         elif isinstance(holder, list) and step.isdecimal() and int(step) < len(holder):
             if is_last:
+                draft.origins[_dotted(steps)] = origin
                 holder[int(step)] = _value(text)
             holder = holder[int(step)]
         else:
-            draft.problem(f"{key} ({origin})", f"{_dotted(steps[:at])} = {holder!r}", f"a table or list with {step!r}")
+            draft.problem(f"{key} ({origin})", f"no {step!r} in {_dotted(steps[:at])}", "a key of a table or list")
             return
-    draft.origins[_dotted(steps)] = origin
 
 
 def _value(text: str) -> Any:

@@ -289,11 +289,11 @@ class _Line:
             await self._fill(batch)
         try:
             await self._answer(batch)
+        except anyio.get_cancelled_exc_class():
+            self._fail(batch, list(batch.calls), InterruptedCallError(self.name))
+            raise
         except BaseException as error:
-            if not batch.calls:
-                raise
-            is_cancelled = isinstance(error, anyio.get_cancelled_exc_class())
-            self._fail(batch, list(batch.calls), InterruptedCallError(self.name) if is_cancelled else error)
+            self._fail(batch, list(batch.calls), error)
 
     async def _fill(self, batch: _Batch) -> None:
         """Wait until the batch is full or its first row has waited long enough, and take the first in line."""
@@ -322,8 +322,6 @@ class _Line:
             try:
                 results = await self.function([call.row for call in calls])
             except Exception as error:
-                if not batch.calls:
-                    raise
                 if len(calls) == 1 or not self.policy.isolate_errors or isinstance(error, OSError):
                     self._fail(batch, calls, error)
                 else:

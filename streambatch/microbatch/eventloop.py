@@ -30,7 +30,7 @@ class Task(Protocol):
         ...
 
     async def ended(self) -> None:
-        """Wait for its end, cancelled or not. Raises what it raised, other than its cancellation."""
+        """Wait for its end, cancelled or not."""
         ...
 
 
@@ -48,7 +48,10 @@ class EventLoop(Protocol):
         ...
 
     def spawn(self, body: Body, context: Context, done: Callable[[], None]) -> Task:
-        """Start `body` in a task of its own; `done` is called once it has ended, even if it never got to run."""
+        """Start `body`, which raises nothing but its cancellation, in a task of its own.
+
+        `done` is called once it has ended, even if it never got to run.
+        """
         ...
 
 
@@ -108,8 +111,6 @@ class AsyncioTask:
                     await asyncio.wait([self._task])
                 except asyncio.CancelledError:
                     self._task.cancel()
-        if not self._task.cancelled() and (error := self._task.exception()) is not None:
-            raise error
 
 
 class TrioLoop:
@@ -147,12 +148,11 @@ class TrioTurn:
 
 
 class TrioTask:
-    """A system task, which must not raise: that would end the whole run."""
+    """A system task: of its own, it may raise its cancellation only."""
 
     def __init__(self, body: Body, done: Callable[[], None]) -> None:
         self._body, self._done = body, done
         self._scope, self._ended = anyio.CancelScope(), anyio.Event()
-        self._error: BaseException | None = None
 
     def cancel(self) -> None:
         self._scope.cancel()
@@ -160,17 +160,11 @@ class TrioTask:
     async def ended(self) -> None:
         with anyio.CancelScope(shield=True):
             await self._ended.wait()
-        if self._error is not None:
-            raise self._error
 
     async def run(self) -> None:
         try:
             with self._scope:
                 await self._body()
-        except anyio.get_cancelled_exc_class():
-            pass  # the run as a whole is over
-        except BaseException as error:
-            self._error = error
         finally:
             self._done()
             self._ended.set()

@@ -128,9 +128,7 @@ def _unix(daemon: Daemon) -> socket.socket:
     [("type = 'tcp'\nlisten = '127.0.0.1:0'", _tcp), ("type = 'unix'\npath = 'in.sock'", _unix)],
     ids=["tcp", "unix"],
 )
-def test_over_a_socket(
-    stream: Stream, tmp_path: Path, source: str, connect: Callable[[Daemon], socket.socket]
-) -> None:
+def test_over_a_socket(stream: Stream, tmp_path: Path, source: str, connect: Callable[[Daemon], socket.socket]) -> None:
     with running(tmp_path, stream.config(tmp_path, source)) as daemon:
         _send(connect(daemon), stream.path.read_bytes())
         daemon.until(lambda: daemon.status()["records"]["scored"] == len(stream.ids), "all rows are scored")

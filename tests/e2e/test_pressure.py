@@ -72,7 +72,9 @@ def test_a_stalled_sink_blocks_the_sender_and_everything_arrives_once_it_goes_on
     def send(address: tuple[str, int]) -> None:
         with socket.create_connection(address, timeout=100) as connection:
             for start in range(0, number, 1000):
-                lines = [b'{"id": %d, "x": [1, 2], "pad": "%s"}\n' % (i, b"p" * width) for i in range(start, start + 1000)]
+                lines = [
+                    b'{"id": %d, "x": [1, 2], "pad": "%s"}\n' % (i, b"p" * width) for i in range(start, start + 1000)
+                ]
                 connection.sendall(b"".join(lines))
             connection.shutdown(socket.SHUT_WR)
             connection.recv(1)

@@ -72,7 +72,7 @@ async def test_a_caller_cancelled_during_its_call_goes_at_once_and_the_others_ar
     assert len(model.calls) == 1
 
 
-@pytest.mark.parametrize("leaver", [0, 1, 2])
+@pytest.mark.parametrize("leaver", [0, 1])
 async def test_a_caller_cancelled_while_the_window_is_open_takes_its_row_along(leaver: int) -> None:
     model = HeldModel(max_records=3)
     model.go_on.set()
@@ -92,12 +92,8 @@ async def test_a_caller_cancelled_while_the_window_is_open_takes_its_row_along(l
             await anyio.wait_all_tasks_blocked()
             for row in range(2, 4):
                 tasks.start_soon(call, row)
-            if leaver == 2:
-                await anyio.wait_all_tasks_blocked()
-                tasks.cancel_scope.cancel()
-    expected = {0, 1, 3} if leaver == 2 else {1 - leaver, 2, 3}
-    assert answers == {row: 2 * row for row in expected}
-    assert [set(rows) for rows in model.calls] == [expected]
+    assert answers == {row: 2 * row for row in (1 - leaver, 2, 3)}
+    assert [set(rows) for rows in model.calls] == [{1 - leaver, 2, 3}]
 
 
 @pytest.mark.parametrize("max_wait", [0, 3600])
@@ -121,29 +117,24 @@ async def test_when_all_callers_have_gone_so_has_their_call_and_its_task(max_wai
     assert len(model.calls[0]) >= 1
 
 
-async def test_the_last_caller_learns_what_its_cancelled_call_raised() -> None:
+async def test_a_caller_that_was_cancelled_is_told_of_no_error_of_the_call() -> None:
+    """It may be another row's: the last one to leave speaks for nobody else."""
+    started = anyio.Event()
+
     @batched(max_wait=0)
     async def fail(rows: list[int]) -> list[int]:
+        started.set()
         try:
             await anyio.sleep_forever()
         finally:
-            raise ValueError("no way to clean up")
-        return rows
+            raise ValueError("the other row was bad")
 
-    with pytest.raises(ValueError, match="no way to clean up"):  # noqa: PT012  # the scope is what cancels
-        with anyio.CancelScope() as scope:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_cancel_once_blocked, scope)
-                try:
-                    await fail(1)
-                except ValueError as error:
-                    caught = error
-        raise caught
-
-
-async def _cancel_once_blocked(scope: anyio.CancelScope) -> None:
-    await anyio.wait_all_tasks_blocked()
-    scope.cancel()
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fail, 1)
+            tasks.start_soon(fail, 2)
+            await started.wait()
+            tasks.cancel_scope.cancel()
 
 
 async def test_a_call_that_is_cancelled_from_inside_is_an_error_and_no_cancellation() -> None:
@@ -168,15 +159,11 @@ async def test_system_exit_reaches_the_callers() -> None:
     async def leave(rows: list[int]) -> list[int]:
         raise SystemExit(3)
 
-    try:
+    with pytest.raises(SystemExit, match="3"):
         await leave(1)
-    except SystemExit as error:
-        assert error.code == 3
-    else:
-        pytest.fail("SystemExit was lost")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 1 << 32))
 def test_whoever_stays_is_answered_whenever_others_go(seed: int) -> None:
     """Virtual time: callers, calls and cancellations at moments that fall together or between one another."""
@@ -350,9 +337,9 @@ def test_an_event_loop_that_ends_takes_its_calls_with_it(max_wait: float) -> Non
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_batch_cancelled_before_its_first_step_leaves_the_line_to_another() -> None:
-    predict = HeldModel(max_wait=0)
-    predict.go_on.set()
-    mine = asyncio.create_task(predict.predict(1))
+    model = HeldModel(max_wait=0)
+    model.go_on.set()
+    mine = asyncio.create_task(model.predict(1))
     others = asyncio.all_tasks()
     with anyio.fail_after(5):
         while not (started := asyncio.all_tasks() - others):
