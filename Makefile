@@ -6,13 +6,13 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin/
 
-.PHONY: help demo test test-fast lint bench clean
+.PHONY: help demo test test-fast lint docs bench clean
 
 help:
-	@echo 'make demo | test | test-fast | lint | bench | clean'
+	@echo 'make demo | test | test-fast | lint | docs | bench | clean'
 
 demo: $(READY)
-	$(RUN)python examples/demo.py
+	$(RUN)streambatch demo
 
 test: $(READY)
 	$(RUN)python -m pytest
@@ -24,6 +24,9 @@ lint: $(READY)
 	$(RUN)ruff check
 	$(RUN)ruff format --check
 	$(RUN)mypy
+
+docs: $(READY)
+	$(RUN)python docs/generate.py
 
 bench: $(READY)
 	$(RUN)python -m benchmarks

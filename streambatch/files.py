@@ -113,6 +113,18 @@ class AppendFile:
         self._is_dirty = self._is_torn or self.length != length
         return length
 
+    async def rename(self, path: Path) -> None:
+        """Give the file another name in its folder, durably. Raises SinkError, also when that name is taken.
+
+        When only the durability failed, that is final, as with `sync`.
+        """
+        self._check_not_lost()
+        with self._naming_errors(), anyio.CancelScope(shield=True):
+            await to_thread.run_sync(_rename, self.path, path)
+        self.path, self._unsynced_folders = path, [path.parent]
+        self._is_dirty = True
+        await self.sync()
+
     async def close(self) -> None:
         """Give the file back. Does nothing when it is not open."""
         handle, self._handle = self._handle, None
@@ -175,6 +187,13 @@ def _claim(fd: int, path: Path) -> int:
     except BlockingIOError:
         raise HeldError(f"{path} is being written by {_holder(status)}; stop that, or choose another path") from None
     return os.fstat(fd).st_size
+
+
+def _rename(old: Path, new: Path) -> None:
+    """Rename a file that only this process names, so that what is there can't come in between."""
+    if new.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(new))
+    os.rename(old, new)
 
 
 def _holder(status: os.stat_result) -> str:

@@ -3,8 +3,10 @@
 The classes stay plain to their callers; pydantic does the checking, and its errors leave here as ConfigError.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar, dataclass_transform
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
 
 from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -30,32 +32,31 @@ def options(cls: type[T]) -> type[T]:
         try:
             build(self, *args, **kwargs)
         except ValidationError as error:
-            raise ConfigError(problems_of(error), where=cls.__name__) from None
+            raise ConfigError(_problems(error, checked), where=cls.__name__) from None
 
     checked.__init__ = __init__
     return checked  # type: ignore[no-any-return]  # pydantic's wrapper is the class itself
 
 
-def problems_of(error: ValidationError, prefix: tuple[str, ...] = ()) -> list[ConfigProblem]:
+def _problems(error: ValidationError, cls: Any) -> list[ConfigProblem]:
     """Return pydantic's findings as key, found, allowed; alternatives of one key become one problem."""
     found: dict[str, tuple[str, list[str]]] = {}
     for item in error.errors(include_url=False):
-        key, was, allowed = _read(item)
-        name = ".".join((*prefix, *key))
-        _, choices = found.setdefault(name, (was, []))
+        key, was, allowed = _read(item, cls)
+        _, choices = found.setdefault(".".join(key), (was, []))
         if allowed not in choices:
             choices.append(allowed)
     return [ConfigProblem(key, was, " or ".join(choices)) for key, (was, choices) in found.items()]
 
 
 _ALLOWED: dict[str, Callable[[dict[str, Any]], str]] = {
-    "missing": lambda c: "required",
-    "missing_argument": lambda c: "required",
     "extra_forbidden": lambda c: "no such key",
     "unexpected_keyword_argument": lambda c: "no such key",
     "string_type": lambda c: "a string",
+    "string_unicode": lambda c: "a string in UTF-8",
     "int_type": lambda c: "an integer",
     "int_parsing": lambda c: "an integer",
+    "int_parsing_size": lambda c: "an integer of fewer digits",
     "int_from_float": lambda c: "an integer",
     "float_type": lambda c: "a number",
     "float_parsing": lambda c: "a number",
@@ -63,7 +64,10 @@ _ALLOWED: dict[str, Callable[[dict[str, Any]], str]] = {
     "bool_type": lambda c: "true or false",
     "bool_parsing": lambda c: "true or false",
     "list_type": lambda c: "a list",
+    "tuple_type": lambda c: "a list",
+    "set_type": lambda c: "a list",
     "dict_type": lambda c: "a table",
+    "mapping_type": lambda c: "a table",
     "dataclass_type": lambda c: "a table",
     "literal_error": lambda c: c["expected"],
     "greater_than_equal": lambda c: f"at least {c['ge']}",
@@ -77,17 +81,44 @@ _ALLOWED: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def _read(item: Any) -> tuple[tuple[str, ...], str, str]:
+_MISSING = ("missing", "missing_argument", "missing_keyword_only_argument", "missing_positional_only_argument")
+_NOUNS = {
+    str: "a string", int: "an integer", float: "a number", bool: "true or false", list: "a list", tuple: "a list",
+    dict: "a table",
+}  # fmt: skip
+
+
+def _read(item: Any, cls: Any) -> tuple[tuple[str, ...], str, str]:
     kind, context = item["type"], item.get("ctx", {})
-    key = tuple(str(part) for part in item["loc"] if not _names_a_type(part))
+    key = _key(item["loc"], cls)
     cause = context.get("error")
     if isinstance(cause, OptionError):
         return (*key, cause.option), str(cause.found), cause.allowed
     if isinstance(cause, Exception):
         return key, repr(item["input"]), str(cause)
-    found = "nothing" if kind in ("missing", "missing_argument") else repr(item["input"])
+    if kind in _MISSING:
+        option = cls.__pydantic_fields__.get(key[0]) if len(key) == 1 else None
+        return key, "nothing", f"{_noun(option and option.annotation)} (required)"
     allowed = _ALLOWED[kind](context) if kind in _ALLOWED else item["msg"].removeprefix("Input should be ")
-    return key, found, allowed
+    return key, repr(item["input"]), allowed
+
+
+def _key(location: Iterable[int | str], cls: Any) -> tuple[str, ...]:
+    """Return the names a person knows: an argument given by position has its option's."""
+    first, *others = location or ("",)
+    if isinstance(first, int):
+        first = [option.name for option in fields(cls) if option.init][first]
+    return tuple(str(part) for part in (first, *others) if part != "" and not _names_a_type(part))
+
+
+def _noun(annotation: Any) -> str:
+    """Return what a type is called in a message."""
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return " or ".join(map(repr, get_args(annotation)))
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(_noun(one) for one in get_args(annotation) if one is not NoneType))
+    return _NOUNS.get(origin or annotation, "a value")
 
 
 def _names_a_type(part: object) -> bool:

@@ -27,12 +27,17 @@ def find_part(group: Group, name: str | None) -> type[Any]:
     return _imported(entry)
 
 
+def installed(group: Group) -> list[str]:
+    """Return the names that are registered, sorted."""
+    return sorted({entry.name for entry in _registered(group)})
+
+
 def _registered(group: Group) -> list[EntryPoint]:
     return list(entry_points(group=f"streambatch.{group}"))
 
 
 def _installed(group: Group, name: str | None) -> str:
-    names = sorted({entry.name for entry in _registered(group)})
+    names = installed(group)
     if not names:
         return f"a plugin of streambatch.{group}, and none is installed; install streambatch itself with pip"
     close = get_close_matches(name or "", names, n=1)

@@ -1,8 +1,7 @@
 """What travels through a pipeline, and the protocols of the parts it travels through.
 
 Records stay undecoded bytes inside chunks until a worker decodes a whole batch; nothing here is made per record but
-rejects. A record ends at `ends[i]` of its chunk's payload and starts where the one before it ends, so that a chunk is
-split by moving two indexes and its payload is copied at most once, when the chunks of a batch are joined.
+rejects.
 """
 
 from __future__ import annotations
@@ -15,148 +14,22 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from streambatch.chunks import KEPT_OF_OVERSIZE as KEPT_OF_OVERSIZE
+from streambatch.chunks import NO_ENDS
+from streambatch.chunks import Chunk as Chunk
+from streambatch.chunks import Fault as Fault
+from streambatch.chunks import IntArray as IntArray
+from streambatch.chunks import Partition as Partition
+from streambatch.chunks import Reason as Reason
 from streambatch.clock import Clock
-from streambatch.events import Observer
+from streambatch.events import Observer, Refusal
 
-IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.floating[Any]]
 BoolArray = npt.NDArray[np.bool_]
 RecordId = int | str
 Trigger = Literal["size", "bytes", "time", "latency", "flush", "shutdown"]
 Stage = Literal["frame", "decode", "validate", "preprocess", "score", "sink"]
-Reason = Literal[
-    "oversize", "cut_off", "invalid_json", "invalid_csv", "invalid_encoding", "missing_field", "wrong_type",
-    "wrong_shape", "not_finite", "non_finite_score", "step_error", "model_error", "sink_refused",
-]  # fmt: skip
 TRIGGERS: tuple[Trigger, ...] = ("size", "bytes", "time", "latency", "flush", "shutdown")
-
-_NO_ENDS: IntArray = np.empty(0, np.int64)
-
-KEPT_OF_OVERSIZE = 64 << 10
-"""Bytes kept of a record over its source's `max_record_bytes`."""
-
-
-class Partition(msgspec.Struct, frozen=True):
-    """What a position counts in: one file or connection of one source."""
-
-    source: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.source}/{self.name}"
-
-
-class Fault(msgspec.Struct, frozen=True):
-    """Why a record died while it was framed."""
-
-    reason: Reason
-    error: str
-    truncated: bool = False
-
-
-class Chunk:
-    """Consecutive undecoded records of one partition, as read.
-
-    payload: the bytes as read, records from `first` to `last` of `ends`; shared between the chunks of a split.
-    ends: (m,) int64, where each record ends in `payload`, its line ending included; its start is the end before it.
-    base: what to add to an end to get a position.
-    columns: the header of a CSV partition. origin: opaque, for replies; never leaves this process.
-    fault: set for a chunk of one record that died while it was framed.
-    arrived_at, entered_at, taken_at: monotonic seconds when it was read, entered the inbox, joined a batch.
-    """
-
-    __slots__ = (
-        "arrived_at", "base", "columns", "ends", "entered_at", "fault", "first", "last", "origin", "partition",
-        "payload", "taken_at",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        partition: Partition,
-        payload: bytes,
-        ends: IntArray,
-        base: int,
-        arrived_at: float,
-        *,
-        columns: tuple[str, ...] | None = None,
-        origin: object = None,
-        fault: Fault | None = None,
-    ) -> None:
-        self.partition, self.payload, self.ends, self.base = partition, payload, ends, base
-        self.first, self.last = 0, len(ends)
-        self.arrived_at = self.entered_at = self.taken_at = arrived_at
-        self.columns, self.origin, self.fault = columns, origin, fault
-
-    @property
-    def count(self) -> int:
-        return self.last - self.first
-
-    @property
-    def start(self) -> int:
-        """Where the first record starts in `payload`."""
-        return int(self.ends[self.first - 1]) if self.first else 0
-
-    @property
-    def end(self) -> int:
-        """Where the last record ends in `payload`."""
-        return int(self.ends[self.last - 1])
-
-    @property
-    def size(self) -> int:
-        """Bytes of the records, framing included."""
-        return self.end - self.start
-
-    @property
-    def position(self) -> int:
-        """Where the last record ends in its partition: reading resumes there."""
-        return self.base + self.end
-
-    def data(self) -> memoryview | bytes:
-        """Return the records' bytes, framing included, without copying them."""
-        if self.first == 0 and self.end == len(self.payload):
-            return self.payload
-        return memoryview(self.payload)[self.start : self.end]
-
-    def raw(self, index: int) -> memoryview:
-        """Return record `index` of this chunk with its framing."""
-        at = self.first + index
-        start = int(self.ends[at - 1]) if at else 0
-        return memoryview(self.payload)[start : int(self.ends[at])]
-
-    def position_of(self, index: int) -> int:
-        """Return where record `index` ends in its partition."""
-        return self.base + int(self.ends[self.first + index])
-
-    def fitting(self, records: int, size: int) -> int:
-        """Return how many of the first records fit into that many records and bytes."""
-        if records <= 0:
-            return 0
-        count = min(records, self.last - self.first)
-        if int(self.ends[self.first + count - 1]) - self.start <= size:
-            return count
-        return int(np.searchsorted(self.ends[self.first : self.last], self.start + size, side="right"))
-
-    def split_off(self, count: int) -> Chunk:
-        """Take the first `count` records out of this chunk and return them; both share payload and ends."""
-        if not 0 < count < self.last - self.first:
-            raise ValueError(f"a chunk of {self.count} records can't be split after {count}")
-        head = Chunk(
-            self.partition,
-            self.payload,
-            self.ends,
-            self.base,
-            self.arrived_at,
-            columns=self.columns,
-            origin=self.origin,
-            fault=self.fault,
-        )
-        head.entered_at, head.taken_at = self.entered_at, self.taken_at
-        head.first = self.first
-        head.last = self.first = self.first + count
-        return head
-
-    def __repr__(self) -> str:
-        return f"<Chunk {self.partition} {self.count} records to {self.position}>"
 
 
 class Stamps:
@@ -195,7 +68,7 @@ class Batch:
     def release(self) -> None:
         """Let go of the records' bytes: what waits for its ack holds counts and times, not records."""
         for chunk in self.chunks:
-            chunk.payload, chunk.ends = b"", _NO_ENDS
+            chunk.payload, chunk.ends = b"", NO_ENDS
 
     def __repr__(self) -> str:
         return f"<Batch {self.sequence}: {self.count} records, {self.trigger}>"
@@ -242,7 +115,9 @@ class Outcome:
         self, payload: bytes, scored: Mapping[str, int], rejects: Sequence[Reject], filtered: Mapping[str, int]
     ) -> None:
         self.payload, self.scored, self.rejects, self.filtered = payload, scored, rejects, filtered
-        self.dead = Counter((reject.partition.source, reject.stage, reject.reason) for reject in rejects)
+        self.dead: dict[tuple[str, Stage, Reason], int] = {}
+        if rejects:
+            self.dead = Counter((reject.partition.source, reject.stage, reject.reason) for reject in rejects)
 
     def release(self) -> None:
         """Let go of what was written; the counts stay."""
@@ -263,6 +138,15 @@ class Intake(Protocol):
 
     @property
     def memory(self) -> Memory: ...
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a record put now would not have to wait."""
+        ...
+
+    def refused(self, records: int, reason: Refusal) -> None:
+        """Count records whose sender was told no; they were never received."""
+        ...
 
     async def put(self, chunk: Chunk) -> None:
         """Take the chunk over. Its records count as received from the call on, and a graceful stop that cancels the

@@ -82,7 +82,7 @@ def test_somebody_elses_part_works_from_a_config(install: Installed, tmp_path: P
         load_config(path, environ={})
     assert [str(problem) for problem in caught.value.problems] == [
         "sink.scores.topik: found an unknown key ('t'); allowed: topic; did you mean topic?",
-        "sink.scores.topic: found nothing; allowed: required",
+        "sink.scores.topic: found nothing; allowed: a string (required)",
     ]
 
 

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -11,26 +11,37 @@ from streambatch.errors import StreambatchError
 
 app = typer.Typer(
     name="streambatch",
-    help="Score never-ending streams of records with a model.",
+    help="Score never-ending streams of records with a model, in micro-batches.\n\n"
+    "New here? `streambatch demo` shows it at work, `streambatch init` writes a config to start from.",
     rich_markup_mode=None,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
-_Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The pipeline's TOML file.")]
+REFUSED = 2
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""What a wrong command line raises, on which typer puts no name."""
+
+_Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The pipeline's config, a TOML file.")]
 _Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as batch.max_records=256. May be repeated."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Use this value for a key, such as batch.max_records=256. May be repeated."
+    ),
 ]
 
 
 def main() -> None:
     """Run the command line; the process's exit code says how it went."""
     try:
-        app(prog_name="streambatch")
+        code = app(prog_name="streambatch", standalone_mode=False)
     except StreambatchError as error:
-        _refuse(error)
+        code = _refuse(str(error))
+    except _UsageError as error:
+        code = _refuse_usage(error)
+    except typer.Abort:
+        code = _refuse("stopped")
+    raise SystemExit(code or 0)
 
 
 def _print_version(is_asked: bool) -> None:
@@ -49,21 +60,32 @@ def _options(
 
 
 @app.command()
-def run(
-    config: _Config,
-    overrides: _Overrides = None,
-    report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a JSON report of the run when it ends, however it ends.")
-    ] = None,
+def demo(
+    seconds: Annotated[int, typer.Option(metavar="N", min=1, max=3600, help="How long to feed it.")] = 10,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the folder with config, input and output.")] = False,
 ) -> None:
-    """Run a pipeline to the end of its input, or until stopped.
+    """See it at work: a made-up feed, scored live. Needs nothing.
 
-    Progress and log lines go to stderr. Ctrl-C or SIGTERM stops gracefully, a second one hard. Exit codes: 0 done or
-    clean stop; 1 failed; 2 usage, config or held state; 3 stopped with work unfinished.
+    Makes a feed, a model and a config in a temporary folder, runs the pipeline on them, shows its progress and ends
+    with a summary. Exit codes: 0 done; 1 failed.
     """
-    from streambatch.cli.run import run_pipeline
+    from streambatch.cli.demo import run_demo
 
-    raise typer.Exit(run_pipeline(config, overrides or [], report))
+    raise typer.Exit(run_demo(seconds, keep=keep))
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; made if it isn't there.")] = Path(),
+) -> None:
+    """Write a config to start from, with a small model and sample input.
+
+    They run as they are; the config's comments say what to try next. Nothing is overwritten. Exit codes: 0 done; 2 a
+    file is in the way.
+    """
+    from streambatch.cli.init import write_starter
+
+    raise typer.Exit(write_starter(folder))
 
 
 @app.command()
@@ -71,19 +93,64 @@ def check(
     config: _Config,
     overrides: _Overrides = None,
     sample: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Score N records of the file sources and print the scores.")
+        int, typer.Option(metavar="N", min=0, help="Score N records of each file source and print the scores.")
     ] = 0,
 ) -> None:
-    """Check a config without running it: keys, model, shapes and, if asked, scores.
+    """Say what a config would run, or all that is wrong with it.
 
-    Writes no output and touches no state. Exit codes: 0 it would run; 2 it would not.
+    Loads the model and tries it on zeros, to see that shapes fit. Writes no output and touches no state. Exit codes: 0
+    it would run; 2 it would not.
     """
     from streambatch.cli.check import check_config
 
     raise typer.Exit(check_config(config, overrides or [], sample))
 
 
-def _refuse(error: StreambatchError) -> NoReturn:
-    for line in str(error).splitlines():
+@app.command()
+def run(
+    config: _Config,
+    overrides: _Overrides = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="When it ends, however it ends, write counts, rates and latency as JSON."),
+    ] = None,
+) -> None:
+    """Run a pipeline to the end of its input, or until stopped.
+
+    Progress and log lines go to stderr. Ctrl-C or SIGTERM stops gracefully: what was received is finished. A second
+    one stops hard. Exit codes: 0 done or clean stop; 1 failed; 2 usage, config or held state; 3 stopped with work
+    unfinished.
+    """
+    from streambatch.cli.run import run_pipeline
+
+    raise typer.Exit(run_pipeline(config, overrides or [], report))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the config, installed plugins included.
+
+    For editors and other programs: with the output in schema.json, an editor that reads `#:schema ./schema.json` as a
+    config's first line completes and checks keys.
+    """
+    from streambatch.cli.schema import print_schema
+
+    raise typer.Exit(print_schema())
+
+
+def _refuse(message: str) -> int:
+    for line in message.splitlines():
         print(f"error: {line}", file=sys.stderr)
-    raise SystemExit(2)
+    return REFUSED
+
+
+def _refuse_usage(error: Exception) -> int:
+    """Say what is wrong with the command line and where to read on; without a command, show the help itself."""
+    context = getattr(error, "ctx", None)
+    message = str(getattr(error, "format_message", error.__str__)())
+    if context is None:
+        return _refuse(message)
+    if not sys.argv[1:]:
+        print(context.get_help(), file=sys.stderr)
+        return REFUSED
+    return _refuse(f"{message.rstrip('.')}; see {context.command_path} --help")

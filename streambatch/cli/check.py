@@ -12,7 +12,7 @@ import anyio
 from streambatch.assemble import Assembly, load_config
 from streambatch.clock import Clock, SystemClock
 from streambatch.config import Config
-from streambatch.events import Observer
+from streambatch.events import Observer, Refusal
 from streambatch.ingest.file import FileSource
 from streambatch.ingest.matching import find_files, find_marks
 from streambatch.microbatch.budget import Budget
@@ -122,6 +122,10 @@ class _Taken:
         self.scope = anyio.CancelScope()
         self.chunks: list[Chunk] = []
         self._left = records
+        self.has_room = True
+
+    def refused(self, records: int, reason: Refusal) -> None:
+        raise AssertionError("a file has nobody to refuse")
 
     async def put(self, chunk: Chunk) -> None:
         if self._left < chunk.count:

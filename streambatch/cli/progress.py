@@ -1,15 +1,59 @@
-"""The progress bar: records in, scored and dead, the rate, the latency, and how full the queue is."""
+"""Progress while a pipeline runs: records in, scored and dead, the rate, the latency, and how full the queue is."""
+
+from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from streambatch.state.report import Snapshot
 from streambatch.units import format_duration
+
+if TYPE_CHECKING:
+    from streambatch.state.report import Snapshot
 
 RATE_SECONDS = 5.0
 """Time over which the rate is taken: records count as scored once they are synced, many at a time."""
+
+
+class Figures(NamedTuple):
+    """What is shown of one moment. taken_at: monotonic seconds; fill: share of the queue in use; p99: seconds."""
+
+    taken_at: float
+    received: int
+    scored: int
+    dead: int
+    fill: float
+    p99: float
+
+    @property
+    def settled(self) -> int:
+        return self.scored + self.dead
+
+    def describe(self, rate: float) -> str:
+        """Return counts, rate and latency in words. rate: records per second."""
+        return (
+            f"{self.received:,} in  {self.scored:,} scored  {self.dead:,} dead  {rate:,.0f}/s  "
+            f"p99 {format_duration(self.p99)}"
+        )
+
+
+class Rate:
+    """Records settled per second over the last `seconds`."""
+
+    def __init__(self, seconds: float = RATE_SECONDS) -> None:
+        self._seconds = seconds
+        self._settled: deque[tuple[float, int]] = deque()
+
+    def at(self, figures: Figures) -> float:
+        """Add a newer moment and return the rate there."""
+        now, samples = figures.taken_at, self._settled
+        samples.append((now, figures.settled))
+        while samples[0][0] < now - self._seconds:
+            samples.popleft()
+        seconds = now - samples[0][0]
+        return (figures.settled - samples[0][1]) / seconds if seconds else 0.0
 
 
 class ProgressBar:
@@ -27,7 +71,7 @@ class ProgressBar:
             transient=True,
         )
         self._task = self._bar.add_task(pipeline, total=1.0, counts="")
-        self._settled: deque[tuple[float, int]] = deque()
+        self._rate = Rate()
 
     def __enter__(self) -> None:
         self._bar.start()
@@ -37,24 +81,22 @@ class ProgressBar:
 
     def update(self, snapshot: Snapshot) -> None:
         """Show a newer snapshot."""
-        rate = self._rate(snapshot.taken_at, snapshot.totals.scored + snapshot.totals.dead_lettered)
-        fill = snapshot.queue_records / snapshot.queue_capacity_records
-        counts = describe(snapshot, rate)
-        self._bar.update(self._task, completed=fill, counts=counts, refresh=True)
+        self.show(figures_of(snapshot))
 
-    def _rate(self, now: float, settled: int) -> float:
-        samples = self._settled
-        samples.append((now, settled))
-        while samples[0][0] < now - RATE_SECONDS:
-            samples.popleft()
-        seconds = now - samples[0][0]
-        return (settled - samples[0][1]) / seconds if seconds else 0.0
+    def show(self, figures: Figures) -> None:
+        """Show a newer moment."""
+        counts = figures.describe(self._rate.at(figures))
+        self._bar.update(self._task, completed=figures.fill, counts=counts, refresh=True)
 
 
-def describe(snapshot: Snapshot, rate: float) -> str:
-    """Return counts, rate and latency in words. rate: records per second."""
+def figures_of(snapshot: Snapshot) -> Figures:
+    """Return what is shown of a snapshot."""
     totals = snapshot.totals
-    return (
-        f"{totals.received + totals.recovered:,} in  {totals.scored:,} scored  {totals.dead_lettered:,} dead  "
-        f"{rate:,.0f}/s  p99 {format_duration(snapshot.latency['p99'])}"
+    return Figures(
+        taken_at=snapshot.taken_at,
+        received=totals.received + totals.recovered,
+        scored=totals.scored,
+        dead=totals.dead_lettered,
+        fill=snapshot.queue_records / snapshot.queue_capacity_records,
+        p99=snapshot.latency["p99"],
     )

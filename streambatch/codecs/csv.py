@@ -4,9 +4,9 @@ Fields are text: ids and carried fields are copied as strings, only features are
 are decoded together, whose result counts only if every one has a field for every column and a number where one is
 due; otherwise each is decoded alone, and those that fail become rejects. Both give the same rows.
 
-Python's own split and parser, with msgspec for the numbers, do this: measured on batches of 512 rows of 2 and of 11
-columns, that takes 0.14 and 0.92 us a row and pyarrow's reader 0.44 and 0.88 us; on batches of 64, 0.25 and 1.1 us
-against 2.9 and 3.5 us; and it spares 0.14 s for an import.
+Python's own split and parser, with msgspec for the numbers, do this. Measured on batches of 512 rows of 2 and of 11
+columns, that takes 0.19 and 1.1 us a row, and pyarrow's reader 0.32 and 0.71 us; on batches of 64, 0.50 and 1.5 us
+against 1.8 and 2.8 us; and it spares 0.14 s for an import.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Raw
 
+from streambatch.codecs.columns import values
 from streambatch.codecs.csv_table import Layout, Row, Table, layout_of, row, table, table_of
 from streambatch.codecs.rows import Verdict, ids_by_position, in_order, joined, living, records_of, reject
 from streambatch.codecs.schema import RecordSchema
@@ -110,10 +111,10 @@ class CsvEncoder:
 
     def encode(self, ids: Sequence[RecordId], scores: FloatArray, carry: Sequence[Sequence[Any]]) -> bytes:
         """Return the rows of n scores, (n,) or (n, k)."""
-        values = scores.tolist()
+        numbers = scores.tolist()
         if scores.ndim > 1:
-            values = [msgspec.json.encode(value).decode() for value in values]
-        return _written(zip(ids, values, *(map(_text, column) for column in carry), strict=True))
+            numbers = [msgspec.json.encode(value).decode() for value in numbers]
+        return _written(zip(values(ids), numbers, *(map(_text, values(column)) for column in carry), strict=True))
 
 
 def _columns_of(chunk: Chunk) -> tuple[str, ...] | None:

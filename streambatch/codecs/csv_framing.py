@@ -116,7 +116,7 @@ class CsvFramer(LinesFramer):
         self.columns = _names(payload[: int(ends[0])])
         if len(ends) > 1:
             chunk = self._chunk(payload, ends, base, now)
-            chunk.first = 1
+            chunk.split_off(1)
             chunks.append(chunk)
 
     def _put_oversize(self, head: bytes, size: int, position: int, now: float, chunks: list[Chunk]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
@@ -88,7 +89,7 @@ def table(data: bytes | memoryview, count: int, layout: Layout, schema: RecordSc
         return None
     found = dict(zip(wanted, fields, strict=True))
     present = [at for at in layout.features if at is not None]
-    numbers = _numbers([text for at in present for text in found[at]], schema)
+    numbers = _numbers(list(chain.from_iterable(found[at] for at in present)), schema)
     if numbers is None:
         return None
     x = np.full((count, len(layout.features)), np.nan, schema.numpy_dtype)

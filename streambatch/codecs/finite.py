@@ -13,4 +13,4 @@ def all_finite(x: FloatArray) -> bool:
     A sum of squares is finite only if every term is; where it overflows, the numbers are looked at one by one.
     """
     flat = x.ravel()
-    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
+    return math.isfinite(np.vdot(flat, flat)) or bool(np.isfinite(flat).all())

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
+from streambatch.codecs.columnar import NoneFraming
 from streambatch.codecs.csv_framing import CsvFraming
 from streambatch.codecs.length_prefixed import LengthPrefixedFraming
 from streambatch.codecs.lines import LinesFraming
@@ -17,12 +18,14 @@ from streambatch.records import Framing
 T = TypeVar("T")
 
 FRAMINGS: dict[str, Framing] = {
-    framing.name: framing for framing in (LinesFraming(), CsvFraming(), LengthPrefixedFraming())
+    framing.name: framing for framing in (LinesFraming(), CsvFraming(), LengthPrefixedFraming(), NoneFraming())
 }
 FORMATS: dict[str, tuple[str, str]] = {
     "jsonl": ("lines", "json"),
     "csv": ("csv", "csv"),
     "length_prefixed": ("length_prefixed", "json"),
+    "arrow": ("none", "arrow"),
+    "parquet": ("none", "parquet"),
 }
 """Format to names of framing and codec."""
 

@@ -6,8 +6,10 @@ record; otherwise each is decoded alone, and those that fail become rejects. Bot
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
-from itertools import chain
+from contextlib import suppress
+from itertools import chain, starmap
 from operator import attrgetter
 from typing import Annotated, Any, NamedTuple
 
@@ -16,6 +18,7 @@ import numpy as np
 from msgspec import NODEFAULT, UNSET, Meta, Raw
 from msgspec import field as msgspec_field
 
+from streambatch.codecs import columns
 from streambatch.codecs.json_faults import explain
 from streambatch.codecs.lines import newlines
 from streambatch.codecs.rows import array_of, ids_by_position, in_order, living, records_of, reject
@@ -55,6 +58,7 @@ class JsonDecoder:
         scalars = [f"f{at}" for at in range(len(schema.features))] if isinstance(schema.features, list) else []
         self._features = attrgetter(*scalars) if scalars else attrgetter("features")
         self._depth = min(len(scalars) - 1, 1) if scalars else len(schema.feature_shape)
+        self._pack = struct.Struct(f"{schema.feature_count}{schema.numpy_dtype.char}").pack
 
     def decode(self, chunks: Sequence[Chunk]) -> Rows:
         live, index, rejects = living(chunks, self._schema)
@@ -101,6 +105,11 @@ class JsonDecoder:
         return values, np.array(kept, np.int64) if rejects else None
 
     def _tensor(self, values: list[Any]) -> FloatArray:
+        if self._depth == 1:
+            # Half the time of one call for all numbers, whose arguments would be a tuple of them all.
+            with suppress(struct.error, OverflowError):
+                packed = bytearray().join(starmap(self._pack, map(self._features, values)))
+                return np.frombuffer(packed, self._dtype).reshape(-1, *self._schema.feature_shape)
         numbers: Any = map(self._features, values)
         for _ in range(self._depth):
             numbers = chain.from_iterable(numbers)
@@ -121,7 +130,7 @@ class JsonEncoder:
 
     def encode(self, ids: Sequence[RecordId], scores: FloatArray, carry: Sequence[Sequence[Any]]) -> bytes:
         """Return the lines of n scores, (n,) or (n, k)."""
-        return self._encode(list(map(self._line, ids, scores.tolist(), *carry)))
+        return self._encode(list(map(self._line, columns.values(ids), scores.tolist(), *map(columns.values, carry))))
 
 
 class _Use(NamedTuple):

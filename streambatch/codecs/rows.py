@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from itertools import compress, pairwise
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from streambatch.codecs.columns import item, take
 from streambatch.codecs.finite import all_finite
 from streambatch.codecs.schema import RecordSchema
 from streambatch.records import BoolArray, Chunk, FloatArray, IntArray, Reason, RecordId, Reject, Rows, Stage
@@ -113,11 +114,11 @@ def validate(rows: Rows, chunks: Sequence[Chunk], schema: RecordSchema, strip: S
         chunk, at = chunks[which], place - int(starts[which])
         element = tuple(np.argwhere(wrong[row])[0].tolist())
         error = f"{name_of(schema, element)}: expected a finite {schema.dtype} number, found {x[row][element]}"
-        verdict = Verdict("validate", "not_finite", error, rows.ids[row])
+        verdict = Verdict("validate", "not_finite", error, item(rows.ids, row))
         rejects.append(reject(chunk, at, place, verdict, strip(chunk.raw(at)), schema))
     kept = ~is_bad
-    carry = [list(compress(column, kept)) for column in rows.carry]
-    return Rows(list(compress(rows.ids, kept)), x[kept], carry, places[kept], in_order(rejects))
+    carry = [take(column, kept) for column in rows.carry]
+    return Rows(take(rows.ids, kept), x[kept], carry, places[kept], in_order(rejects))
 
 
 def name_of(schema: RecordSchema, element: tuple[int, ...]) -> str:

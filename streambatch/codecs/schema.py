@@ -12,6 +12,8 @@ from streambatch.errors import OptionError
 from streambatch.options import options
 
 OUTPUT_FIELDS = ("id", "score")
+ColumnType = Literal["bool", "int32", "int64", "float32", "float64", "string", "timestamp"]
+"""Types of carried columns; a timestamp counts microseconds, in UTC."""
 
 
 @options
@@ -29,8 +31,9 @@ class RecordSchema:
     """Shape of one record's features; implied by a list of scalar fields."""
     dtype: Literal["float32", "float64"] = "float32"
     """Type the features are decoded to."""
-    carry: list[str] = field(default_factory=list)
-    """Fields copied to the output as they are."""
+    carry: list[str] | dict[str, ColumnType] = field(default_factory=list)
+    """Fields copied to the output as they are: a list of names, or a table of names and types, such as
+    `{ ts = "string" }`, which arrow and parquet outputs make their columns of."""
     missing: Literal["reject", "nan"] = "reject"
     """What a null or absent feature means: the record dies, or the feature is NaN."""
 
@@ -54,6 +57,11 @@ class RecordSchema:
             raise OptionError("features", names, "each field once")
         if self.shape is not None and self.shape != (len(names),):
             raise OptionError("shape", list(self.shape), f"[{len(names)}], one per field of features, or nothing")
+
+    @property
+    def carry_types(self) -> tuple[ColumnType | None, ...]:
+        """The declared type of each carried field, in order; None where none is declared."""
+        return tuple(self.carry.values()) if isinstance(self.carry, dict) else (None,) * len(self.carry)
 
     @property
     def feature_shape(self) -> tuple[int, ...]:

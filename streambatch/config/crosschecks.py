@@ -8,9 +8,9 @@ from fnmatch import fnmatchcase
 from os.path import normpath
 from pathlib import Path
 
+from streambatch.addresses import parse_address
 from streambatch.config.draft import Draft
 from streambatch.config.sections import Sections
-from streambatch.ingest.tcp import parse_address
 from streambatch.units import format_size
 
 _ANY_HOST = ("0.0.0.0", "::")

@@ -12,10 +12,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from streambatch.addresses import parse_address
 from streambatch.codecs.schema import RecordSchema
 from streambatch.config.draft import Draft
 from streambatch.errors import ConfigError, ConfigProblem, OptionError
-from streambatch.ingest.tcp import parse_address
 from streambatch.microbatch.budget import Limits
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.microbatch.window import BatchPolicy
@@ -29,7 +29,8 @@ Group = Literal["sources", "steps", "models", "sinks"]
 Find = Callable[[Group, str | None], type[Any]]
 """Returns the options class of a part by its `type`; raises OptionError that lists what there is."""
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+"""What pipelines, sources and sinks may be called."""
 _INDEX = re.compile(r"\.(\d+)(?=\.|$)")
 _TOP = (
     "name", "state_dir", "source", "record", "queue", "limits", "batch", "preprocess", "model", "workers", "sink",
@@ -112,7 +113,7 @@ class _Reader:
 
     def _name(self) -> str | None:
         if "name" not in self._tables:
-            self._draft.problem("name", "nothing", "required: a name of a-z, 0-9 and _ that starts with a letter")
+            self._draft.problem("name", "nothing", "a name of a-z, 0-9 and _ that starts with a letter (required)")
             return None
         name = self._text("name")
         return name if name is not None and self._is_name("name", name) else None
@@ -125,7 +126,7 @@ class _Reader:
         return None
 
     def _is_name(self, key: str, name: str) -> bool:
-        if _NAME.fullmatch(name):
+        if NAME.fullmatch(name):
             return True
         self._draft.problem(key, repr(name), "a name of a-z, 0-9 and _ that starts with a letter")
         return False
@@ -133,7 +134,7 @@ class _Reader:
     def _section(self, key: str, cls: type[T], *, is_required: bool = False, has_path: bool = False) -> T | None:
         if key not in self._tables:
             if is_required:
-                self._draft.problem(key, "nothing", f"required: a table [{key}]")
+                self._draft.problem(key, "nothing", f"a table [{key}] (required)")
                 return None
             return cls()
         table = self._table(key, self._tables[key])
@@ -166,7 +167,7 @@ class _Reader:
 
     def _model(self) -> Part | None:
         if "model" not in self._tables:
-            self._draft.problem("model", "nothing", "required: a table [model]")
+            self._draft.problem("model", "nothing", "a table [model] (required)")
             return None
         table = self._table("model", self._tables["model"])
         return None if table is None else self._part("model", "models", table)

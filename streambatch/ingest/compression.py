@@ -4,15 +4,30 @@ Whatever a few compressed bytes blow up to, no step makes more than it was asked
 a fault is handed out before the fault is raised, so that what is read doesn't depend on how it was cut into blocks.
 """
 
+import bz2
+import lzma
 import zlib
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal
 
-GZIP_MAGIC = b"\x1f\x8b"
+from streambatch.errors import OptionError
+
+Compression = Literal["none", "gzip", "zstd", "xz", "bz2"]
+
+MAGIC_BYTES = 10
+"""What of a file's beginning tells how it is compressed."""
 
 _GZIP = 31
 """zlib's window bits for a gzip member with its header and checksum."""
 _PIECE = 16 << 10
 """Compressed bytes given to zlib at once: it copies what it leaves of them, at the end of every member."""
+_SMALL_PIECE = 512
+"""Compressed bytes given at once to the others, which give nothing of a call that fails. It is also what bounds zstd,
+which can't be told how much to give: 128 KiB for each 4 bytes of it, at worst."""
+_STEP = 64 << 10
+"""Bytes asked of xz and bz2 at once."""
+_XZ_MEMORY = 128 << 20
+"""What an xz file may ask for: twice what `xz -9` makes."""
 
 
 class Corrupt(Exception):
@@ -23,8 +38,10 @@ class Corrupt(Exception):
         super().__init__(f"{problem} at compressed byte {offset}")
 
 
-class Gunzip:
-    """One gzip file of any number of members, zero padding after them included."""
+class Unpacker(ABC):
+    """One compressed file of any number of members, zero padding after them included."""
+
+    name: ClassVar[str]
 
     def __init__(self) -> None:
         self._input = b""
@@ -66,7 +83,11 @@ class Gunzip:
     def end(self) -> None:
         """Learn that there is no more input. Raises Corrupt when a member isn't complete."""
         if self._member is not None:
-            raise Corrupt(self.offset, "the gzip data ends too early")
+            raise Corrupt(self.offset, f"the {self.name} data ends too early")
+
+    @abstractmethod
+    def _step(self, size: int) -> bytes:
+        """Return up to `size` bytes of what was given; keep a fault for later."""
 
     def _skip_padding(self) -> None:
         rest = memoryview(self._input)[self._at : self._at + _PIECE]
@@ -74,6 +95,12 @@ class Gunzip:
             self._at += len(rest)
             rest = memoryview(self._input)[self._at : self._at + _PIECE]
         self._at += len(rest) - len(bytes(rest).lstrip(b"\0"))
+
+
+class Gunzip(Unpacker):
+    """gzip: what comes before a fault comes out to the last byte."""
+
+    name = "gzip"
 
     def _step(self, size: int) -> bytes:
         if self._member is None:
@@ -106,6 +133,120 @@ class Gunzip:
         except zlib.error as error:
             self._fault = Corrupt(self.offset, f"the gzip data is corrupt ({_reason(error)})")
         return b"".join(parts)
+
+
+class PiecewiseUnpacker(Unpacker):
+    """A format whose decompressor gives nothing of a call that fails: what a small piece with a fault in it would have
+    given before it is lost. `offset` of a fault is where that piece starts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ready = memoryview(b"")
+
+    def _step(self, size: int) -> bytes:
+        if not self._ready and self._fault is None:
+            self._ready = memoryview(self._next())
+        part = bytes(self._ready[:size])
+        self._ready = self._ready[size:]
+        self._has_more_output = len(self._ready) > 0 or self._has_buffered()
+        return part
+
+    def _next(self) -> bytes:
+        """Return what the next piece gives, or a part of it."""
+        if self._member is None:
+            self._member = self._new_member()
+        piece = b"" if self._has_buffered() else self._input[self._at : self._at + _SMALL_PIECE]
+        try:
+            out = self._decompress(piece)
+        except (OSError, ValueError, EOFError, lzma.LZMAError, self._error()) as error:
+            self._fault = Corrupt(self.offset, f"the {self.name} data is corrupt ({str(error).rpartition(': ')[2]})")
+            return b""
+        self._at += len(piece)
+        if self._member.eof:
+            self._at -= len(self._member.unused_data)
+            self._member = None
+            self._members += 1
+        return out
+
+    @abstractmethod
+    def _new_member(self) -> Any: ...
+
+    def _decompress(self, piece: bytes) -> bytes:
+        out: bytes = self._member.decompress(piece, _STEP)
+        return out
+
+    def _has_buffered(self) -> bool:
+        return self._member is not None and not self._member.needs_input
+
+    def _error(self) -> type[Exception]:
+        return lzma.LZMAError
+
+
+class Unxz(PiecewiseUnpacker):
+    """xz, of any number of streams."""
+
+    name = "xz"
+
+    def _new_member(self) -> Any:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+
+
+class Bunzip2(PiecewiseUnpacker):
+    """bzip2, of any number of streams."""
+
+    name = "bz2"
+
+    def _new_member(self) -> Any:
+        return bz2.BZ2Decompressor()
+
+
+class Unzstd(PiecewiseUnpacker):
+    """zstd, of any number of frames; needs the package zstandard."""
+
+    name = "zstd"
+
+    def __init__(self) -> None:
+        """Raises OptionError when the package is not installed."""
+        super().__init__()
+        try:
+            import zstandard
+        except ImportError:
+            raise OptionError("compression", "zstd", "zstd with the extra: pip install 'streambatch[zstd]'") from None
+        self._zstandard = zstandard
+
+    def _new_member(self) -> Any:
+        return self._zstandard.ZstdDecompressor().decompressobj()
+
+    def _decompress(self, piece: bytes) -> bytes:
+        out: bytes = self._member.decompress(piece)
+        return out
+
+    def _has_buffered(self) -> bool:
+        return False
+
+    def _error(self) -> type[Exception]:
+        return self._zstandard.ZstdError
+
+
+_UNPACKERS: dict[str, type[Unpacker]] = {each.name: each for each in (Gunzip, Unzstd, Unxz, Bunzip2)}
+
+
+def unpacker(compression: str) -> Unpacker | None:
+    """Return what unpacks a file that is compressed so; None for `none`."""
+    return None if compression == "none" else _UNPACKERS[compression]()
+
+
+def detect(head: bytes) -> Compression:
+    """Return how a file is compressed that begins with these bytes, of which `MAGIC_BYTES` are enough."""
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip"
+    if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
+        return "zstd"
+    if head.startswith(b"\xfd7zXZ\0"):
+        return "xz"
+    if head.startswith(b"BZh") and head[4:10] in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90"):
+        return "bz2"
+    return "none"
 
 
 def _reason(error: zlib.error) -> str:

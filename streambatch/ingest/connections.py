@@ -33,7 +33,6 @@ ACCEPT_PAUSE_SECONDS = 0.1
 LITTLE_BYTES = 4 << 10
 GATHER_SECONDS = 0.001
 """After little was read, how long to let more gather: many slow clients are then read together, at a third the cost."""
-BACKLOG = 1024
 
 _log = logging.getLogger(__name__)
 

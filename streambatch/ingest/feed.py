@@ -19,10 +19,13 @@ class Feed:
 
     Call `room` before a read, `push` with what was read, `end` when the partition has ended in order or was cut off,
     and `release` whenever it is let go: it is harmless after `end`.
+
+    records, size: what was put so far.
     """
 
     def __init__(self, intake: Intake, framer: Framer, source: str) -> None:
         self._intake, self._framer, self._source = intake, framer, source
+        self.records = self.size = 0
         self._taken = self._kept = framer.pending
         intake.memory.take(self._taken)
 
@@ -78,6 +81,8 @@ class Feed:
             for chunk in chunks:
                 self._taken -= chunk.size
                 self._kept -= chunk.size
+                self.records += chunk.count
+                self.size += chunk.size
                 await self._intake.put(chunk)
 
     def _settle(self) -> None:

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from streambatch.codecs.framing import framing_for_format
 from streambatch.errors import OptionError, SourceError
-from streambatch.ingest.compression import GZIP_MAGIC, Corrupt, Gunzip
+from streambatch.ingest.compression import MAGIC_BYTES, Corrupt, Unpacker, detect, unpacker
 from streambatch.ingest.feed import Feed
 from streambatch.ingest.follow import Follower
 from streambatch.ingest.matching import find_files, kind_of, partition_name
@@ -52,18 +52,21 @@ class FileSource:
     """Where to start in a followed file that was there, never seen, when the source started."""
     rotate_wait: Annotated[Duration, Field(ge=0)] = 5.0
     """A renamed or deleted file that grew no more for so long is done."""
-    compression: Literal["auto", "none", "gzip"] = "auto"
+    compression: Literal["auto", "none", "gzip", "zstd", "xz", "bz2"] = "auto"
     """How files are compressed; `auto` looks into each. A followed file can't be."""
-    format: Literal["jsonl", "csv", "length_prefixed"] = "jsonl"
-    """How the bytes of a file become records."""
+    format: Literal["jsonl", "csv", "length_prefixed", "arrow", "parquet"] = "jsonl"
+    """How the bytes of a file become records; `arrow` is an IPC stream or file. Arrow and Parquet can't be followed."""
     max_record_bytes: Annotated[Size, Field(ge=1)] = 1 << 20
     """A longer record is not scored: it becomes a dead letter."""
 
     def __post_init__(self) -> None:
         if not all(self._patterns) or not self._patterns:
             raise OptionError("path", repr(self.path), "a path or glob, or a list of at least one, none of them empty")
-        if self.follow and self.compression == "gzip":
-            raise OptionError("compression", "'gzip' with follow = true", "'auto' or 'none' with follow")
+        if self.follow and self.compression not in ("auto", "none"):
+            raise OptionError("compression", f"{self.compression!r} with follow = true", "'auto' or 'none' with follow")
+        if self.follow and self.format in ("arrow", "parquet"):
+            found, allowed = f"{self.format!r} with follow = true", "jsonl, csv or length_prefixed with follow"
+            raise OptionError("format", found, allowed)
         if not self.follow and self.read_from == "end":
             raise OptionError("read_from", "'end' with follow = false", "'beginning', or follow = true")
 
@@ -80,7 +83,10 @@ class FileSource:
         if self.follow:
             return await self._follow(framing, intake)
         for path in await to_thread.run_sync(find_files, self.name, self._patterns):
-            await self._read(path, framing, intake)
+            if self.format in ("arrow", "parquet"):
+                await self._read_table(path, intake)
+            else:
+                await self._read(path, framing, intake)
 
     def acked(self, positions: Mapping[str, int]) -> None:
         """A file keeps what was read: there is nothing to do."""
@@ -103,6 +109,11 @@ class FileSource:
             from_end=self.read_from == "end",
         )
         await follower.run()
+
+    async def _read_table(self, path: str, intake: Intake) -> None:
+        from streambatch.ingest.tables import read_table
+
+        await read_table(self.name, path, self.format, self.compression, intake)
 
     async def _read(self, path: str, framing: Framing, intake: Intake) -> None:
         partition = Partition(self.name, partition_name(path))
@@ -134,7 +145,7 @@ class InputFile:
     def __init__(self, source: str, path: str, compression: str) -> None:
         self._source, self._path, self._compression = source, path, compression
         self._handle: AsyncFileIO
-        self._gunzip = Gunzip() if compression == "gzip" else None
+        self._unpacker = None if compression == "auto" else unpacker(compression)
         self._size = self._read_to = 0
 
     async def __aenter__(self) -> Self:
@@ -156,9 +167,9 @@ class InputFile:
     async def read(self, size: int) -> bytes:
         """Return the next bytes, at most `size`, none only at the end."""
         with self._naming_errors():
-            if self._gunzip is None:
+            if self._unpacker is None:
                 return await self._read_raw(size)
-            return await self._inflate(self._gunzip, size)
+            return await self._inflate(self._unpacker, size)
 
     def has_shrunk(self) -> bool:
         """Tell, at the end, whether the file has become shorter than it was, or than what was read."""
@@ -171,8 +182,8 @@ class InputFile:
             raise SourceError(self._source, f"{self._path} is {kind}, not a file")
         self._size = status.st_size
         if self._compression == "auto":
-            magic = await to_thread.run_sync(os.pread, self._handle.fileno(), len(GZIP_MAGIC), 0)
-            self._gunzip = Gunzip() if magic == GZIP_MAGIC else None
+            head = await to_thread.run_sync(os.pread, self._handle.fileno(), MAGIC_BYTES, 0)
+            self._unpacker = unpacker(detect(head))
 
     async def _read_raw(self, size: int) -> bytes:
         with anyio.CancelScope(shield=True):
@@ -181,17 +192,17 @@ class InputFile:
         self._read_to += len(block)
         return block
 
-    async def _inflate(self, gunzip: Gunzip, size: int) -> bytes:
+    async def _inflate(self, unpacker: Unpacker, size: int) -> bytes:
         while True:
-            while not gunzip.needs_input():
-                block = await to_thread.run_sync(gunzip.inflate, size)
+            while not unpacker.needs_input():
+                block = await to_thread.run_sync(unpacker.inflate, size)
                 if block:
                     return block
             compressed = await self._read_raw(COMPRESSED_BYTES)
             if not compressed:
-                gunzip.end()
+                unpacker.end()
                 return b""
-            gunzip.give(compressed)
+            unpacker.give(compressed)
 
     @contextlib.contextmanager
     def _naming_errors(self) -> Iterator[None]:

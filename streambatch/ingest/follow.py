@@ -21,6 +21,7 @@ from streambatch.ingest.tail import HEAD_BYTES, Followed, Held, Tail
 from streambatch.records import Framing, Intake, Partition
 
 LOOK_SECONDS = 0.05
+"""Between two looks, unless they take long."""
 LOOK_SECONDS_MAX = 1.0
 LOOK_SHARE = 0.1
 """Of the time, at most, spent on looking."""

@@ -39,7 +39,7 @@ class MemorySource:
 
     def __post_init__(self) -> None:
         if isinstance(self.blocks, bytes | bytearray | memoryview | str):
-            raise OptionError("blocks", f"a single {type(self.blocks).__name__}", "an iterable of bytes, such as a list")
+            raise OptionError("blocks", f"a single {type(self.blocks).__name__}", "an iterable of bytes: [block]")
 
     @property
     def is_finite(self) -> bool:

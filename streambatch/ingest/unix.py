@@ -12,8 +12,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY
 from pathlib import Path
 
+from streambatch.addresses import BACKLOG
 from streambatch.errors import SourceError
-from streambatch.ingest.connections import BACKLOG, ConnectionSource, Listener
+from streambatch.ingest.connections import ConnectionSource, Listener
 from streambatch.options import options
 
 PATH_BYTES_MAX = 107

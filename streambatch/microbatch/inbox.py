@@ -62,6 +62,13 @@ class Inbox:
         """Monotonic seconds at which the oldest waiting chunk arrived; infinity when nothing waits."""
         return min((lane.chunks[0].arrived_at for lane in self._busy), default=inf)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether whatever is put now would have to wait."""
+        if self.records >= self.limits.max_records or self.size >= self.limits.max_bytes:
+            return True
+        return any(lane.waiting for lane in self._order)
+
     def has_room(self, chunk: Chunk) -> bool:
         """Tell whether the whole chunk fits now."""
         return self._fitting(chunk) == chunk.count

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import anyio
 
 from streambatch.clock import Clock
-from streambatch.events import Observer
+from streambatch.events import Observer, Refusal
 from streambatch.microbatch.inbox import Inbox
 from streambatch.records import Chunk, Memory
 
@@ -22,6 +22,8 @@ class Receipts(Protocol):
     def received(self, chunk: Chunk) -> None: ...
 
     def dropped(self, chunk: Chunk, reason: str) -> None: ...
+
+    def refused(self, source: str, records: int, reason: str) -> None: ...
 
 
 class SourceIntake:
@@ -41,6 +43,15 @@ class SourceIntake:
     ) -> None:
         self._source, self._when_full, self._inbox, self._receipts = source, when_full, inbox, receipts
         self.memory, self.clock, self.observer, self.run_id = memory, clock, observer, run_id
+
+    @property
+    def has_room(self) -> bool:
+        return not self._inbox.is_full
+
+    def refused(self, records: int, reason: Refusal) -> None:
+        """Count records whose sender was told no; see records.Intake."""
+        self._receipts.refused(self._source, records, reason)
+        self.observer.records_refused(self._source, records, reason)
 
     async def put(self, chunk: Chunk) -> None:
         """Take the chunk over; see records.Intake."""

@@ -23,12 +23,21 @@ class Codec(Protocol):
     def encoder(self, schema: RecordSchema) -> Encoder: ...
 
 
-CODECS = {"json": "streambatch.codecs.json:JsonCodec", "csv": "streambatch.codecs.csv:CsvCodec"}
+CODECS = {
+    "json": "streambatch.codecs.json:JsonCodec",
+    "csv": "streambatch.codecs.csv:CsvCodec",
+    "arrow": "streambatch.codecs.arrow:ArrowCodec",
+    "parquet": "streambatch.codecs.arrow:ParquetCodec",
+}
 """Where each codec is; imported when it is asked for, since what some need is slow to import."""
 
 
 def encoder_for(output_format: str, schema: RecordSchema) -> Encoder:
     """Return what writes scores in a sink's format."""
+    if output_format in ("arrow", "parquet"):
+        from streambatch.codecs.arrow_out import TableEncoder
+
+        return TableEncoder(schema)
     return _codec(output_format).encoder(schema)
 
 

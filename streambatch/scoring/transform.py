@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from streambatch.codecs.columns import concatenated, item, take
 from streambatch.codecs.finite import all_finite
 from streambatch.errors import ModelError, ShapeError
 from streambatch.records import (
@@ -63,9 +64,8 @@ class Prepared:
     def keep(self, mask: BoolArray) -> None:
         """Keep the rows that `mask` marks; `x` is the caller's to narrow."""
         self.index = self.places()[mask]
-        chosen = np.flatnonzero(mask).tolist()
-        self.ids = [self.ids[i] for i in chosen]
-        self.carry = [[column[i] for i in chosen] for column in self.carry]
+        self.ids = take(self.ids, mask)
+        self.carry = [take(column, mask) for column in self.carry]
 
 
 class Transform:
@@ -197,7 +197,7 @@ class Transform:
         places = prepared.places()
         for row, error in halving.guilty:
             prepared.rejects.append(
-                self._reject(prepared, int(places[row]), stage, reason, f"{who}: {_told(error)}", prepared.ids[row])
+                self._reject(prepared, int(places[row]), stage, reason, f"{who}: {_told(error)}", item(prepared.ids, row))
             )
         mask = np.zeros(len(prepared.ids), bool)
         mask[halving.kept()] = True
@@ -209,7 +209,7 @@ class Transform:
         for row in np.flatnonzero(~mask).tolist():
             error = f"model {self.model_name}: expected a finite score, found {scores[row]}"
             prepared.rejects.append(
-                self._reject(prepared, int(places[row]), "score", "non_finite_score", error, prepared.ids[row])
+                self._reject(prepared, int(places[row]), "score", "non_finite_score", error, item(prepared.ids, row))
             )
         prepared.keep(mask)
         return np.asarray(scores[mask])
@@ -268,18 +268,15 @@ def _told(error: BaseException) -> str:
 
 def _joined(parts: Sequence[Rows], runs: Sequence[tuple[str, Sequence[Chunk]]]) -> Rows:
     """Join the rows of consecutive runs of chunks; places and rejects then count from the start of the batch."""
-    ids: list[RecordId] = []
-    carry: list[list[Any]] = [[] for _ in parts[0].carry]
     index: list[IntArray] = []
     rejects: list[Reject] = []
     start = 0
     for rows, (_, chunks) in zip(parts, runs, strict=True):
-        ids += rows.ids
-        for column, more in zip(carry, rows.carry, strict=True):
-            column += more
         index.append(start + (np.arange(len(rows.ids)) if rows.index is None else rows.index))
         rejects += [_shifted(reject, start) for reject in rows.rejects]
         start += sum(chunk.count for chunk in chunks)
+    ids = concatenated([rows.ids for rows in parts])
+    carry = [concatenated(columns) for columns in zip(*(rows.carry for rows in parts), strict=True)]
     return Rows(ids, np.concatenate([rows.x for rows in parts]), carry, np.concatenate(index), rejects)
 
 

@@ -7,7 +7,7 @@ from math import inf
 import pytest
 from rich.console import Console
 
-from streambatch.cli.progress import ProgressBar, describe
+from streambatch.cli.progress import ProgressBar, figures_of
 from streambatch.state.report import Counts, Snapshot
 
 
@@ -41,7 +41,7 @@ def snapshot(taken_at: float = 0.0, scored: int = 0, *, queued: int = 0) -> Snap
 
 
 def test_what_is_said() -> None:
-    said = describe(snapshot(scored=1_000_000), 98_765.4)
+    said = figures_of(snapshot(scored=1_000_000)).describe(98_765.4)
     assert said == "1,234,568 in  1,000,000 scored  3 dead  98,765/s  p99 12.3 ms"
 
 

@@ -38,7 +38,7 @@ class FileIntake(KeepingIntake):
 
     def __init__(self, memory: int = 256 << 20) -> None:
         super().__init__(memory)
-        self.observer: FileObserver = FileObserver()
+        self.observer = self.files = FileObserver()
         self.positions: dict[str, int] = {}
 
     async def put(self, chunk: Chunk) -> None:
@@ -57,7 +57,7 @@ async def read_all(source: FileSource, intake: FileIntake | None = None) -> File
     intake = intake or FileIntake()
     with anyio.fail_after(20):
         await source.run(intake)
-    assert intake.memory.used == 0
+    assert intake.budget.used == 0
     return intake
 
 
@@ -69,4 +69,4 @@ async def following(source: FileSource, intake: FileIntake) -> AsyncIterator[Non
             tasks.start_soon(source.run, intake)
             yield
             tasks.cancel_scope.cancel()
-    assert intake.memory.used == 0
+    assert intake.budget.used == 0

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import anyio
 
 from streambatch.clock import Clock, SystemClock
-from streambatch.events import Observer, RejectedConnection
+from streambatch.events import Observer, Refusal, RejectedConnection
 from streambatch.microbatch.budget import Budget
 from streambatch.records import Chunk, Memory
 
@@ -72,9 +72,17 @@ class KeepingIntake:
         self.clock: Clock = clock or SystemClock()
         self.budget, self.seen = budget, seen
         self.chunks: list[Chunk] = []
+        self.refusals: Counter[Refusal] = Counter()
         self.count = self.waiting = 0
         self._changed = anyio.Event()
         self._gate: anyio.Event | None = None
+
+    @property
+    def has_room(self) -> bool:
+        return self._gate is None
+
+    def refused(self, records: int, reason: Refusal) -> None:
+        self.refusals[reason] += records
 
     async def put(self, chunk: Chunk) -> None:
         if self._gate is not None:

@@ -1,4 +1,4 @@
-"""gzip step by step: the same bytes however it is cut, never more at once than asked for, all that comes before a fault."""
+"""gzip step by step: the same bytes however it is cut, never more at once than asked for, all before a fault."""
 
 import gzip
 import random

@@ -49,13 +49,13 @@ def test_what_is_taken_is_what_is_reserved_pending_or_owned(steps: list[tuple[in
         for spare, pieces in steps:
             block = b"".join(pieces)
             await feed.room(len(block) + spare)
-            assert intake.memory.used >= len(block) + spare + intake.owned
+            assert intake.budget.used >= len(block) + spare + intake.owned
             await feed.push(block)
-            assert intake.memory.used == feed.pending + intake.owned
+            assert intake.budget.used == feed.pending + intake.owned
         await feed.end()
-        assert intake.memory.used == intake.owned
+        assert intake.budget.used == intake.owned
         feed.release()
-        assert intake.memory.used == intake.owned
+        assert intake.budget.used == intake.owned
 
     anyio.run(run)
 
@@ -65,9 +65,9 @@ async def test_room_left_over_counts_for_the_next_read() -> None:
     feed = feed_into(intake)
     await feed.room(300)
     await feed.room(500)
-    assert intake.memory.used == 500
+    assert intake.budget.used == 500
     await feed.push(b"")
-    assert intake.memory.used == 0
+    assert intake.budget.used == 0
 
 
 async def test_a_wait_for_room_is_told_to_the_observer() -> None:
@@ -80,16 +80,16 @@ async def test_a_wait_for_room_is_told_to_the_observer() -> None:
         await anyio.wait_all_tasks_blocked()
         clock.now += 3
         intake.memory.give(900)
-    assert intake.observer.blocked == 3
+    assert intake.seen.blocked == 3
     feed.release()
-    assert intake.memory.used == 0
+    assert intake.budget.used == 0
 
 
 async def test_room_at_once_is_no_wait() -> None:
     intake = OwningIntake()
     feed = feed_into(intake)
     await feed.room(200)
-    assert intake.observer.blocked == 0
+    assert intake.seen.blocked == 0
     feed.release()
 
 
@@ -101,7 +101,7 @@ async def test_a_cancelled_wait_for_room_takes_nothing() -> None:
         scope.cancel()
         await feed.room(200)
     feed.release()
-    assert intake.memory.used == 900
+    assert intake.budget.used == 900
 
 
 async def test_all_chunks_of_a_block_are_put_though_cancelled_between_them() -> None:
@@ -118,7 +118,7 @@ async def test_all_chunks_of_a_block_are_put_though_cancelled_between_them() -> 
     assert intake.records() == [b"1\n", b"2\n", b"3\n"]
     assert [reason for reason, _ in intake.faults()] == ["oversize", "oversize"]
     feed.release()
-    assert intake.memory.used == intake.owned
+    assert intake.budget.used == intake.owned
 
 
 async def _go_on_shielded(intake: KeepingIntake) -> None:
@@ -134,7 +134,7 @@ async def test_when_the_pipeline_gives_up_what_was_not_put_is_given_back() -> No
         await feed.push(b"1\n" + b"x" * 200 + b"\n2\n" + b"y" * 200 + b"\n3\nrest")
     assert intake.records() == [b"1\n"]
     feed.release()
-    assert intake.memory.used == intake.owned
+    assert intake.budget.used == intake.owned
 
 
 async def test_a_framer_that_holds_something_already_is_accounted_for() -> None:
@@ -142,7 +142,7 @@ async def test_a_framer_that_holds_something_already_is_accounted_for() -> None:
     framer = framing_for_format("jsonl").framer(Partition("in", "a"), max_record_bytes=100)
     framer.feed(b"half a rec", 0.0)
     feed = Feed(intake, framer, "in")
-    assert intake.memory.used == feed.pending == 10
+    assert intake.budget.used == feed.pending == 10
     await feed.push(b"ord\n")
     assert intake.records() == [b"half a record\n"]
-    assert intake.memory.used == intake.owned
+    assert intake.budget.used == intake.owned

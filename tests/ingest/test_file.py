@@ -30,7 +30,7 @@ async def test_blocks_are_joined_without_a_seam(tmp_path: Path) -> None:
     intake = await read_all(FileSource(str(path)))
     assert intake.lines() == lines
     assert intake.positions == {str(path): path.stat().st_size}
-    assert intake.observer.events == [(str(path), "opened"), (str(path), "completed")]
+    assert intake.files.events == [(str(path), "opened"), (str(path), "completed")]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ async def test_a_10_mib_line_dies_alone(tmp_path: Path) -> None:
     intake = await read_all(FileSource(str(tmp_path / "a")), FileIntake(memory=8 * MIB))
     assert intake.lines() == [b"1", b"2"]
     assert [(reason, len(kept)) for reason, kept in intake.faults()] == [("oversize", 64 << 10)]
-    assert intake.memory.peak <= 8 * MIB
+    assert intake.budget.peak <= 8 * MIB
 
 
 async def test_a_10_mib_line_that_is_allowed(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ async def test_a_file_that_vanishes_before_its_turn(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=f"{tmp_path}/b: No such file"):
         await read_all(FileSource(f"{tmp_path}/*"), intake)
     assert intake.lines() == [b"1"]
-    assert intake.memory.used == 0
+    assert intake.budget.used == 0
 
 
 async def test_a_file_that_turns_into_a_pipe_before_its_turn(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ async def test_a_file_that_shrinks_while_read_ends_at_what_is_there(tmp_path: Pa
     intake = await read_all(FileSource(str(path)), ActingIntake(lambda: os.truncate(path, BLOCK_BYTES + 5)))
     assert text(intake.lines()) == path.read_bytes()[: path.read_bytes().rfind(b"\n") + 1]
     assert [reason for reason, _ in intake.faults()] == ["cut_off"]
-    assert [event for _, event in intake.observer.events] == ["opened", "truncated", "completed"]
+    assert [event for _, event in intake.files.events] == ["opened", "truncated", "completed"]
 
 
 async def test_an_unreadable_file_is_an_error_that_names_it(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ async def test_a_stop_keeps_what_was_put_and_closes_the_file(tmp_path: Path) -> 
             intake.go_on()
     assert intake.lines() == (LINES * 4)[: intake.count]
     assert 0 < intake.count < len(LINES) * 4
-    assert intake.memory.used == 0
+    assert intake.budget.used == 0
 
 
 async def test_a_full_budget_stops_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +256,7 @@ async def test_a_gzip_bomb_is_one_dead_record_in_little_memory(tmp_path: Path) -
     intake = await read_all(FileSource(str(tmp_path / "a")), FileIntake(memory=8 * MIB))
     assert intake.lines() == [b"1", b"2"]
     assert [reason for reason, _ in intake.faults()] == ["oversize"]
-    assert intake.memory.peak <= 4 * MIB
+    assert intake.budget.peak <= 4 * MIB
 
 
 async def test_truncated_gzip_gives_its_whole_records_then_says_where_it_ends(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ async def test_truncated_gzip_gives_its_whole_records_then_says_where_it_ends(tm
     assert intake.lines() == LINES[: intake.count]
     assert intake.count > len(LINES) * 0.9
     assert intake.faults() == []
-    assert intake.memory.used == 0
+    assert intake.budget.used == 0
 
 
 async def test_corrupt_gzip_gives_its_whole_records_then_says_where_it_is_torn(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """Files followed while somebody appends, rotates, cuts back, deletes and recreates them: real files, real writers."""
 
 import os
-import resource
-import subprocess
 import sys
 from pathlib import Path
 
@@ -29,7 +27,7 @@ def append(path: Path, raw: bytes) -> None:
 
 
 def events(intake: FileIntake) -> list[tuple[str, str]]:
-    return [(Path(path).name, event) for path, event in intake.observer.events]
+    return [(Path(path).name, event) for path, event in intake.files.events]
 
 
 def partitions(intake: FileIntake) -> dict[str, list[bytes]]:
@@ -103,7 +101,7 @@ async def test_a_writer_that_rotates_fast(tmp_path: Path, pattern: str, deepest:
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
         assert len(numbers) == per_file
     assert intake.faults() == []
-    assert intake.observer.count("truncated") == 0
+    assert intake.files.count("truncated") == 0
 
 
 async def test_a_renamed_file_keeps_its_partition_and_the_new_one_gets_another(tmp_path: Path) -> None:
@@ -118,12 +116,12 @@ async def test_a_renamed_file_keeps_its_partition_and_the_new_one_gets_another(t
             await intake.holds(3)
             old.write(b"4")
             await intake.holds(4)
-            await intake.observer.saw("completed")
+            await intake.files.saw("completed")
         (tmp_path / "log.1").rename(tmp_path / "log.2")
         path.rename(tmp_path / "log.1")
         path.write_bytes(b"5\n")
         await intake.holds(5)
-        await intake.observer.saw("completed", 2)
+        await intake.files.saw("completed", 2)
     assert partitions(intake) == {"log": [b"1", b"2", b"4"], "log#2": [b"3"], "log#3": [b"5"]}
     assert [event for event in events(intake) if event[1] != "opened"] == [
         ("log.1", "rotated"),
@@ -141,10 +139,10 @@ async def test_a_file_renamed_out_of_the_glob_is_read_to_its_end(tmp_path: Path)
         with path.open("ab", buffering=0) as old:
             path.rename(tmp_path / "old")
             path.write_bytes(b"3\n")
-            await intake.observer.saw("rotated")
+            await intake.files.saw("rotated")
             old.write(b"2\nunterminated")
             await intake.holds(4)
-            await intake.observer.saw("completed")
+            await intake.files.saw("completed")
     assert partitions(intake) == {"log": [b"1", b"2", b"unterminated"], "log#2": [b"3"]}
 
 
@@ -154,9 +152,9 @@ async def test_a_renamed_file_that_grows_after_all_is_read_on(tmp_path: Path) ->
     async with following(follow_all(tmp_path, format="csv"), intake):
         await intake.holds(1)
         path.rename(tmp_path / "log.1")
-        await intake.observer.saw("completed")
+        await intake.files.saw("completed")
         append(tmp_path / "log.1", b"\n5,6\n7,8")
-        await intake.observer.saw("completed", 2)
+        await intake.files.saw("completed", 2)
     assert partitions(intake) == {"log": [b"1,2", b"3", b"5,6", b"7,8"]}
     assert {chunk.columns for chunk in intake.chunks} == {("x", "y")}
 
@@ -167,7 +165,7 @@ async def test_cut_back_and_written_anew(tmp_path: Path) -> None:
     async with following(follow_all(tmp_path), intake):
         await intake.holds(2)
         path.write_bytes(b"3\n")
-        await intake.observer.saw("truncated")
+        await intake.files.saw("truncated")
         append(path, b"4\n")
         await intake.holds(5)
     assert partitions(intake) == {"log": [b"1", b"2", b"half"], "log#2": [b"3", b"4"]}
@@ -182,7 +180,7 @@ async def test_cut_back_and_grown_past_what_was_read_between_two_looks(tmp_path:
         path.write_bytes(b"3\n4\n5\n6\n")
         await intake.holds(6)
     assert partitions(intake) == {"log": [b"1", b"2"], "log#2": [b"3", b"4", b"5", b"6"]}
-    assert intake.observer.count("truncated") == 1
+    assert intake.files.count("truncated") == 1
 
 
 async def test_a_deleted_file_is_read_to_its_end_then_let_go(tmp_path: Path) -> None:
@@ -195,9 +193,9 @@ async def test_a_deleted_file_is_read_to_its_end_then_let_go(tmp_path: Path) -> 
             old.write(b"2\n3")
             path.write_bytes(b"4\n")
             await intake.holds(4)
-            await intake.observer.saw("deleted")
+            await intake.files.saw("deleted")
         path.unlink()
-        await intake.observer.saw("deleted", 2)
+        await intake.files.saw("deleted", 2)
         assert open_files_below(tmp_path) == []
         path.write_bytes(b"1\n")
         await intake.holds(5)
@@ -267,11 +265,11 @@ async def test_from_the_end_means_after_the_last_whole_record(
     path, intake = tmp_path / "a", FileIntake()
     path.write_bytes(before)
     async with following(follow_all(tmp_path, read_from="end", format=format), intake):
-        await intake.observer.saw("opened")
+        await intake.files.saw("opened")
         append(path, after)
         append(tmp_path / "later", before + after)
         await intake.holds(len(found))
-        await intake.observer.saw("opened", 2)
+        await intake.files.saw("opened", 2)
         while str(tmp_path / "later") not in intake.positions:
             await anyio.sleep(0.01)
     assert partitions(intake)["a"] == found
@@ -289,7 +287,7 @@ async def test_a_10_mib_line_dies_alone(tmp_path: Path) -> None:
         await intake.holds(3)
     assert intake.lines() == [b"1", b"2"]
     assert [reason for reason, _ in intake.faults()] == ["oversize"]
-    assert intake.memory.peak <= 8 * MIB
+    assert intake.budget.peak <= 8 * MIB
 
 
 async def test_halves_of_large_records_in_many_files_do_not_fill_the_budget(tmp_path: Path) -> None:
@@ -300,13 +298,13 @@ async def test_halves_of_large_records_in_many_files_do_not_fill_the_budget(tmp_
         await intake.holds(30)
         append(tmp_path / "other", b"1\n")
         await intake.holds(31)
-        assert intake.memory.used <= 2 * MIB
+        assert intake.budget.used <= 2 * MIB
         for number in range(30):
             append(tmp_path / f"{number:02}", b"\n")
         await intake.holds(61)
     assert {len(records[1]) for name, records in partitions(intake).items() if name < "10"} == {900_001}
     assert len(intake.records()) == 61
-    assert intake.memory.peak <= 8 * MIB
+    assert intake.budget.peak <= 8 * MIB
 
 
 async def test_a_thousand_files(tmp_path: Path) -> None:
@@ -384,5 +382,5 @@ async def test_a_stop_while_the_inbox_is_full_loses_nothing_that_was_put(tmp_pat
             intake.go_on()
     assert 0 < intake.count < len(lines)
     assert intake.lines() == lines[: intake.count]
-    assert intake.memory.used == 0
+    assert intake.budget.used == 0
     assert open_files_below(tmp_path) == []

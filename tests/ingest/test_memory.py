@@ -24,7 +24,7 @@ def test_records_do_not_depend_on_the_cut(lines: list[bytes], data: st.DataObjec
         intake = KeepingIntake()
         await MemorySource(blocks).run(intake)
         assert intake.records() == [line + b"\n" for line in lines]
-        assert intake.memory.used == 0
+        assert intake.budget.used == 0
 
     anyio.run(run)
 
@@ -42,8 +42,8 @@ async def test_a_large_block_is_taken_in_by_parts() -> None:
     line = b"x" * 99 + b"\n"
     await MemorySource([line * 200_000]).run(intake)
     assert intake.count == 200_000
-    assert intake.memory.peak < 3 * BLOCK_BYTES
-    assert intake.memory.used == 0
+    assert intake.budget.peak < 3 * BLOCK_BYTES
+    assert intake.budget.used == 0
 
 
 async def test_an_endless_iterable_lets_others_run_and_can_be_stopped() -> None:
@@ -81,7 +81,7 @@ async def test_an_asynchronous_generator_is_closed_when_left_early() -> None:
             tasks.cancel_scope.cancel()
     assert is_closed
     assert intake.records() == [b"1\n", b"2\n"]
-    assert intake.memory.used == 0
+    assert intake.budget.used == 0
 
 
 async def test_an_asynchronous_generator_is_closed_when_the_pipeline_gives_up() -> None:

@@ -1,4 +1,4 @@
-"""Decisions about followed files, on a disk made of dictionaries: no byte lost, doubled or mixed up with another file's."""
+"""Decisions about followed files, on a disk made of dictionaries: no byte lost, doubled or in another file's place."""
 
 from itertools import count
 
@@ -207,6 +207,7 @@ def test_a_file_that_is_gone_is_done_once_it_grew_no_more_for_a_while(links: int
     assert tail.see({}, {(1, 1): Held(1, links)}, 10.1) == ([log] if links else [])
     assert tail.due(10.0 + ROTATE_WAIT - 0.1) == []
     tail.see({}, {(1, 1): Held(2, links)}, 12.0)
+    assert tail.has_unread
     assert tail.due(100.0) == []
     assert tail.next_round(1) == [log]
     assert tail.accept(log, b"xy", 2, 1, 12.0)
@@ -231,6 +232,30 @@ def test_what_is_forgotten_of_a_partial_record_is_read_again_before_the_file_is_
     assert tail.next_round(1) == [log]
 
 
+def test_a_file_cut_back_to_less_than_was_read_is_another_though_it_begins_alike() -> None:
+    tail, head = Tail(ROTATE_WAIT), b"x" * HEAD_BYTES
+    tail.see({"log": mark(1, 9000)}, {}, 0.0)
+    (log,) = tail.next_round(1)
+    assert tail.accept(log, head, 9000, 9000, 0.0)
+    tail.see({"log": mark(1, 8000)}, {}, 1.0)
+    assert tail.next_round(1) == [log]
+    assert not tail.accept(log, head, 8000, 0, 1.0)
+    tail.restart(log, 1.0)
+    assert (log.partition, log.read_to) == ("log#2", 0)
+    assert tail.next_round(1) == [log]
+
+
+def test_a_file_whose_name_led_elsewhere_for_a_moment_is_read_once_it_is_back() -> None:
+    tail = Tail(ROTATE_WAIT)
+    tail.see({"log": mark(1, 9)}, {}, 0.0)
+    (log,) = tail.next_round(1)
+    tail.set_aside(log)
+    assert not tail.has_unread
+    assert tail.wants_look
+    tail.see({"log": mark(1, 9)}, {}, 1.0)
+    assert tail.next_round(1) == [log]
+
+
 def test_a_file_whose_length_is_never_reached_is_not_read_without_end() -> None:
     tail = Tail(ROTATE_WAIT)
     tail.see({"log": mark(1, 4096)}, {}, 0.0)
@@ -246,9 +271,22 @@ def test_ever_more_names_of_one_path() -> None:
     names = []
     for inode in range(1, 5):
         tail.see({"log#2": mark(99, 0), "log": mark(inode, 0)}, {}, 0.0)
-        names.append(next(file.partition for file in tail.next_round(9) if file.path == "log"))
-        for file in tail.next_round(9):
-            tail.accept(file, b"", 0, 0, 0.0)
-        for file in tail.next_round(9):
-            tail.accept(file, b"", 0, 0, 0.0)
+        while tail.has_unread:
+            for file in tail.next_round(9):
+                names += [file.partition] if file.path == "log" else []
+                tail.accept(file, b"", 0, 0, 0.0)
     assert names == ["log", "log#3", "log#4", "log#5"]
+
+
+def test_a_file_that_went_before_it_was_open_is_given_up() -> None:
+    tail = Tail(ROTATE_WAIT)
+    tail.see({"log": mark(1, 9)}, {}, 0.0)
+    (log,) = tail.next_round(1)
+    tail.set_aside(log)
+    tail.see({}, {}, 1.0)
+    tail.see({}, {}, 2.0)
+    assert not tail.has_unread
+    assert tail.due(1.0 + ROTATE_WAIT) == [log]
+    assert tail.finish(log) == "deleted"
+    tail.see({"log": mark(1, 9)}, {}, 9.0)
+    assert [file.partition for file in tail.next_round(1)] == ["log#2"]

@@ -3,8 +3,9 @@ import socket
 import anyio
 import pytest
 
+from streambatch.addresses import format_address, parse_address
 from streambatch.errors import ConfigError, OptionError, SourceError
-from streambatch.ingest.tcp import TcpSource, format_address, parse_address
+from streambatch.ingest.tcp import TcpSource
 from tests.ingest.intakes import KeepingIntake
 
 pytestmark = pytest.mark.anyio

@@ -163,7 +163,8 @@ async def test_one_row_and_then_silence_is_answered_after_max_wait() -> None:
 
 @pytest.mark.virtual_time
 async def test_a_steady_trickle_waits_no_longer_than_max_wait() -> None:
-    predict = batched(max_records=1000, max_wait=0.05)(Model().score)
+    model = Model()
+    predict = batched(max_records=1000, max_wait=0.05)(model.score)
     waits: list[float] = []
 
     async def call(row: int) -> None:
@@ -177,6 +178,7 @@ async def test_a_steady_trickle_waits_no_longer_than_max_wait() -> None:
             await trio.sleep(0.01)
     assert len(waits) == 300
     assert max(waits) <= 0.05 + 1e-9
+    assert {len(call) for call in model.calls[:-1]} <= {5, 6}
 
 
 @pytest.mark.virtual_time
@@ -207,6 +209,48 @@ async def test_while_as_many_calls_run_as_may_the_next_batch_fills(concurrency: 
         assert sizes == [(0.01, 1), (1.01, 8), (2.01, 3)]
     else:
         assert sizes == [(0.01, 1), (0.11, 1), (1.01, 8), (1.11, 2)]
+
+
+@pytest.mark.virtual_time
+async def test_the_window_opened_when_its_first_row_came_also_during_a_call() -> None:
+    started: list[float] = []
+
+    @batched(max_records=8, max_wait=0.5)
+    async def slow(rows: list[int]) -> list[int]:
+        started.append(trio.current_time() - began)
+        await trio.sleep(1)
+        return rows
+
+    began = trio.current_time()
+    async with trio.open_nursery() as callers:
+        for row, pause in enumerate((0.7, 0.4, 0.3, 0.0)):
+            callers.start_soon(slow, row)
+            await trio.sleep(pause)
+    # At 0.5 the first batch; at 1.5, when it is done, the next has been due since 1.2.
+    assert started == pytest.approx([0.5, 1.5])
+    started.clear()
+    began = trio.current_time()
+    async with trio.open_nursery() as callers:
+        for row, pause in enumerate((1.2, 0.2, 0.0)):
+            callers.start_soon(slow, row)
+            await trio.sleep(pause)
+    assert started == pytest.approx([0.5, 1.7])
+
+
+@pytest.mark.virtual_time
+async def test_calls_that_may_run_at_once_do_so_from_the_start() -> None:
+    running: list[int] = []
+
+    @batched(max_records=4, max_wait=10, concurrency=3)
+    async def slow(rows: list[int]) -> list[int]:
+        running.append(len(rows))
+        await trio.sleep(1)
+        return rows
+
+    started = trio.current_time()
+    await ask(slow, range(12))
+    assert running == [4, 4, 4]
+    assert trio.current_time() - started == pytest.approx(1)
 
 
 async def test_one_caller_more_than_may_wait_is_refused_and_the_others_are_not() -> None:
@@ -285,14 +329,14 @@ def test_event_loops_in_several_threads_share_a_function_and_nothing_else() -> N
             answers[name] = anyio.run(ask, predict, range(1000, 1010), backend=backend)
 
     threads = [
-        threading.Thread(target=run, args=(f"{backend}{number}", backend))
+        threading.Thread(target=run, args=(f"{backend}{number}", backend), daemon=True)
         for backend in ("asyncio", "trio")
         for number in range(2)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(20)
     assert list(answers.values()) == [{row: 2.0 * row for row in range(1000, 1010)}] * 4
 
 

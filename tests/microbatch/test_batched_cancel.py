@@ -13,7 +13,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streambatch.microbatch.batched import Batched, InterruptedCallError, batched
+from streambatch.microbatch.batched import Batched, FullError, InterruptedCallError, batched
 
 pytestmark = pytest.mark.anyio
 
@@ -21,11 +21,12 @@ pytestmark = pytest.mark.anyio
 class HeldModel:
     """A function whose calls wait until they are let go."""
 
-    def __init__(self, *, max_records: int = 4, max_wait: float = 3600) -> None:
+    def __init__(self, *, max_records: int = 4, max_wait: float = 3600, max_pending: int = 64) -> None:
         self.started, self.go_on = anyio.Event(), anyio.Event()
         self.calls: list[list[int]] = []
         self.cleaned_up = 0
-        self.predict: Batched[int, int] = batched(max_records=max_records, max_wait=max_wait)(self.score)
+        policy = batched(max_records=max_records, max_wait=max_wait, max_pending=max_pending)
+        self.predict: Batched[int, int] = policy(self.score)
 
     async def score(self, rows: list[int]) -> list[int]:
         self.calls.append(rows)
@@ -35,7 +36,8 @@ class HeldModel:
         finally:
             # As asyncio's own libraries do: what is awaited here is not cancelled once more.
             with anyio.CancelScope(shield=True):
-                await anyio.lowlevel.checkpoint()
+                for _ in range(9):
+                    await anyio.lowlevel.checkpoint()
             self.cleaned_up += 1
         return [2 * row for row in rows]
 
@@ -227,6 +229,48 @@ def test_whoever_stays_is_answered_whenever_others_go(seed: int) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 1 << 32))
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_nor_does_it_matter_in_which_turn_of_the_event_loop_they_go(backend: str, seed: int) -> None:
+    chance = random.Random(seed)
+    answers: dict[int, int] = {}
+    leavers = set(chance.sample(range(20), chance.choice([5, 10, 19])))
+
+    async def turns(count: int) -> None:
+        for _ in range(count):
+            await anyio.lowlevel.checkpoint()
+
+    @batched(max_records=chance.randint(1, 3), max_wait=chance.choice([0, 0.001]), max_pending=20)
+    async def score(rows: list[int]) -> list[int]:
+        await turns(chance.randint(0, 2))
+        return [2 * row for row in rows]
+
+    async def call(row: int, patience: int) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cancel_after, patience, tasks.cancel_scope)
+            answers[row] = await score(row)
+            tasks.cancel_scope.cancel()
+
+    async def cancel_after(patience: int, scope: anyio.CancelScope) -> None:
+        if patience >= 0:
+            await turns(patience)
+            scope.cancel()
+
+    async def main() -> None:
+        before = tasks_alive()
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                for row in range(20):
+                    tasks.start_soon(call, row, chance.randint(0, 4) if row in leavers else -1)
+                    await turns(chance.choice([0, 0, 1]))
+        assert tasks_alive() == before
+
+    anyio.run(main, backend=backend)
+    assert set(range(20)) - leavers <= answers.keys()
+    assert all(answer == 2 * row for row, answer in answers.items())
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 1 << 32))
 def test_asyncios_own_cancellation_harms_nobody_else_either(seed: int) -> None:
     """Every moment is so many turns of the event loop after another; some callers are cancelled twice."""
     chance = random.Random(seed)
@@ -311,6 +355,77 @@ async def test_asyncios_cancellation_is_told_to_the_call_once() -> None:
             await started.wait()
             tasks.cancel_scope.cancel()
     assert cleaned_up.is_set()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_caller_cancelled_twice_cuts_the_clean_up_of_its_call_short_and_still_sees_it_off() -> None:
+    cut_short = 0
+    started = asyncio.Event()
+
+    @batched(max_wait=0)
+    async def stubborn(rows: list[int]) -> list[int]:
+        nonlocal cut_short
+        started.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                await asyncio.sleep(0)
+                cut_short += 1
+        return rows
+
+    with anyio.fail_after(5):
+        caller = asyncio.create_task(stubborn(1))
+        before = asyncio.all_tasks()
+        await started.wait()
+        for _ in range(2):
+            caller.cancel()
+            await anyio.wait_all_tasks_blocked()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+    assert cut_short == 1
+    assert asyncio.all_tasks() == before - {caller}
+
+
+async def test_callers_that_went_away_make_room_for_others() -> None:
+    model = HeldModel(max_records=2, max_wait=0, max_pending=4)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as staying:
+            staying.start_soon(model.predict, 0)
+            for callers in (1, 3, 3):
+                async with anyio.create_task_group() as leaving:
+                    for row in range(callers):
+                        leaving.start_soon(model.predict, row)
+                    await anyio.wait_all_tasks_blocked()
+                    if callers == 3:
+                        with pytest.raises(FullError):
+                            await model.predict(4)
+                    leaving.cancel_scope.cancel()
+            model.go_on.set()
+    assert [len(rows) for rows in model.calls] == [2]
+
+
+@pytest.mark.virtual_time
+async def test_a_batch_whose_callers_all_left_takes_nobody_that_came_meanwhile() -> None:
+    """In one turn of the loop the batch becomes full, its callers leave, and another comes."""
+    model = HeldModel(max_records=2, max_wait=1)
+    model.go_on.set()
+    for _ in range(40):
+        answers: list[int] = []
+
+        async def call(answers: list[int] = answers) -> None:
+            answers.append(await model.predict(1))
+
+        async with trio.open_nursery() as staying, trio.open_nursery() as leaving:
+            leaving.start_soon(model.predict, 2)
+            await trio.testing.wait_all_tasks_blocked()
+            leaving.start_soon(model.predict, 3)
+            await trio.lowlevel.checkpoint()
+            staying.start_soon(call)
+            leaving.cancel_scope.cancel()
+        assert answers == [2]
 
 
 @pytest.mark.parametrize("max_wait", [0, 3600])

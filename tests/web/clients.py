@@ -13,7 +13,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
-from streambatch.ingest.tcp import parse_address
+from streambatch.addresses import parse_address
 from streambatch.web.app import create_app
 from streambatch.web.server import serve
 from tests.snapshots import FakePipeline

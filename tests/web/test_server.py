@@ -13,8 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from streambatch.addresses import parse_address
 from streambatch.errors import ConfigError
-from streambatch.ingest.tcp import parse_address
+from streambatch.serving import HEADER_BYTES_MAX
 from streambatch.web import server as module
 from streambatch.web.server import serve
 from tests.web.clients import app_of, ask, serving
@@ -159,7 +160,7 @@ async def test_a_header_without_end_is_cut_short() -> None:
     with ExitStack() as opened:
         async with serving(app_of()) as address:
             client = connected(address, opened)
-            client.send(HALF_A_REQUEST + b"X: " + b"x" * (2 * module.HEADER_BYTES_MAX))
+            client.send(HALF_A_REQUEST + b"X: " + b"x" * (2 * HEADER_BYTES_MAX))
             assert (await read_to_end(client)).startswith(b"HTTP/1.1 400")
             assert (await ask(address, "/livez")).status == 200
 

@@ -1,0 +1,269 @@
+"""`streambatch demo`: the real `streambatch run` as a process of its own, on a feed that is made while it runs.
+
+Leaves nothing behind, neither process nor folder, however it ends; unless the folder is to be kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from math import cos, pi
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+
+from streambatch.cli.progress import Figures, ProgressBar, Rate
+from streambatch.cli.samples import rides, write_model
+from streambatch.config.draft import PREFIX
+from streambatch.errors import StreambatchError
+from streambatch.logs import stderr_is_terminal
+from streambatch.units import format_duration
+
+RATE, WAVE, WAVE_SECONDS = 12_000, 0.8, 5.0
+"""The feed: records per second on average, by how much of that it swings, and in which time."""
+BURST, BURST_AT = 20_000, 0.6
+"""Records that come at once, and after which share of the time."""
+BROKEN_EVERY = 5_000
+TICK_SECONDS = 0.05
+TICKS_PER_LINE = 40
+"""How often progress is told where it can't be shown: a line in so many ticks."""
+PATIENCE_SECONDS = 20.0
+"""How long the pipeline may take to start, to catch up, or to stop."""
+PORT = 9464
+
+
+class DemoError(StreambatchError):
+    """The demo's pipeline did not run as it should. Says what its log said last."""
+
+
+def run_demo(seconds: float, *, keep: bool) -> int:
+    """Feed a pipeline for `seconds`, show its progress and print a summary. Returns the exit code."""
+    with _ended_early() as ended:
+        folder = Path(tempfile.mkdtemp(prefix="streambatch-demo-"))
+        try:
+            _run(folder, seconds, ended)
+        except DemoError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        finally:
+            _leave(folder, keep=keep)
+    return 0
+
+
+def _run(folder: Path, seconds: float, ended: list[int]) -> None:
+    url = f"http://127.0.0.1:{free_port(PORT)}"
+    write_model(folder / "model.npz")
+    (folder / "feed.jsonl").touch()
+    (folder / "pipeline.toml").write_bytes(files("streambatch.cli").joinpath("demo.toml").read_bytes())
+    print(f"streambatch run pipeline.toml in {folder}, on a feed of made-up taxi rides for {seconds} s", flush=True)
+    with _pipeline(folder, url) as process:
+        demo = Demo(process, folder, url)
+        demo.start()
+        print(f"its metrics are at {url}/metrics, what it is doing at {url}/status; Ctrl-C ends it early", flush=True)
+        with _progress() as show, (folder / "feed.jsonl").open("ab", buffering=0) as feed:
+            demo.feed(feed, seconds, show, ended)
+            demo.catch_up(show)
+        demo.stop()
+    _summarise(folder, demo)
+
+
+def _leave(folder: Path, *, keep: bool) -> None:
+    if keep:
+        print(f"kept        {folder}: pipeline.toml, model.npz, feed.jsonl and the output")
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    print(f"removed     {folder}; streambatch demo --keep keeps it")
+
+
+class Demo:
+    """A pipeline under way, and the feed that it follows."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path, url: str) -> None:
+        self._process, self._folder, self._url = process, folder, url
+        self._rng = np.random.default_rng()
+        self._busiest = Rate(1.0)
+        self.fed = 0
+        self.busiest = 0.0
+
+    def start(self) -> None:
+        """Wait until the pipeline is ready."""
+        for _ in self._waiting("start"):
+            try:
+                with urllib.request.urlopen(f"{self._url}/readyz", timeout=5):
+                    return
+            except OSError:
+                continue
+
+    def feed(self, feed: BinaryIO, seconds: float, show: Show, ended: list[int]) -> None:
+        """Append to the feed as a producer would, for so long or until ended early."""
+        started, tick = time.monotonic(), 0
+        while not ended and (elapsed := time.monotonic() - started) < seconds:
+            count = due(elapsed, seconds) - self.fed
+            feed.write(rides(self._rng, self.fed + 1, count, broken_every=BROKEN_EVERY))
+            self.fed += count
+            show(self.figures(), tick)
+            tick += 1
+            time.sleep(TICK_SECONDS)
+
+    def catch_up(self, show: Show) -> None:
+        """Wait until everything fed is scored or dead."""
+        for tick in self._waiting("catch up"):
+            figures = self.figures()
+            show(figures, tick + 1)
+            if figures.settled >= self.fed:
+                return
+
+    def stop(self) -> None:
+        """Stop the pipeline gracefully."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            code = self._process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._give_up("stop")
+        if code:
+            self._give_up("end well")
+
+    def figures(self) -> Figures:
+        """Ask the pipeline how it gets on."""
+        try:
+            with urllib.request.urlopen(f"{self._url}/status", timeout=5) as answer:
+                status: dict[str, Any] = json.load(answer)
+        except OSError:
+            self._give_up("answer")
+        records, queue = status["records"], status["queue"]
+        figures = Figures(
+            taken_at=time.monotonic(),
+            received=records["received"],
+            scored=records["scored"],
+            dead=records["dead_lettered"],
+            fill=queue["records"] / queue["capacity_records"],
+            p99=status["latency_seconds"]["p99"],
+        )
+        self.busiest = max(self.busiest, self._busiest.at(figures))
+        return figures
+
+    def _waiting(self, what: str) -> Iterator[int]:
+        deadline, tick = time.monotonic() + PATIENCE_SECONDS, 0
+        while time.monotonic() < deadline and self._process.poll() is None:
+            yield tick
+            tick += 1
+            time.sleep(TICK_SECONDS)
+        self._give_up(what)
+
+    def _give_up(self, what: str) -> NoReturn:
+        last = (self._folder / "run.log").read_text(errors="replace").splitlines()[-3:]
+        raise DemoError("\n".join([f"the pipeline did not {what}; its log ends with", *last]))
+
+
+class Show:
+    """Shows a moment: on a terminal with a bar, elsewhere with a line now and then, both on stderr."""
+
+    def __init__(self, bar: ProgressBar | None) -> None:
+        self._bar, self._rate = bar, Rate()
+
+    def __call__(self, figures: Figures, tick: int) -> None:
+        if self._bar is not None:
+            self._bar.show(figures)
+            return
+        rate = self._rate.at(figures)
+        if tick and tick % TICKS_PER_LINE == 0:
+            print(figures.describe(rate), file=sys.stderr, flush=True)
+
+
+def due(elapsed: float, seconds: float) -> int:
+    """Return how many records the feed holds after `elapsed` of `seconds`: a rate that swings, and a burst."""
+    swing = WAVE * WAVE_SECONDS / (2 * pi) * (1 - cos(2 * pi * elapsed / WAVE_SECONDS))
+    return round(RATE * (elapsed + swing)) + BURST * (elapsed >= BURST_AT * seconds)
+
+
+def free_port(wanted: int) -> int:
+    """Return the port, or where something else has it any that is free."""
+    for port in (wanted, 0):
+        try:
+            with socket.create_server(("127.0.0.1", port)) as listener:
+                return int(listener.getsockname()[1])
+        except OSError:
+            continue
+    raise DemoError("no free port on 127.0.0.1")
+
+
+@contextmanager
+def _pipeline(folder: Path, url: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the pipeline, its log in run.log; the process is gone afterwards. A session of its own: Ctrl-C is ours."""
+    command = [sys.executable, "-m", "streambatch", "run", "pipeline.toml", "--report", "report.json"]
+    command += ["--set", f"http.listen={url.removeprefix('http://')}"]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    with (folder / "run.log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+        )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def _progress() -> Iterator[Show]:
+    if not stderr_is_terminal():
+        yield Show(None)
+        return
+    bar = ProgressBar("demo")
+    with bar:
+        yield Show(bar)
+
+
+@contextmanager
+def _ended_early() -> Iterator[list[int]]:
+    """Turn the first signal to stop into an item of a list: the feed ends, the summary comes all the same."""
+    ended: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda number, _: ended.append(number)) for number in numbers}
+    try:
+        yield ended
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _summarise(folder: Path, demo: Demo) -> None:
+    report = json.loads((folder / "report.json").read_bytes())
+    records, latency = report["records"], report["latency_seconds"]
+    batches = ", ".join(f"{count:,} by {trigger}" for trigger, count in report["batches"].items() if count)
+    p50, p99 = (format_duration(latency[name]) for name in ("p50", "p99"))
+    print(
+        f"received    {records['received']:,} records of {demo.fed:,} fed: {records['scored']:,} scored, "
+        f"{records['dead_lettered']:,} dead letters, {records['unacked']:,} in flight",
+        f"rate        {demo.busiest:,.0f} records in the busiest second; the feed sets the pace",
+        f"latency     p50 {p50}, p99 {p99}, from read to written",
+        f"batches     {batches}",
+        f"a score     {_first_line(folder / 'scores.jsonl')}",
+        f"dead letter {_first_line(folder / 'dead.jsonl')}",
+        sep="\n",
+    )
+
+
+def _first_line(path: Path) -> str:
+    if not path.exists():
+        return "none yet"
+    with path.open() as file:
+        return file.readline().rstrip("\n") or "none yet"

@@ -1,0 +1,32 @@
+"""`streambatch schema`: what a config may hold, for editors and other programs."""
+
+import sys
+from typing import Any, get_args
+
+import msgspec
+
+from streambatch.config import Group
+from streambatch.config.schema import config_schema
+from streambatch.errors import OptionError
+from streambatch.plugins import find_part, installed
+
+
+def print_schema() -> int:
+    """Print the JSON Schema of a config with the parts that are installed. Returns the exit code."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(installed_schema()), indent=2).decode() + "\n")
+    return 0
+
+
+def installed_schema() -> dict[str, Any]:
+    """Return the schema; a part that can't be imported is left out, and said so on stderr."""
+    return config_schema({group: _parts(group) for group in get_args(Group)})
+
+
+def _parts(group: Group) -> dict[str, type[Any]]:
+    found = {}
+    for name in installed(group):
+        try:
+            found[name] = find_part(group, name)
+        except OptionError as error:
+            print(f"note: left out of {group}: {error.found}", file=sys.stderr)
+    return found

@@ -1,0 +1,26 @@
+"""Arrow and Parquet: records are rows of a table, and a batch of them is decoded without looking at one alone."""
+
+from __future__ import annotations
+
+from streambatch.codecs.schema import RecordSchema
+from streambatch.codecs.tables import TableDecoder
+from streambatch.errors import OptionError
+from streambatch.records import Decoder, Encoder, Framing
+
+
+class ArrowCodec:
+    """Fields are columns, found by name; features are one column of lists, or one column each."""
+
+    name = "arrow"
+
+    def decoder(self, schema: RecordSchema, framing: Framing) -> Decoder:
+        return TableDecoder(schema)
+
+    def encoder(self, schema: RecordSchema) -> Encoder:
+        raise OptionError("format", repr(self.name), "jsonl or csv")
+
+
+class ParquetCodec(ArrowCodec):
+    """The same: a Parquet file is read as Arrow record batches."""
+
+    name = "parquet"
