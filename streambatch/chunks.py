@@ -50,12 +50,13 @@ class Chunk:
     base: what to add to an end to get a position.
     columns: the header of a CSV partition. origin: opaque, for replies; never leaves this process.
     fault: set for a chunk of one record that died while it was framed.
+    findings: what a decoder found out about the whole payload, for the other chunks that share it.
     arrived_at, entered_at, taken_at: monotonic seconds when it was read, entered the inbox, joined a batch.
     """
 
     __slots__ = (
-        "arrived_at", "base", "columns", "end", "ends", "entered_at", "fault", "first", "last", "origin", "partition",
-        "payload", "start", "taken_at",
+        "arrived_at", "base", "columns", "end", "ends", "entered_at", "fault", "findings", "first", "last", "origin",
+        "partition", "payload", "start", "taken_at",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +76,7 @@ class Chunk:
         self.start, self.end = 0, int(ends[-1]) if len(ends) else 0
         self.arrived_at = self.entered_at = self.taken_at = arrived_at
         self.columns, self.origin, self.fault = columns, origin, fault
+        self.findings: dict[str, bool] = {}
 
     @property
     def count(self) -> int:
@@ -120,6 +122,7 @@ class Chunk:
         if not 0 < count < self.last - self.first:
             raise ValueError(f"a chunk of {self.count} records can't be split after {count}")
         head = self._again()
+        head.findings = self.findings
         head.entered_at, head.taken_at = self.entered_at, self.taken_at
         head.first, head.start = self.first, self.start
         head.last = self.first = self.first + count

@@ -42,6 +42,9 @@ class Observer:
     def connection_rejected(self, source: str, reason: RejectedConnection) -> None:
         """A client was sent away or cut off."""
 
+    def datagrams_dropped(self, source: str, count: int) -> None:
+        """The system dropped so many datagrams before they could be read."""
+
     def file_changed(self, source: str, path: str, event: FileEvent) -> None:
         """Something happened to an input file."""
 

@@ -116,14 +116,13 @@ class Pipeline:
             more_coming=lambda: self._in_flight.scoring > 0 or self.inbox.records > 0,
         )
         self._batches: dict[str, int] = dict.fromkeys(TRIGGERS, 0)
-        self._latency = Quantiles()
         self._state: State = "starting"
         self._started, self._started_wall = self.clock.monotonic(), self.clock.wall()
         self._scored_at, self._waits_for = self._started, "input"
         self._tasks: anyio.abc.TaskGroup | None = None
         self._freed: anyio.Event | None = None
         self._failure: Exception | None = None
-        self._stop_asked = anyio.Event()
+        self._latency, self._stop_asked = Quantiles(), anyio.Event()
 
     async def run(self) -> RunReport:
         """Run to the end of the input or until stopped, and report.
@@ -233,6 +232,7 @@ class Pipeline:
 
     async def _stop_reading(self, scope: anyio.CancelScope) -> None:
         await self._stop_asked.wait()
+        self.inbox.hurry("shutdown")  # sources may wait for what becomes of the records they put
         scope.cancel()
 
     async def _cut(self) -> None:
@@ -277,7 +277,7 @@ class Pipeline:
             self._fail(result)
             return
         self._in_flight.scored(result)
-        self.budget.take(len(result.payload))
+        self.budget.take(result.size)
         self.observer.batch_scored(batch, result)
         self._outbox.add(batch, result)
         self._free()

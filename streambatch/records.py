@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -107,21 +107,33 @@ class Outcome:
     """What a transform made of a batch: encoded scores, rejects, and how many rows a step filtered, per source.
 
     dead: rejects counted by source, stage and reason; it stays when the rejects are released.
+    replies: for each chunk of the batch the lines to answer its records with; empty where nobody waits for an answer.
     """
 
-    __slots__ = ("dead", "filtered", "payload", "rejects", "scored")
+    __slots__ = ("dead", "filtered", "payload", "rejects", "replies", "scored")
 
     def __init__(
-        self, payload: bytes, scored: Mapping[str, int], rejects: Sequence[Reject], filtered: Mapping[str, int]
+        self,
+        payload: bytes,
+        scored: Mapping[str, int],
+        rejects: Sequence[Reject],
+        filtered: Mapping[str, int],
+        replies: Sequence[bytes] = (),
     ) -> None:
         self.payload, self.scored, self.rejects, self.filtered = payload, scored, rejects, filtered
+        self.replies = replies
         self.dead: dict[tuple[str, Stage, Reason], int] = {}
         if rejects:
             self.dead = Counter((reject.partition.source, reject.stage, reject.reason) for reject in rejects)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the scores and of the replies."""
+        return len(self.payload) + (sum(map(len, self.replies)) if self.replies else 0)
+
     def release(self) -> None:
         """Let go of what was written; the counts stay."""
-        self.payload, self.rejects = b"", ()
+        self.payload, self.rejects, self.replies = b"", (), ()
 
 
 class Intake(Protocol):
@@ -293,3 +305,25 @@ class Sink(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class SegmentedSink(Sink, Protocol):
+    """A sink that closes what it writes piece by piece, and whose scores may be durable only then."""
+
+    @property
+    def durable_writes(self) -> int:
+        """How many of the writes since `open` were durable when `sync` or `finish` last returned."""
+        ...
+
+    def timed_by(self, clock: Clock) -> None:
+        """Take the time from this clock; called before `open`."""
+        ...
+
+    async def sync(self) -> int:
+        """Make durable what can be, and close what is due; also called when nothing was written for long."""
+        ...
+
+    async def finish(self) -> None:
+        """Complete what is open, so that all that was written is durable: the input ended, or too much waits for it."""
+        ...

@@ -82,13 +82,23 @@ class SegmentedFile:
         self._changing = anyio.Lock()
 
     @property
+    def open_path(self) -> Path:
+        """Where is written."""
+        return self.path if self.rotation is None else self.names.open
+
+    @property
     def is_open(self) -> bool:
-        return self._file is not None
+        return self._number > 0
 
     @property
     def length(self) -> int:
         """Bytes in the open segment, or in the one file."""
         return self._file.length if self._file is not None else 0
+
+    @property
+    def has_records(self) -> bool:
+        """Whether something belongs into the open segment, be it in the file or not yet."""
+        return self._begun_at is not None
 
     @property
     def file(self) -> AppendFile:
@@ -124,13 +134,13 @@ class SegmentedFile:
         return self.rotation.max_age is not None and self.clock.monotonic() - self._begun_at >= self.rotation.max_age
 
     def begin_record(self) -> None:
-        """Learn that the segment has a record now, be it in the file or not yet."""
+        """Learn that the segment has records now: its age counts from the first."""
         if self._begun_at is None:
             self._begun_at = self.clock.monotonic()
 
     async def write(self, payload: bytes) -> None:
         """Append all of `payload` to the open segment, or, when that fails, nothing of it."""
-        if self._file is None and self._number:
+        if self._file is None and self.is_open:
             await self._begin()
         await self.file.write(payload)
 
@@ -145,34 +155,34 @@ class SegmentedFile:
         """Close the segment under its number, durably, and claim the next one. May be called again if it failed."""
         with anyio.CancelScope(shield=True):
             async with self._changing:
-                await self._close_segment()
+                if self._file is not None:
+                    await self._close_segment()
                 await self._begin()
 
     async def finish(self) -> None:
-        """Close the last segment; one without records is removed. Without rotation, only sync."""
+        """Close the segment if it has records. Without rotation, only sync."""
         if self.rotation is None:
             await self.sync()
             return
         with anyio.CancelScope(shield=True):
             async with self._changing:
-                if self._begun_at is not None:
+                if self.has_records:
                     await self._close_segment()
 
     async def close(self) -> None:
-        """Give the file back; an open segment without records is removed. Does nothing when it is not open."""
+        """Give the file back; an empty open segment is removed. Does nothing when it is not open."""
         file, self._file, self._number = self._file, None, 0
-        is_unused, self._begun_at = self.rotation is not None and self._begun_at is None, None
+        self._begun_at = None
         if file is None:
             return
         try:
-            if is_unused:
+            if self.rotation is not None and file.length == 0:
                 await self._remove(file.path)
         finally:
             await file.close()
 
     async def _begin(self) -> None:
-        path = self.path if self.rotation is None else self.names.open
-        file = AppendFile(path, self.owner)
+        file = AppendFile(self.open_path, self.owner)
         await file.open()
         self._file, self._begun_at = file, None
 

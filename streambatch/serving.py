@@ -62,7 +62,7 @@ class HttpServer(uvicorn.Server):
     def __init__(
         self,
         app: Starlette,
-        connection: type[HttpConnection],
+        connection: Callable[..., HttpConnection],
         *,
         keep_alive_seconds: float,
         started: Callable[[], None],
@@ -112,10 +112,10 @@ class HttpServer(uvicorn.Server):
             self._stopping.set()
 
 
-def _settings(app: Starlette, connection: type[HttpConnection], keep_alive_seconds: float) -> uvicorn.Config:
+def _settings(app: Starlette, connection: Callable[..., HttpConnection], keep_alive_seconds: float) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=connection,
+        http=connection,  # type: ignore[arg-type]  # it is called like a class
         ws="none",
         interface="asgi3",
         lifespan="off",

@@ -14,6 +14,7 @@ from streambatch.assemble import load_config
 from streambatch.config import Config
 from streambatch.errors import ConfigError, OptionError
 from streambatch.options import options
+from streambatch.plugins import installed
 from streambatch.units import Size
 
 MINIMAL = """
@@ -297,10 +298,10 @@ def test_five_mistakes_are_five_problems(load: Loader) -> None:
         ("source=1", "source", "one or more tables"),
         ("source.rides_in=1", "source.rides_in", "a table"),
         ("source.Rides={type='stdin'}", "source.Rides", "a name of a-z"),
-        ("source.rides_in.type=kafka", "source.rides_in.type", "file, stdin, tcp, unix"),
-        ("source.rides_in.type=flie", "source.rides_in.type", "file, stdin, tcp, unix; did you mean file?"),
+        ("source.rides_in.type=kafka", "source.rides_in.type", ", ".join(installed("sources"))),
+        ("source.rides_in.type=flie", "source.rides_in.type", ", ".join(installed("sources")) + "; did you mean file?"),
         ("source.rides_in.type=1", "source.rides_in.type", "a string"),
-        ("source.rides_in={path='x'}", "source.rides_in.type", "file, stdin, tcp, unix"),
+        ("source.rides_in={path='x'}", "source.rides_in.type", ", ".join(installed("sources"))),
         ("source.rides_in.name=x", "source.rides_in.name", "path, follow"),
         ("source.rides_in.spool={max_bytes='1GiB'}", "source.rides_in.spool", "path, follow"),
         ("source.rides_in.path=[1]", "source.rides_in.path[0]", "a string"),
@@ -320,9 +321,14 @@ def test_five_mistakes_are_five_problems(load: Loader) -> None:
         ("model=1", "model", "a table"),
         ("model.type=onnx", "model.type", "linear, python"),
         ("model.sha256=abc", "model.sha256", "a sha256"),
-        ("sink.scores.type=tcp", "sink.scores.type", "file, none, stdout"),
-        ("sink.scores.format=parquet", "sink.scores.format", "'jsonl' or 'csv'"),
-        ("sink.scores.rotate={}", "sink.scores.rotate", "path, format, if_exists"),
+        ("sink.scores.type=kafka", "sink.scores.type", ", ".join(installed("sinks"))),
+        ("sink.scores.format=xml", "sink.scores.format", "'jsonl', 'csv', 'arrow' or 'parquet'"),
+        ("sink.scores.rotate={}", "sink.scores.rotate.max_bytes", "one of them"),
+        ("sink.scores.rotate={max_age=0}", "sink.scores.rotate.max_age", "more than 0"),
+        ("sink.scores.rotate={max_files=3}", "sink.scores.rotate.max_files", "no such key"),
+        ("sink.scores.compression=lzma", "sink.scores.compression", "'none', 'gzip' or 'zstd'"),
+        ("dead_letter.rotate={max_bytes='x'}", "dead_letter.rotate.max_bytes", "a size such as"),
+        ("record.carry={ts='text'}", "record.carry.ts", "'string' or 'timestamp'"),
         ("sink.second={type='none'}", "sink", "exactly one table"),
         ("dead_letter.stop_at=2", "dead_letter.stop_at", "at most 1"),
         ("delivery.drain_timeout=-1", "delivery.drain_timeout", "at least 0"),
@@ -362,6 +368,11 @@ def test_messages_name_the_file(load: Loader) -> None:
         ),
         ("[dead_letter]\npath = 'out/scores.jsonl'", "dead_letter.path", "sink.scores.path doesn't write"),
         ("[dead_letter]\npath = 'in/dead.jsonl'", "dead_letter.path", "source.rides_in.path doesn't read"),
+        (
+            "[source.again]\ntype = 'file'\npath = 'out/d-*.jsonl'\n"
+            "[dead_letter]\npath = 'out/d.jsonl'\nrotate = { max_age = 1 }",
+            "dead_letter.path", "source.again.path doesn't read",
+        ),
         ("[dead_letter]\npath = 'out/../in/dead.jsonl'", "dead_letter.path", "source.rides_in.path doesn't read"),
         ('[source.a]\ntype = "stdin"\nformat = "csv"', "record.features", "a list of fields"),
         ('[[preprocess]]\ntype = "impute"\nvalue = 0', "preprocess[0].type", "record.missing = 'nan'"),

@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-REFUSED = 2
+FAILED, REFUSED = 1, 2
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """What a wrong command line raises, on which typer puts no name."""
 
@@ -40,7 +40,8 @@ def main() -> None:
     except _UsageError as error:
         code = _refuse_usage(error)
     except typer.Abort:
-        code = _refuse("stopped")
+        print("error: interrupted", file=sys.stderr)
+        code = FAILED
     raise SystemExit(code or 0)
 
 

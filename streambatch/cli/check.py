@@ -68,8 +68,8 @@ def notes(assembly: Assembly) -> Iterator[str]:
         error = assembly.untried
         yield f"on records of zeros, steps and model fail with {type(error).__name__}: {error}"
     sink = assembly.config.sink.options
-    if isinstance(sink, FileSink) and sink.if_exists == "error" and _size(Path(sink.path)):
-        yield f"{sink.path} is already there: run would stop; move it away or set sink.{sink.name}.if_exists"
+    if isinstance(sink, FileSink) and sink.if_exists == "error" and (there := sink.existing()):
+        yield f"{there[0]} is already there: run would stop; move it away or set sink.{sink.name}.if_exists"
 
 
 def _where(source: Any) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from streambatch.codecs.arrow_out import TableEncoder
 from streambatch.codecs.schema import RecordSchema
 from streambatch.codecs.tables import TableDecoder
-from streambatch.errors import OptionError
 from streambatch.records import Decoder, Encoder, Framing
 
 
@@ -17,7 +17,8 @@ class ArrowCodec:
         return TableDecoder(schema)
 
     def encoder(self, schema: RecordSchema) -> Encoder:
-        raise OptionError("format", repr(self.name), "jsonl or csv")
+        """Return what makes a record batch of scores: id, score, carried fields."""
+        return TableEncoder(schema)
 
 
 class ParquetCodec(ArrowCodec):

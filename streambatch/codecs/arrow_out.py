@@ -30,7 +30,16 @@ _TYPES = {
     "string": pa.string(),
     "timestamp": pa.timestamp("us", "UTC"),
 }
-_PYTHON_TYPES: dict[str, Any] = {"bool": bool, "int32": int, "int64": int, "float32": float, "float64": float}
+_LIST_TYPES: dict[str, Any] = {
+    "bool": list[bool | None],
+    "int32": list[int | None],
+    "int64": list[int | None],
+    "float32": list[float | None],
+    "float64": list[float | None],
+    "string": list[str | None],
+    "timestamp": list[str | None],
+}
+"""What JSON is decoded as in one call."""
 _FAILURES = (pa.ArrowException, ValueError, TypeError, OverflowError)
 
 
@@ -94,9 +103,8 @@ def _of_list(column: Column, kind: str) -> Any:
     """Return what can be made of all values in one go, None if one needs a look of its own."""
     if all(type(value) is Raw or value is UNSET for value in column):
         data = b",".join([b"null" if value is UNSET else value for value in column])
-        wanted = list[_PYTHON_TYPES.get(kind, str) | None]  # type: ignore[misc]  # which type is known at run time
         try:
-            return pa.array(msgspec.json.decode(b"[%b]" % data, type=wanted))
+            return pa.array(msgspec.json.decode(b"[%b]" % data, type=_LIST_TYPES[kind]))
         except _FAILURES:
             return None
     try:

@@ -11,24 +11,35 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from streambatch.chunks import NO_ENDS
 from streambatch.codecs.framer import PartitionFramer
-from streambatch.records import Chunk, Framer, IntArray, Partition
+from streambatch.records import Chunk, Framer, Partition
 
-_NO_ENDS: IntArray = np.empty(0, np.int64)
 _ENCODE = msgspec.json.Encoder(enc_hook=str).encode
 
 
 class TableChunk(Chunk):
-    """Consecutive rows of one partition: `payload` is a `pyarrow.RecordBatch`, whose first row is number `base`."""
+    """Consecutive rows of one partition: `payload` is a `pyarrow.RecordBatch`, whose first row is number `base`.
+
+    size: what the whole of it counts as in bytes, if that is known already.
+    """
 
     __slots__ = ("_bytes", "_rows")
 
     def __init__(
-        self, partition: Partition, payload: Any, base: int, arrived_at: float, *, origin: object = None
+        self,
+        partition: Partition,
+        payload: Any,
+        base: int,
+        arrived_at: float,
+        *,
+        size: int | None = None,
+        origin: object = None,
     ) -> None:
-        super().__init__(partition, payload, _NO_ENDS, base, arrived_at, origin=origin)
-        self.last = self._rows = payload.num_rows
-        self._bytes = size_of(payload)
+        super().__init__(partition, payload, NO_ENDS, base, arrived_at, origin=origin)
+        self._rows = int(payload.num_rows)
+        self.last = self._rows
+        self._bytes: int = size or size_of(payload)
 
     @property
     def size(self) -> int:
@@ -63,7 +74,9 @@ class TableChunk(Chunk):
         return min(records, self.count, last - self.first)
 
     def _again(self) -> TableChunk:
-        return TableChunk(self.partition, self.payload, self.base, self.arrived_at, origin=self.origin)
+        return TableChunk(
+            self.partition, self.payload, self.base, self.arrived_at, size=self._bytes, origin=self.origin
+        )
 
     def _bytes_to(self, row: int) -> int:
         return self._bytes * row // self._rows
@@ -74,8 +87,18 @@ class NoneFraming:
 
     name = "none"
 
-    def framer(self, partition: Partition, *, max_record_bytes: int, origin: object = None) -> Framer:
-        return BlockFramer(partition, max_record_bytes=max_record_bytes, origin=origin)
+    def framer(
+        self,
+        partition: Partition,
+        *,
+        max_record_bytes: int,
+        position: int = 0,
+        columns: tuple[str, ...] | None = None,
+        origin: object = None,
+    ) -> Framer:
+        return BlockFramer(
+            partition, max_record_bytes=max_record_bytes, position=position, columns=columns, origin=origin
+        )
 
     def strip(self, raw: memoryview) -> bytes:
         """Return a record as it is: nothing frames it."""
@@ -101,4 +124,4 @@ class BlockFramer(PartitionFramer):
 
 def size_of(batch: Any) -> int:
     """Return what the rows of a record batch count as in bytes: at least one each."""
-    return max(int(batch.nbytes), batch.num_rows)
+    return max(int(batch.nbytes), int(batch.num_rows))

@@ -20,8 +20,7 @@ from msgspec import field as msgspec_field
 
 from streambatch.codecs import columns
 from streambatch.codecs.json_faults import explain
-from streambatch.codecs.lines import newlines
-from streambatch.codecs.rows import array_of, ids_by_position, in_order, living, records_of, reject
+from streambatch.codecs.rows import array_of, ids_by_position, in_order, joined, living, records_of, reject
 from streambatch.codecs.schema import RecordSchema
 from streambatch.errors import OptionError
 from streambatch.records import Chunk, Decoder, Encoder, FloatArray, Framing, IntArray, RecordId, Reject, Rows
@@ -58,6 +57,7 @@ class JsonDecoder:
         scalars = [f"f{at}" for at in range(len(schema.features))] if isinstance(schema.features, list) else []
         self._features = attrgetter(*scalars) if scalars else attrgetter("features")
         self._depth = min(len(scalars) - 1, 1) if scalars else len(schema.feature_shape)
+        self._shape = schema.feature_shape
         self._pack = struct.Struct(f"{schema.feature_count}{schema.numpy_dtype.char}").pack
 
     def decode(self, chunks: Sequence[Chunk]) -> Rows:
@@ -71,16 +71,17 @@ class JsonDecoder:
 
     def _decode_lines(self, chunks: Sequence[Chunk]) -> list[list[Any]] | None:
         """Return the values of all records, by decoder; None unless each surely is one good value."""
-        data, ends = _joined(chunks)
-        if not _are_objects(data, ends):
+        data = joined(chunks)
+        if not all(map(_holds_objects, chunks)):
             return None
         try:
-            str(data, "utf-8")  # msgspec skips the fields that nobody asks for without looking into their strings.
+            if not all(map(_is_ascii, chunks)):
+                str(data, "utf-8")  # msgspec doesn't look into the strings of fields that nobody asks for.
             values = [decoder.decode_lines(data) for decoder in self._decoders]
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        count = sum(chunk.count for chunk in chunks)
-        return values if len(ends) == count and all(len(column) == count for column in values) else None
+        count = sum([chunk.count for chunk in chunks])
+        return values if all(len(column) == count for column in values) else None
 
     def _decode_each(
         self, chunks: Sequence[Chunk], index: IntArray | None, rejects: list[Reject]
@@ -109,11 +110,11 @@ class JsonDecoder:
             # Half the time of one call for all numbers, whose arguments would be a tuple of them all.
             with suppress(struct.error, OverflowError):
                 packed = bytearray().join(starmap(self._pack, map(self._features, values)))
-                return np.frombuffer(packed, self._dtype).reshape(-1, *self._schema.feature_shape)
+                return np.frombuffer(packed, self._dtype).reshape(-1, *self._shape)
         numbers: Any = map(self._features, values)
         for _ in range(self._depth):
             numbers = chain.from_iterable(numbers)
-        return array_of(tuple(numbers), self._dtype).reshape(len(values), *self._schema.feature_shape)
+        return array_of(tuple(numbers), self._dtype).reshape(len(values), *self._shape)
 
 
 class JsonEncoder:
@@ -185,13 +186,22 @@ def _struct(name: str, uses: Sequence[_Use]) -> type[Any]:
         ) from None
 
 
-def _joined(chunks: Sequence[Chunk]) -> tuple[bytes | memoryview, IntArray]:
-    """Return the lines of all chunks and where they end in there; copied only if there are several chunks."""
-    if len(chunks) == 1:
-        chunk = chunks[0]
-        return chunk.data(), chunk.ends[chunk.first : chunk.last] - chunk.start
-    data = b"".join([chunk.data() for chunk in chunks])
-    return data, newlines(data)
+def _holds_objects(chunk: Chunk) -> bool:
+    """Tell whether every line of a chunk surely holds one object, or something that is no JSON.
+
+    It is asked of the whole payload first, once for all chunks that share it.
+    """
+    is_whole = chunk.findings.get("objects")
+    if is_whole is None:
+        chunk.findings["objects"] = is_whole = _are_objects(chunk.payload, chunk.ends)
+    return is_whole or _are_objects(chunk.data(), chunk.ends[chunk.first : chunk.last] - chunk.start)
+
+
+def _is_ascii(chunk: Chunk) -> bool:
+    is_ascii = chunk.findings.get("ascii")
+    if is_ascii is None:
+        chunk.findings["ascii"] = is_ascii = chunk.payload.isascii()
+    return is_ascii
 
 
 def _are_objects(data: bytes | memoryview, ends: IntArray) -> bool:

@@ -59,8 +59,7 @@ def problem_of_type(kind: Any, at: int, schema: RecordSchema) -> Verdict | None:
     depth = 0
     while _is_list(leaf):
         leaf, depth = leaf.value_type, depth + 1
-    is_flat = isinstance(kind, pa.FixedShapeTensorType) and tuple(kind.shape) == shape and kind.permutation is None
-    if _is_number(leaf) and (depth == len(shape) or is_flat):
+    if _is_number(leaf) and (depth == len(shape) or _is_tensor(kind, shape)):
         return None
     reason: Reason = "wrong_shape" if _is_number(leaf) else "wrong_type"
     return _wrong(f"{name_of(schema, ())}: expected {_listed(shape)}, found {kind}", reason)
@@ -103,7 +102,8 @@ def _array(column: Any, schema: RecordSchema) -> FloatArray:
         _check(_nulls(column), rows, "missing_field", "null", depth)
         if pa.types.is_fixed_size_list(column.type):
             length, start, count = column.type.list_size, column.offset, len(column)
-            _check(np.full(count, length != size), rows, "wrong_shape", np.full(count, length), depth)
+            if length != size:
+                _check(np.ones(count, bool), rows, "wrong_shape", np.full(count, length), depth)
             column = column.values.slice(start * length, count * length)
         else:
             offsets = column.offsets.to_numpy()
@@ -122,7 +122,7 @@ def _check(bad: BoolArray | None, rows: int, reason: Reason, found: str | IntArr
     if not isinstance(found, str):
         # Of each row the first bad length.
         found = found.reshape(rows, -1)[np.arange(rows), bad.reshape(rows, -1).argmax(axis=1)]
-    raise _Fault(bad.reshape(rows, -1).any(axis=1), reason, found, depth)
+    raise _Fault(np.asarray(bad.reshape(rows, -1).any(axis=1)), reason, found, depth)
 
 
 def _tell(fault: _Fault, rows: IntArray, schema: RecordSchema, faults: Faults) -> None:
@@ -170,6 +170,13 @@ def _is_number(kind: Any) -> bool:
     if types.is_dictionary(kind):
         kind = kind.value_type
     return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_null(kind))
+
+
+def _is_tensor(kind: Any, shape: tuple[int, ...]) -> bool:
+    """Tell whether a type is that of arrays of a shape, stored row by row."""
+    if not isinstance(kind, pa.FixedShapeTensorType) or tuple(kind.shape) != shape:
+        return False
+    return list(kind.permutation or range(len(shape))) == list(range(len(shape)))
 
 
 def _is_list(kind: Any) -> bool:

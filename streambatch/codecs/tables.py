@@ -73,9 +73,7 @@ class TableDecoder:
         faults = Faults(rows.num_rows)
         ids = self._ids(chunks, rows, layout, faults)
         x, kept = self._features(rows, layout, faults)
-        carry: list[Column] = [
-            [UNSET] * rows.num_rows if at is None else rows.column(at) for at in layout.carry
-        ]
+        carry: list[Column] = [[UNSET] * rows.num_rows if at is None else rows.column(at) for at in layout.carry]
         places = np.arange(start, start + rows.num_rows)
         if not faults.found:
             return _Decoded(ids, x, carry, places)
@@ -114,9 +112,7 @@ class TableDecoder:
             return list_features(_stored(columns[0]), self._schema, faults)
         return scalar_features(columns, rows.num_rows, self._schema, faults), every
 
-    def _reject(
-        self, chunks: Sequence[Chunk], start: int, ids: Column, faults: Faults, rejects: list[Reject]
-    ) -> None:
+    def _reject(self, chunks: Sequence[Chunk], start: int, ids: Column, faults: Faults, rejects: list[Reject]) -> None:
         starts = np.cumsum([0, *(chunk.count for chunk in chunks)])
         has_ids = self._schema.id is not None
         for row in sorted(faults.found):

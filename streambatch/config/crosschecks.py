@@ -11,6 +11,7 @@ from pathlib import Path
 from streambatch.addresses import parse_address
 from streambatch.config.draft import Draft
 from streambatch.config.sections import Sections
+from streambatch.segments import Rotation, SegmentNames
 from streambatch.units import format_size
 
 _ANY_HOST = ("0.0.0.0", "::")
@@ -81,7 +82,7 @@ def _check_addresses(draft: Draft, sections: Sections) -> None:
 
 def _addresses(sections: Sections) -> Iterator[tuple[str, str]]:
     for name, part in sections.sources.items():
-        if part.type == "tcp":
+        if part.type in ("tcp", "http"):
             yield f"source.{name}.listen", part.options.listen
     if sections.http is not None and sections.http.listen != "off":
         yield "http.listen", sections.http.listen
@@ -128,9 +129,15 @@ def _outputs(sections: Sections, state_dir: Path) -> Iterator[tuple[str, str]]:
     for name, part in sections.sinks.items():
         path = getattr(part.options, "path", None)
         if path is not None:
-            yield f"sink.{name}.path", str(path)
+            yield f"sink.{name}.path", _written(Path(path), getattr(part.options, "rotation", None))
     if sections.dead_letter is not None:
-        yield "dead_letter.path", str(sections.dead_letter.path or state_dir / "dead_letters.jsonl")
+        path = Path(sections.dead_letter.path or state_dir / "dead_letters.jsonl")
+        yield "dead_letter.path", _written(path, sections.dead_letter.rotate)
+
+
+def _written(path: Path, rotation: Rotation | None) -> str:
+    """Return the name of the file that an output leaves; the first one of several."""
+    return str(path if rotation is None else SegmentNames(path).closed(1))
 
 
 def _matches(pattern: str, path: str) -> bool:

@@ -34,9 +34,9 @@ _SECTIONS: Mapping[str, type[Any]] = {
     "delivery": Delivery,
     "http": HttpOptions,
 }
-_QUANTITY = r"^\s*\d+(\.\d+)?\s*({})?\s*$"
+_QUANTITY = r"^\s*\d+(\.\d+)?\s*({})\s*$"
 _UNITS = {
-    "size": (parse_size, ("GiB", "MiB", "KiB"), _QUANTITY.format("B|KiB|MiB|GiB")),
+    "size": (parse_size, ("GiB", "MiB", "KiB"), _QUANTITY.format("|B|KiB|MiB|GiB")),
     "duration": (parse_duration, ("d", "h", "m", "s", "ms"), _QUANTITY.format("ms|s|m|h|d")),
 }
 """Of each unit: how it is read, its units as they are written, largest first, and what its texts match."""

@@ -2,7 +2,8 @@
 
 One task reads them all in turns, into one buffer, and puts what it read: while the pipeline takes nothing, nothing is
 read. A read is one synchronous call, and what it brought is framed before anything else can run. So a connection holds
-no bytes but its partial record, bounded by `grants`, and what a read returned is put, also by a cancelled task.
+no bytes but its partial record, bounded by `grants`, and what a read returned is put, also by a cancelled task. With
+`reply` its answers come on top, bounded by not reading on.
 """
 
 import logging
@@ -11,16 +12,19 @@ import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import KW_ONLY
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Literal
 
 import anyio
 from pydantic import Field
 
 from streambatch.codecs.framing import framing_for_format
+from streambatch.errors import OptionError
+from streambatch.ingest.address import Address
 from streambatch.ingest.allocator import keep_freed_memory
 from streambatch.ingest.feed import Feed
 from streambatch.ingest.grants import Grants, grants_of
+from streambatch.ingest.replies import Replies, ReplyWriter
 from streambatch.options import options
 from streambatch.records import Intake, Partition
 from streambatch.units import Duration, Size
@@ -33,32 +37,17 @@ ACCEPT_PAUSE_SECONDS = 0.1
 LITTLE_BYTES = 4 << 10
 GATHER_SECONDS = 0.001
 """After little was read, how long to let more gather: many slow clients are then read together, at a third the cost."""
+REPLY_BYTES_MIN = 4 << 10
+"""What a connection may be owed in answers, however many there are."""
+ANSWER_SECONDS = 2.0
+"""How long, at a stop, clients wait for an answer after the last one."""
+LAST_ANSWERS_SECONDS = 10.0
+"""How long a stop may take to answer what was received."""
 
 _log = logging.getLogger(__name__)
 
 Listener = AbstractContextManager[socket.socket]
 """Enters as a listening non-blocking socket and closes it."""
-
-
-class Address:
-    """Where a source listens, once it does."""
-
-    def __init__(self) -> None:
-        self.value: str | None = None
-        self._known = anyio.Event()
-
-    def set(self, value: str) -> None:
-        self.value = value
-        self._known.set()
-
-    def clear(self) -> None:
-        self.value = None
-        self._known = anyio.Event()
-
-    async def wait(self) -> str:
-        while self.value is None:
-            await self._known.wait()
-        return self.value
 
 
 @options
@@ -82,6 +71,13 @@ class ConnectionSource:
         Literal["block", "drop_newest"],
         Field(description="While the queue is full, stop reading, or drop what was read."),
     ] = "block"
+    reply: Annotated[
+        bool, Field(description="Write a line back for every record, in the records' order: its score, or its error.")
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.reply and self.when_full == "drop_newest":
+            raise OptionError("when_full", "drop_newest", "block, with reply = true: each record has its answer")
 
     @property
     def is_finite(self) -> bool:
@@ -124,12 +120,16 @@ class ConnectionSource:
 
 
 class _Connection:
-    __slots__ = ("feed", "filled", "lent", "sock")
+    __slots__ = ("feed", "filled", "has_ended", "is_held", "lent", "replies", "sock")
 
-    def __init__(self, sock: socket.socket, feed: Feed) -> None:
-        self.sock, self.feed = sock, feed
+    def __init__(self, sock: socket.socket, feed: Feed, replies: Replies | None) -> None:
+        self.sock, self.feed, self.replies = sock, feed, replies
         self.lent = 0
-        self.filled = False
+        self.filled = self.is_held = self.has_ended = False
+
+    @property
+    def is_owed(self) -> bool:
+        return self.replies is not None and self.replies.is_owed
 
 
 class Connections:
@@ -144,6 +144,8 @@ class Connections:
         self._opened = 0
         self._awaited: dict[_Connection, float] = {}
         self._busy_seconds = 0.0
+        self._writer = ReplyWriter(intake, options.idle_timeout, self._cut_off_stalled) if options.reply else None
+        self._answered: anyio.Event | None = None
 
     async def serve(self, listeners: Sequence[Listener]) -> None:
         """Accept and read until cancelled; then put what was read, leave partial records, and close everything."""
@@ -153,10 +155,18 @@ class Connections:
                 async with anyio.create_task_group() as self._tasks:
                     for listener in listeners:
                         self._tasks.start_soon(self._accept, listener)
+                    if self._writer is not None:
+                        self._tasks.start_soon(self._writer.run)
                     await self._read_all()
+            except anyio.get_cancelled_exc_class():
+                if self._writer is not None:
+                    await self._answer_rest(self._writer)
+                raise
             finally:
                 for connection in list(self._open):
                     self._close(connection)
+                if self._writer is not None:
+                    self._writer.close()
 
     async def _accept(self, listener: Listener) -> None:
         is_troubled = False
@@ -190,8 +200,11 @@ class Connections:
         sock.setblocking(False)
         self._opened += 1
         partition = Partition(self._source, f"{self._intake.run_id}-{self._opened}")
-        framer = self._framing.framer(partition, max_record_bytes=self._options.max_record_bytes)
-        connection = _Connection(sock, Feed(self._intake, framer, self._source))
+        replies = None if self._writer is None else self._writer.replies(sock)
+        framer = self._framing.framer(partition, max_record_bytes=self._options.max_record_bytes, origin=replies)
+        connection = _Connection(sock, Feed(self._intake, framer, self._source), replies)
+        if replies is not None:
+            replies.feed, replies.moved = connection.feed, partial(self._replied, connection)
         self._open.add(connection)
         self._observer.connection_opened(self._source)
         self._await(connection)
@@ -215,7 +228,12 @@ class Connections:
 
     async def _read(self, connection: _Connection, now: float) -> int:
         """Read once, as much as the connection may. Returns how many bytes it was."""
-        size_max = self._claim(connection)
+        window = self._window(connection)
+        if window <= 0:
+            self._ignore(connection)
+            connection.is_held = True
+            return 0
+        size_max = min(window, self._claim(connection))
         if not size_max:
             self._ignore(connection)
             self._tasks.start_soon(self._await_grant, connection)
@@ -238,6 +256,13 @@ class Connections:
         connection.filled = size == size_max
         self._let_go(connection)
         return size
+
+    def _window(self, connection: _Connection) -> int:
+        """Return how many bytes may be read before the client has taken more of its answers."""
+        if connection.replies is None:
+            return READ_BYTES
+        share = self._intake.memory.capacity // 8 // max(1, len(self._open))
+        return max(share, REPLY_BYTES_MIN) - connection.replies.load
 
     def _claim(self, connection: _Connection) -> int:
         """Return how many bytes the next read may bring: none if it takes a grant and there is none to have."""
@@ -285,6 +310,10 @@ class Connections:
             connection, since = next(iter(self._awaited.items()))
             if since > silent_since:
                 return
+            if connection.is_owed:
+                del self._awaited[connection]
+                self._awaited[connection] = now
+                continue
             self._observer.connection_rejected(self._source, "timeout")
             await self._end(connection, cut_off=True)
 
@@ -298,15 +327,51 @@ class Connections:
 
     async def _end(self, connection: _Connection, *, cut_off: bool = False) -> None:
         self._ignore(connection)
-        await connection.feed.end(cut_off=cut_off)
-        self._close(connection)
+        is_gone = cut_off or (connection.replies is not None and connection.replies.is_gone)
+        await connection.feed.end(cut_off=is_gone)
+        if connection.is_owed and not is_gone:
+            self._give_back(connection)
+            connection.has_ended = True
+        else:
+            self._close(connection)
 
     def _close(self, connection: _Connection) -> None:
         self._open.remove(connection)
+        if connection.replies is not None:
+            connection.replies.moved = None
+            connection.replies.give_up()
         connection.sock.close()
         connection.feed.release()
         self._give_back(connection)
         self._observer.connection_closed(self._source)
+
+    def _replied(self, connection: _Connection) -> None:
+        """Learn that a client is owed less than before."""
+        if connection.has_ended and not connection.is_owed:
+            self._close(connection)
+        elif connection.is_held and self._window(connection) > 0:
+            connection.is_held = False
+            self._await(connection)
+        if self._answered is not None:
+            self._answered.set()
+
+    def _cut_off_stalled(self, replies: Replies) -> None:
+        """Cut off a client that takes no answers: reading from it then finds the end."""
+        self._observer.connection_rejected(self._source, "timeout")
+        replies.shut_down()
+
+    async def _answer_rest(self, writer: ReplyWriter) -> None:
+        """Go on answering what was put, for as long as that gets on."""
+        with anyio.move_on_after(LAST_ANSWERS_SECONDS, shield=True):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(writer.run)
+                is_moving = True
+                while is_moving and any(connection.is_owed for connection in self._open):
+                    self._answered = anyio.Event()
+                    with anyio.move_on_after(ANSWER_SECONDS) as waiting:
+                        await self._answered.wait()
+                    is_moving = not waiting.cancelled_caught
+                tasks.cancel_scope.cancel()
 
 
 def _widen(sock: socket.socket) -> None:

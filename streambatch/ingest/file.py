@@ -145,7 +145,7 @@ class InputFile:
     def __init__(self, source: str, path: str, compression: str) -> None:
         self._source, self._path, self._compression = source, path, compression
         self._handle: AsyncFileIO
-        self._unpacker = None if compression == "auto" else unpacker(compression)
+        self._unpacker: Unpacker | None = None
         self._size = self._read_to = 0
 
     async def __aenter__(self) -> Self:
@@ -181,9 +181,10 @@ class InputFile:
         if kind is not None:
             raise SourceError(self._source, f"{self._path} is {kind}, not a file")
         self._size = status.st_size
-        if self._compression == "auto":
-            head = await to_thread.run_sync(os.pread, self._handle.fileno(), MAGIC_BYTES, 0)
-            self._unpacker = unpacker(detect(head))
+        compression = self._compression
+        if compression == "auto":
+            compression = detect(await to_thread.run_sync(os.pread, self._handle.fileno(), MAGIC_BYTES, 0))
+        self._unpacker = unpacker(compression)
 
     async def _read_raw(self, size: int) -> bytes:
         with anyio.CancelScope(shield=True):
@@ -210,5 +211,7 @@ class InputFile:
             yield
         except OSError as error:
             raise SourceError(self._source, f"{self._path}: {error.strerror}") from error
+        except OptionError as error:
+            raise SourceError(self._source, f"{self._path}: {error}") from error
         except Corrupt as error:
             raise SourceError(self._source, f"{self._path}: {error}; the records before it were read") from error

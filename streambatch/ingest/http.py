@@ -7,7 +7,8 @@ left a half record that dies like any other that was cut off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import KW_ONLY
 from functools import cached_property, partial
@@ -18,15 +19,15 @@ import msgspec
 from pydantic import Field
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from streambatch.addresses import address_of, bind, cause_of, parse_address
 from streambatch.codecs.framing import framing_for_format
 from streambatch.errors import SourceError
+from streambatch.ingest.address import Address
 from streambatch.ingest.compression import Corrupt
-from streambatch.ingest.connections import Address
 from streambatch.ingest.feed import Feed
 from streambatch.ingest.grants import Grants, grants_of
 from streambatch.ingest.http_connection import IngestConnection
@@ -41,6 +42,12 @@ RETRY_AFTER_SECONDS = 1
 """When a client that was refused for want of room is asked to come again."""
 GRACE_SECONDS = 2.0
 """How long, at a stop, requests may go on sending."""
+
+CLOSE = {"connection": "close"}
+
+
+class BrokenTransfer(Exception):
+    """What a client sends is no HTTP any more."""
 
 
 @options
@@ -90,10 +97,8 @@ class HttpSource:
             except (OSError, UnicodeError) as error:
                 raise SourceError(self.name, f"can't listen on {self.listen}: {cause_of(error)}") from error
             try:
-                await Requests(self, intake, grants).serve(
-                    partial(HttpServer.run_until_cancelled, listeners=listeners),
-                    lambda: self._address.set(address_of(listeners[0])),
-                )
+                listening = partial(self._address.set, address_of(listeners[0]))
+                await Requests(self, intake, grants).serve(listeners, listening)
             finally:
                 self._address.clear()
 
@@ -106,3 +111,193 @@ class HttpSource:
     @cached_property
     def _address(self) -> Address:
         return Address()
+
+
+class Requests:
+    """The requests of one source, from its listeners to its cancellation."""
+
+    def __init__(self, options: HttpSource, intake: Intake, grants: Grants) -> None:
+        self._options, self._intake, self._grants = options, intake, grants
+        self._framing = framing_for_format(options.format)
+        self._begun = 0
+        self._scopes: set[anyio.CancelScope] = set()
+        self._ended: anyio.Event | None = None
+        self._is_stopping = False
+        self._failure: Exception | None = None
+
+    async def serve(self, listeners: Sequence[socket.socket], listening: Callable[[], None]) -> None:
+        """Answer until cancelled; then let requests under way end, and close everything."""
+        options = self._options
+        connection = partial(IngestConnection, options, self._intake.observer, self._grants.allowance)
+        server = HttpServer(self._app(), connection, keep_alive_seconds=options.idle_timeout, started=listening)
+        async with anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(self._end_when_cancelled)
+            await server.run_until_cancelled(listeners)
+        if self._failure is not None:
+            raise self._failure
+
+    def _app(self) -> Starlette:
+        route = Route(PATH, self._post, methods=["POST"])
+        app = Starlette(routes=[route], exception_handlers={HTTPException: _as_json})
+        app.router.redirect_slashes = False
+        return app
+
+    async def _end_when_cancelled(self) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self._is_stopping = True
+            with anyio.CancelScope(shield=True):
+                with anyio.move_on_after(GRACE_SECONDS):
+                    await self._until_none_is_under_way()
+                for scope in self._scopes:
+                    scope.cancel()
+                # What is being put was read: the pipeline goes on until it has it, or gives up.
+                await self._until_none_is_under_way()
+
+    async def _until_none_is_under_way(self) -> None:
+        while self._scopes:
+            self._ended = anyio.Event()
+            await self._ended.wait()
+
+    async def _post(self, request: Request) -> Response:
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refusal
+        body = self._body(request)
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                return await self._take_in(request, body)
+            finally:
+                body.release()
+                self._scopes.remove(scope)
+                if self._ended is not None:
+                    self._ended.set()
+        return _answer(503, body.received, "the source is stopping", CLOSE)
+
+    def _refusal(self, request: Request) -> Response | None:
+        """Return the answer to a request that is not even read."""
+        headers, size_max = request.headers, self._options.max_body_bytes
+        if self._is_stopping:
+            return _answer(503, 0, "the source is stopping", CLOSE)
+        if _encoding(request) not in ("identity", *DECOMPRESSORS):
+            allowed = ", ".join(name for name in DECOMPRESSORS if not name.startswith("x-"))
+            return _answer(415, 0, f"content-encoding: expected {allowed} or none", {"accept-encoding": allowed})
+        if headers.get("content-type", "").lower().startswith("multipart/"):
+            return _answer(415, 0, "content-type: expected records, one a line, found parts of a form")
+        if int(headers.get("content-length", "0")) > size_max:
+            self._intake.refused(1, "size")
+            return _answer(413, 0, f"the body has more than {format_size(size_max)}")
+        if not self._intake.has_room:
+            self._intake.refused(1, "full")
+            return _answer(429, 0, "the queue is full", {"retry-after": str(RETRY_AFTER_SECONDS)})
+        return None
+
+    def _body(self, request: Request) -> _Body:
+        options = self._options
+        self._begun += 1
+        partition = Partition(options.name, f"{self._intake.run_id}-{self._begun}")
+        framer = self._framing.framer(partition, max_record_bytes=options.max_record_bytes)
+        feed = Feed(self._intake, framer, options.name)
+        unpacking = Unpacking(_encoding(request), options.max_body_bytes)
+        return _Body(feed, unpacking, self._grants, options.max_record_bytes)
+
+    async def _take_in(self, request: Request, body: _Body) -> Response:
+        try:
+            await self._read(request, body)
+        except (Corrupt, BrokenTransfer) as error:
+            return _answer(400, body.received, str(error), CLOSE)
+        except TooLarge as error:
+            self._intake.refused(1, "size")
+            return _answer(413, body.received, str(error))
+        except ClientDisconnect:
+            await body.cut_off()
+            return Response()
+        except TimeoutError:
+            self._intake.observer.connection_rejected(self._options.name, "timeout")
+            await body.cut_off()
+            return _answer(408, body.received, f"nothing came for {self._options.idle_timeout:g} s", CLOSE)
+        except Exception as error:
+            self._failure = self._failure or error
+            self._tasks.cancel_scope.cancel()
+            return _answer(503, body.received, "the pipeline has failed", CLOSE)
+        return _answer(200, body.received)
+
+    async def _read(self, request: Request, body: _Body) -> None:
+        more = True
+        while more:
+            await body.room()
+            with anyio.fail_after(self._options.idle_timeout):
+                message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            await body.take(message.get("body", b""))
+            more = message.get("more_body", False)
+        connection: IngestConnection = request.state.connection
+        if connection.fault is not None:
+            raise BrokenTransfer(connection.fault)
+        await body.end()
+
+
+class _Body:
+    """The records of one request."""
+
+    def __init__(self, feed: Feed, unpacking: Unpacking, grants: Grants, max_record_bytes: int) -> None:
+        self._feed, self._unpacking, self._grants = feed, unpacking, grants
+        self._max_record_bytes = max_record_bytes
+        self._lent = 0
+
+    @property
+    def received(self) -> int:
+        """Records taken in so far."""
+        return self._feed.records
+
+    async def room(self) -> None:
+        """Wait until there is memory for what comes next, and for the record it belongs to."""
+        holds_little = self._feed.pending * 2 <= self._grants.allowance
+        if holds_little and self._lent:
+            self._give_back()
+        elif not holds_little and not self._lent:
+            self._lent = await self._grants.take(self._max_record_bytes)
+        await self._feed.room(1)
+
+    async def take(self, block: bytes) -> None:
+        """Put the records that a block completes. Raises TooLarge and Corrupt."""
+        for piece in self._unpacking.pieces(block):
+            await self._feed.push(piece)
+            await self.room()
+
+    async def end(self) -> None:
+        """Learn that the body is complete. Raises Corrupt when it is not."""
+        self._unpacking.end()
+        await self._feed.end()
+
+    async def cut_off(self) -> None:
+        """Learn that the rest of the body won't come."""
+        await self._feed.end(cut_off=True)
+
+    def release(self) -> None:
+        """Let go of whatever is still held."""
+        self._feed.release()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        lent, self._lent = self._lent, 0
+        self._grants.give(lent)
+
+
+def _encoding(request: Request) -> str:
+    return request.headers.get("content-encoding", "").strip().lower() or "identity"
+
+
+def _answer(status: int, received: int, error: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
+    content: dict[str, object] = {"received": received}
+    if error is not None:
+        content["error"] = error
+    return Response(msgspec.json.encode(content), status, headers, media_type="application/json")
+
+
+async def _as_json(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _answer(error.status_code, 0, error.detail, error.headers)

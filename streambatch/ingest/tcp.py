@@ -19,6 +19,7 @@ class TcpSource(ConnectionSource):
     name: str = "tcp"
 
     def __post_init__(self) -> None:
+        ConnectionSource.__post_init__(self)
         parse_address(self.listen)
 
     async def _listen(self) -> tuple[list[socket.socket], str]:

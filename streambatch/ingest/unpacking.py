@@ -7,9 +7,10 @@ it may is refused while it is unpacked.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from importlib.util import find_spec
+from typing import Any
 
-from streambatch.ingest.compression import Gunzip
+from streambatch.ingest.compression import Gunzip, Unpacker, Unzstd
 from streambatch.units import format_size
 
 PIECE_BYTES = 64 << 10
@@ -17,26 +18,24 @@ RATIO_MAX = 200
 """How many times its packed size a body may unpack to. JSON lines that hardly differ come to 50."""
 RATIO_COUNTS_FROM = 1 << 20
 """Unpacked bytes up to which any ratio will do."""
+ZSTD_WINDOW_BYTES = 8 << 20
 
 
 class TooLarge(Exception):
     """A body holds more than it may."""
 
 
-class Decompressor(Protocol):
-    """One compressed stream: blocks in, pieces out. Raises Corrupt; see compression.Gunzip."""
+class _SmallUnzstd(Unzstd):
+    """zstd with the window that every decoder must have, and not the 128 MiB that a frame may ask for."""
 
-    def needs_input(self) -> bool: ...
-
-    def give(self, block: bytes) -> None: ...
-
-    def inflate(self, size: int) -> bytes: ...
-
-    def end(self) -> None: ...
+    def _new_member(self) -> Any:
+        return self._zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES).decompressobj()
 
 
-DECOMPRESSORS: dict[str, type[Decompressor]] = {"gzip": Gunzip, "x-gzip": Gunzip}
-"""By content encoding."""
+DECOMPRESSORS: dict[str, type[Unpacker]] = {"gzip": Gunzip, "x-gzip": Gunzip}
+"""By content encoding; zstd takes the package zstandard."""
+if find_spec("zstandard") is not None:
+    DECOMPRESSORS["zstd"] = _SmallUnzstd
 
 
 class Unpacking:

@@ -88,6 +88,13 @@ CATALOGUE: tuple[Metric, ...] = (
     _each(
         "counter", "source_connections_rejected_total", "source reason", "connections", "Clients sent away or cut off."
     ),
+    _each(
+        "counter",
+        "source_kernel_dropped_datagrams_total",
+        "source",
+        "datagrams",
+        "Datagrams that the system dropped before they could be read.",
+    ),
     _each("counter", "source_file_events_total", "source event", "events", "What happened to input files."),
     _each("counter", "batches_total", "trigger", "batches", "Batches cut, by why they closed."),
     _each(

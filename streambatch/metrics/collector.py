@@ -182,6 +182,7 @@ def _put_source(samples: _Samples, source: str, tally: Tally, wall_ahead: float)
     samples.put("source_received_bytes_total", tally.size, source)
     samples.put("source_blocked_seconds_total", tally.blocked_seconds, source)
     samples.put("source_connections_opened_total", tally.opened, source)
+    samples.put("source_kernel_dropped_datagrams_total", tally.datagrams_dropped, source)
     samples.put("source_connections", tally.opened - tally.closed, source)
     for reason in REJECTED_CONNECTIONS:
         samples.put("source_connections_rejected_total", tally.rejected[reason], source, reason)

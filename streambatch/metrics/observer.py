@@ -18,7 +18,7 @@ class Tally:
         self.size = 0
         self.last_at: float | None = None
         self.blocked_seconds = 0.0
-        self.opened = self.closed = 0
+        self.opened = self.closed = self.datagrams_dropped = 0
         self.rejected: Counter[str] = Counter()
         self.files: Counter[str] = Counter()
 
@@ -51,6 +51,9 @@ class MetricsObserver(Observer):
 
     def connection_rejected(self, source: str, reason: RejectedConnection) -> None:
         self.sources[source].rejected[reason] += 1
+
+    def datagrams_dropped(self, source: str, count: int) -> None:
+        self.sources[source].datagrams_dropped += count
 
     def file_changed(self, source: str, path: str, event: FileEvent) -> None:
         self.sources[source].files[event] += 1

@@ -31,7 +31,7 @@ class Batcher:
                 await self._inbox.changed()
 
     def cut(self, now: float) -> Batch | None:
-        """Return a batch if one is due at `now`, or if the input has ended."""
+        """Return a batch if one is due at `now`, or if the input has ended or is about to."""
         window, inbox = self._window, self._inbox
         while window.records_left > 0 and window.bytes_left > 0 and inbox.records:
             chunk = inbox.take(window.records_left, window.bytes_left, whole_record=window.is_empty)
@@ -40,6 +40,6 @@ class Batcher:
                 break
             window.add(chunk, now)
         trigger = window.due(now)
-        if trigger is None and inbox.closed_by is not None and not window.is_empty:
-            trigger = inbox.closed_by
+        if trigger is None and not window.is_empty:
+            trigger = inbox.hurried_by
         return window.close(trigger, now) if trigger is not None else None

@@ -16,8 +16,10 @@ from streambatch.options import options
 from streambatch.records import Chunk, Trigger
 from streambatch.units import Size
 
-QUANTUM = 64 << 10
+QUANTUM = 8 << 10
 """Bytes a lane may send before the next one's turn, while several have something to send."""
+RESERVE = 16
+"""While there are several lanes, one that holds over half of the queue leaves one part in so many to the others."""
 
 
 @options
@@ -35,12 +37,12 @@ class InboxAborted(Exception):
 
 
 class _Lane:
-    __slots__ = ("chunks", "credit", "waiting")
+    __slots__ = ("chunks", "credit", "records", "size", "waiting")
 
     def __init__(self) -> None:
         self.chunks: deque[Chunk] = deque()
         self.waiting: deque[anyio.Event] = deque()
-        self.credit = 0
+        self.credit = self.records = self.size = 0
 
 
 class Inbox:
@@ -51,6 +53,7 @@ class Inbox:
         self.records = 0
         self.size = 0
         self.closed_by: Trigger | None = None
+        self.hurried_by: Trigger | None = None
         self._lanes: dict[str, _Lane] = {}
         self._order: deque[_Lane] = deque()
         self._busy: deque[_Lane] = deque()
@@ -62,23 +65,18 @@ class Inbox:
         """Monotonic seconds at which the oldest waiting chunk arrived; infinity when nothing waits."""
         return min((lane.chunks[0].arrived_at for lane in self._busy), default=inf)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether whatever is put now would have to wait."""
-        if self.records >= self.limits.max_records or self.size >= self.limits.max_bytes:
-            return True
-        return any(lane.waiting for lane in self._order)
+    def is_full_for(self, source: str) -> bool:
+        """Whether whatever a source puts now would have to wait."""
+        lane = self._lane(source)
+        return bool(lane.waiting) or min(self._room(lane)) <= 0
 
     def has_room(self, chunk: Chunk) -> bool:
         """Tell whether the whole chunk fits now."""
-        return self._fitting(chunk) == chunk.count
+        return self._fitting(self._lane(chunk.partition.source), chunk) == chunk.count
 
     async def put(self, chunk: Chunk, clock: Clock) -> None:
         """Add a chunk, in parts as room comes. Raises InboxAborted when the pipeline gives up meanwhile."""
-        lane = self._lanes.get(chunk.partition.source)
-        if lane is None:
-            lane = self._lanes[chunk.partition.source] = _Lane()
-            self._order.append(lane)
+        lane = self._lane(chunk.partition.source)
         rest = chunk if lane.waiting else self._admit(lane, chunk, clock.monotonic())
         first_in_line = False
         while rest is not None:
@@ -101,10 +99,15 @@ class Inbox:
             return self._serve(lane, records, size, whole_record)
         return None
 
+    def hurry(self, trigger: Trigger) -> None:
+        """Have every open batch closed at once from now on, since no more than a rest will be put."""
+        self.hurried_by = trigger
+        self._notify()
+
     def close(self, trigger: Trigger) -> None:
         """Say that nothing more will be put: `flush` at the end of input, `shutdown` at a stop."""
         self.closed_by = trigger
-        self._notify()
+        self.hurry(trigger)
 
     def abort(self) -> None:
         """Make every waiting and later put fail."""
@@ -124,8 +127,24 @@ class Inbox:
             self._changed.set()
             self._changed = None
 
-    def _fitting(self, chunk: Chunk) -> int:
-        records, size = self.limits.max_records - self.records, self.limits.max_bytes - self.size
+    def _lane(self, source: str) -> _Lane:
+        lane = self._lanes.get(source)
+        if lane is None:
+            lane = self._lanes[source] = _Lane()
+            self._order.append(lane)
+        return lane
+
+    def _room(self, lane: _Lane) -> tuple[int, int]:
+        """Return how many records and bytes a lane may add."""
+        limits = self.limits
+        records, size = limits.max_records - self.records, limits.max_bytes - self.size
+        if len(self._lanes) > 1 and (2 * lane.records > limits.max_records or 2 * lane.size > limits.max_bytes):
+            records -= limits.max_records // RESERVE
+            size -= limits.max_bytes // RESERVE
+        return records, size
+
+    def _fitting(self, lane: _Lane, chunk: Chunk) -> int:
+        records, size = self._room(lane)
         if records <= 0:
             return 0
         return chunk.fitting(records, size) or (1 if self.records == 0 else 0)
@@ -133,7 +152,7 @@ class Inbox:
     def _admit(self, lane: _Lane, chunk: Chunk, entered_at: float) -> Chunk | None:
         if self._aborted:
             raise InboxAborted
-        count = self._fitting(chunk)
+        count = self._fitting(lane, chunk)
         if count == 0:
             return chunk
         rest = None
@@ -145,6 +164,8 @@ class Inbox:
         lane.chunks.append(chunk)
         self.records += chunk.count
         self.size += chunk.size
+        lane.records += chunk.count
+        lane.size += chunk.size
         self._notify()
         return rest
 
@@ -187,6 +208,8 @@ class Inbox:
                 lane.credit = 0
         taken = chunk.size
         lane.credit -= taken
+        lane.records -= chunk.count
+        lane.size -= taken
         self.records -= chunk.count
         self.size -= taken
         self._admit_next()

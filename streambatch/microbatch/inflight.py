@@ -34,11 +34,11 @@ class InFlight:
         """Count a batch that came back from the workers, with its scores if it has some."""
         self.scoring -= 1
         if outcome is not None:
-            self.size += len(outcome.payload)
+            self.size += outcome.size
 
     def written(self, batch: Batch, outcome: Outcome) -> int:
         """Count a batch as written. Returns the bytes it held."""
-        size = batch.size + len(outcome.payload)
+        size = batch.size + outcome.size
         self.batches -= 1
         self.size -= size
         return size

@@ -46,7 +46,7 @@ class SourceIntake:
 
     @property
     def has_room(self) -> bool:
-        return not self._inbox.is_full
+        return not self._inbox.is_full_for(self._source)
 
     def refused(self, records: int, reason: Refusal) -> None:
         """Count records whose sender was told no; see records.Intake."""

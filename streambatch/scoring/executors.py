@@ -3,7 +3,8 @@ is async, as tasks on the loop.
 
 An executor holds at most `capacity` batches, running or waiting for a worker; whoever submits sees to that. Every
 batch submitted comes back once, through `done`, on the event loop, with its outcome or with the error that ends the
-run; batches come back in any order.
+run; batches come back in any order. What numpy would warn of while a batch is scored is not
+worth a warning: numbers that are not finite become rejects.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Annotated, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 import anyio
+import numpy as np
 from anyio.abc import TaskGroup
 from pydantic import Field
 
@@ -69,12 +71,14 @@ class InlineExecutor:
     def __init__(self, transform: Transform, done: Done, now: Now) -> None:
         self.capacity = 1
         self._transform, self._done, self._now = transform, done, now
+        self._quiet = np.errstate(all="ignore")
 
     async def __aenter__(self) -> Self:
+        self._quiet.__enter__()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        return None
+    async def __aexit__(self, *exit: Any) -> None:
+        self._quiet.__exit__(*exit)
 
     def submit(self, batch: Batch) -> None:
         batch.stamps.started = self._now()
@@ -93,15 +97,20 @@ class TaskExecutor:
         self._transform, self._done, self._now = transform, done, now
         self.capacity = count
         self._tasks: TaskGroup = anyio.create_task_group()
+        self._quiet = np.errstate(all="ignore")
 
     async def __aenter__(self) -> Self:
+        self._quiet.__enter__()
         await self._tasks.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._tasks.__aexit__(kind, error, trace)
+        try:
+            await self._tasks.__aexit__(kind, error, trace)
+        finally:
+            self._quiet.__exit__(kind, error, trace)
 
     def submit(self, batch: Batch) -> None:
         batch.stamps.started = self._now()
@@ -156,6 +165,11 @@ class ThreadExecutor:
         self._waiting.put(batch)
 
     def _work(self) -> None:
+        with np.errstate(all="ignore"):
+            self._score_all()
+        self._call_soon(self._leave)
+
+    def _score_all(self) -> None:
         while (batch := self._waiting.get()) is not None:
             batch.stamps.started = self._now()
             result: Outcome | Exception
@@ -167,7 +181,6 @@ class ThreadExecutor:
             if not self._is_drain_scheduled:
                 self._is_drain_scheduled = True
                 self._call_soon(self._drain)
-        self._call_soon(self._leave)
 
     def _run(self, batch: Batch) -> Outcome:
         if not self._transform.is_ordered:

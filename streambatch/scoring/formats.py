@@ -54,7 +54,14 @@ def transform_for(
     if len(bound) == len(steps) and hasattr(model, "bind"):
         model.bind(schema.feature_shape)
     name = str(getattr(model, "name", type(model).__name__))
-    return Transform(formats, [*bound, *steps[len(bound) :]], model, encoder, model_name=name)
+    replying = _reply_encoder(schema, encoder) if any(getattr(source, "reply", False) for source in sources) else None
+    return Transform(formats, [*bound, *steps[len(bound) :]], model, encoder, model_name=name, reply_encoder=replying)
+
+
+def _reply_encoder(schema: RecordSchema, encoder: Encoder) -> Encoder:
+    """Return what writes JSON lines: the output's own encoder if it does, so that nothing is encoded twice."""
+    lines = encoder_for("jsonl", schema)
+    return encoder if type(encoder) is type(lines) else lines
 
 
 def _keeps_shape(step: Any) -> bool:

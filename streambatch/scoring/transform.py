@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from streambatch.codecs.columns import concatenated, item, take
+from streambatch.codecs.columns import concatenated, item, take, values
 from streambatch.codecs.finite import all_finite
 from streambatch.errors import ModelError, ShapeError
 from streambatch.records import (
@@ -35,6 +35,7 @@ from streambatch.records import (
 )
 from streambatch.scoring.check import checked_scores
 from streambatch.scoring.halving import Halving, isolate
+from streambatch.scoring.replies import filtered_line, reject_line, replies_of
 
 Now = Callable[[], float]
 
@@ -49,13 +50,14 @@ class SourceFormat:
 class Prepared:
     """A batch on its way through the transform: the rows still alive, and what became of the others."""
 
-    __slots__ = ("batch", "carry", "filtered", "ids", "index", "rejects", "x")
+    __slots__ = ("batch", "carry", "filtered", "filtered_ids", "ids", "index", "rejects", "x")
 
     def __init__(self, batch: Batch, rows: Rows) -> None:
         self.batch = batch
         self.ids, self.x, self.carry, self.index = rows.ids, rows.x, rows.carry, rows.index
         self.rejects: list[Reject] = list(rows.rejects)
         self.filtered: list[int] = []
+        self.filtered_ids: list[RecordId] = []
 
     def places(self) -> IntArray:
         """Return each row's place in the batch."""
@@ -71,7 +73,8 @@ class Prepared:
 class Transform:
     """Decode, validate, preprocess, score and encode one batch.
 
-    formats: by source name. Steps with memory are called in the order of batches: see `is_ordered`.
+    formats: by source name. Steps with memory are called in the order of batches: see `is_ordered`. reply_encoder: what
+    writes JSON lines, if a source replies; `encoder` itself if it does.
     """
 
     def __init__(
@@ -82,9 +85,10 @@ class Transform:
         encoder: Encoder,
         *,
         model_name: str,
+        reply_encoder: Encoder | None = None,
     ) -> None:
         self.formats, self.steps, self.model, self.encoder = formats, steps, model, encoder
-        self.model_name = model_name
+        self.model_name, self.reply_encoder = model_name, reply_encoder
         self.is_ordered = any(getattr(step, "is_stateful", False) for step in steps)
         self._states = [step.initial_state() if getattr(step, "is_stateful", False) else None for step in steps]
 
@@ -137,12 +141,12 @@ class Transform:
             scores = self._drop_non_finite(prepared, scores)
         payload = self.encoder.encode(prepared.ids, scores, prepared.carry) if len(prepared.ids) else b""
         prepared.rejects.sort(key=_index_of)
-        return Outcome(payload, _scored(prepared), prepared.rejects, _filtered(prepared))
+        replies = () if self.reply_encoder is None else self._replies(prepared, payload, scores)
+        return Outcome(payload, _scored(prepared), prepared.rejects, _filtered(prepared), replies)
 
     def run(self, batch: Batch, now: Now) -> Outcome:
         """Do all of it for a model whose `score` is sync, and stamp the stages."""
-        with np.errstate(all="ignore"):
-            return self.complete(self.prepare(batch, now), now)
+        return self.complete(self.prepare(batch, now), now)
 
     def complete(self, prepared: Prepared, now: Now) -> Outcome:
         """Score and finish what was prepared."""
@@ -153,11 +157,22 @@ class Transform:
         stamps.encoded = now()
         return outcome
 
+    def _replies(self, prepared: Prepared, payload: bytes, scores: FloatArray) -> Sequence[bytes]:
+        encoder = self.reply_encoder
+        if encoder is None or all(chunk.origin is None for chunk in prepared.batch.chunks):
+            return ()
+        lines = payload
+        if encoder is not self.encoder and len(prepared.ids):
+            lines = encoder.encode(prepared.ids, scores, prepared.carry)
+        others = {reject.index: reject_line(reject) for reject in prepared.rejects}
+        others |= dict(zip(prepared.filtered, map(filtered_line, prepared.filtered_ids), strict=True))
+        return replies_of(prepared.batch, lines, prepared.places(), others)
+
     def _called(self, x: FloatArray) -> FloatArray:
-        return checked_scores(self.model_name, self.model.score(x), len(x))
+        return checked_scores(self.model_name, self.model.score(_writable(self.model, x)), len(x))
 
     async def _awaited(self, x: FloatArray) -> FloatArray:
-        return checked_scores(self.model_name, await self.model.score(x), len(x))
+        return checked_scores(self.model_name, await self.model.score(_writable(self.model, x)), len(x))
 
     def _preprocess(self, prepared: Prepared, at: int) -> None:
         step, x = self.steps[at], prepared.x
@@ -170,6 +185,8 @@ class Transform:
             mask = self._isolate_step(prepared, step, error)
         if mask is not None and not mask.all():
             prepared.filtered += prepared.places()[~mask].tolist()
+            if self.reply_encoder is not None:
+                prepared.filtered_ids += values(take(prepared.ids, ~mask))
             prepared.x = prepared.x[mask]
             prepared.keep(mask)
 
@@ -197,7 +214,9 @@ class Transform:
         places = prepared.places()
         for row, error in halving.guilty:
             prepared.rejects.append(
-                self._reject(prepared, int(places[row]), stage, reason, f"{who}: {_told(error)}", item(prepared.ids, row))
+                self._reject(
+                    prepared, int(places[row]), stage, reason, f"{who}: {_told(error)}", item(prepared.ids, row)
+                )
             )
         mask = np.zeros(len(prepared.ids), bool)
         mask[halving.kept()] = True
@@ -233,13 +252,19 @@ class Transform:
 
 def _stepped(step: Any, x: FloatArray) -> tuple[FloatArray, BoolArray | None]:
     """Call a step and return its rows and its mask, with as many rows as it was given."""
-    result = step(x)
+    result = step(_writable(step, x))
     y, mask = result if isinstance(result, tuple) else (result, None)
     if np.ndim(y) == 0 or len(y) != len(x):
         raise ShapeError(f"preprocess step {_name_of(step)}", f"({len(x)}, ...)", np.shape(y))
     if mask is not None and np.shape(mask) != (len(x),):
         raise ShapeError(f"mask of preprocess step {_name_of(step)}", f"({len(x)},)", np.shape(mask))
     return y, mask
+
+
+def _writable(part: Any, x: FloatArray) -> FloatArray:
+    """Return features that a part may write to: those of a table are shared with it. Parts that are bound to a shape
+    are this package's own, which don't."""
+    return x if x.flags.writeable or hasattr(part, "bind") else x.copy()
 
 
 def _name_of(part: object) -> str:

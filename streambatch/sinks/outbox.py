@@ -6,6 +6,7 @@ before it counts as written, and both synced before it counts as acked; without 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -13,11 +14,14 @@ import anyio
 
 from streambatch.clock import Clock
 from streambatch.events import Observer
-from streambatch.records import Batch, Outcome, Reject, Sink
+from streambatch.records import Batch, Outcome, Reject, SegmentedSink, Sink
+from streambatch.sinks.replies import send_replies
 
 WRITE_SIZE = 256 << 10
 """Bytes worth a write of their own; while more is on its way, less waits up to LINGER seconds for company."""
 LINGER = 0.004
+UNSYNCED_BATCHES_MAX = 32768
+"""Batches that may wait for a segment of the sink to be closed."""
 
 Finished = tuple[Batch, Outcome]
 
@@ -28,6 +32,8 @@ class DeadLetters(Protocol):
     async def write(self, rejects: Sequence[Reject]) -> None: ...
 
     async def sync(self) -> None: ...
+
+    async def finish(self) -> None: ...
 
 
 class Outbox:
@@ -51,7 +57,11 @@ class Outbox:
         self._early: dict[int, Finished] = {}
         self._ready: list[Finished] = []
         self._ready_size = 0
-        self._unsynced: list[Finished] = []
+        self._segments = sink if isinstance(sink, SegmentedSink) else None
+        if self._segments is not None:
+            self._segments.timed_by(clock)
+        self._unsynced: deque[tuple[int, Finished]] = deque()
+        self._writes = 0
         self._next_sequence = 0
         self._is_closed = False
         self._changed: anyio.Event | None = None
@@ -70,7 +80,7 @@ class Outbox:
             self._changed.set()
 
     def close(self) -> None:
-        """Say that nothing more will be added; `run` then writes what is left, syncs and returns."""
+        """Say that nothing more will be added; `run` then writes what is left, completes the outputs and returns."""
         self._is_closed = True
         if self._changed is not None:
             self._changed.set()
@@ -86,27 +96,34 @@ class Outbox:
                 await self._write(self._take())
             else:
                 await self._write(self._take())
+        if self._segments is not None:
+            await self._segments.finish()
+        await self._dead_letters.finish()
         await self.sync()
 
     async def sync(self) -> None:
-        """Make durable what was written until now, and ack it."""
+        """Make durable what was written until now, and ack what is: all of it, unless the sink has to close a segment
+        first."""
         async with self._syncing:
-            finished, self._unsynced = self._unsynced, []
-            if not finished:
+            if not self._unsynced and self._segments is None:
                 return
+            writes, count = self._writes, len(self._unsynced)
             started = self._clock.monotonic()
             try:
                 await self._sink.sync()
+                if self._segments is not None:
+                    if count > UNSYNCED_BATCHES_MAX and self._segments.durable_writes <= self._unsynced[0][0]:
+                        await self._segments.finish()
+                    writes = min(writes, self._segments.durable_writes)
                 await self._dead_letters.sync()
             except BaseException:
-                self._unsynced = finished + self._unsynced
                 self._observer.synced(self._clock.monotonic() - started, ok=False)
                 raise
             now = self._clock.monotonic()
             self.last_synced_wall = self._clock.wall()
-            self._observer.synced(now - started, ok=True)
-            for batch, outcome in finished:
-                self._ack(batch, outcome, now)
+            if count:
+                self._observer.synced(now - started, ok=True)
+            self._ack_written(writes, count, now)
 
     def _take(self) -> list[Finished]:
         finished, self._ready, self._ready_size = self._ready, [], 0
@@ -118,12 +135,15 @@ class Outbox:
         try:
             if payload:
                 await self._sink.write(payload)
+                self._writes += 1
         except Exception as error:
             self._observer.sink_failed(self._sink.name, error)
             raise
         rejects = [reject for _, outcome in finished for reject in outcome.rejects]
         if rejects:
             await self._dead_letters.write(rejects)
+        if any([outcome.replies for _, outcome in finished]):
+            send_replies(finished)
         now = self._clock.monotonic()
         self.writing_since, self.last_written_wall = None, self._clock.wall()
         for batch, outcome in finished:
@@ -133,9 +153,15 @@ class Outbox:
             batch.release()
             outcome.release()
             if self._is_durable:
-                self._unsynced.append((batch, outcome))
+                self._unsynced.append((self._writes, (batch, outcome)))
             else:
                 self._ack(batch, outcome, now)
+
+    def _ack_written(self, writes: int, count: int, now: float) -> None:
+        """Ack the first `count` batches that wait, as far as they were in the first `writes` writes."""
+        while count and self._unsynced[0][0] <= writes:
+            self._ack(*self._unsynced.popleft()[1], now)
+            count -= 1
 
     def _ack(self, batch: Batch, outcome: Outcome, now: float) -> None:
         batch.stamps.durable = now

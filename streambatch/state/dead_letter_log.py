@@ -18,7 +18,7 @@ class DeadLetterLog:
     ) -> None:
         path = Path(options.path) if options.path is not None else state_dir and state_dir / FILE_NAME
         self.path = path
-        self._file = DeadLetterFile(path) if path is not None else None
+        self._file = DeadLetterFile(path, options.rotate, clock) if path is not None else None
         self._pipeline, self._run, self._clock = pipeline, run, clock
 
     async def open(self) -> None:
@@ -36,6 +36,11 @@ class DeadLetterLog:
         """Make durable what was written."""
         if self._file is not None:
             await self._file.sync()
+
+    async def finish(self) -> None:
+        """Complete what is open: nothing more will be written."""
+        if self._file is not None:
+            await self._file.finish()
 
     async def close(self) -> None:
         if self._file is not None:

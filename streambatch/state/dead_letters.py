@@ -19,10 +19,11 @@ import msgspec
 from anyio import to_thread
 from pydantic import Field
 
+from streambatch.clock import Clock, SystemClock
 from streambatch.errors import SinkError
-from streambatch.files import AppendFile
 from streambatch.options import options
 from streambatch.records import Reason, Reject, Stage
+from streambatch.segments import Rotation, SegmentedFile
 
 OWNER = "dead_letter"
 """What errors of the dead-letter file name as their sink."""
@@ -37,6 +38,9 @@ class DeadLetterOptions:
     stop_at: Annotated[float, Field(ge=0, le=1)] | None = None
     """Stop when more than this share of the records died, of at least 1,000; 1 is never. Default: 0.5 where all sources
     are files, else 1."""
+    rotate: Rotation | None = None
+    """Close a segment at this size or age and begin the next, such as `{ max_bytes = "256MiB", max_age = "1h" }`; named
+    as a sink's. Absent: one file."""
 
 
 class DeadLetter(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -71,13 +75,14 @@ class DeadLetterFile:
     Raises SinkError and HeldError as `AppendFile` does; asyncio only.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, rotation: Rotation | None = None, clock: Clock | None = None) -> None:
         self.path = path
-        self._file = AppendFile(path, OWNER)
+        self._file = SegmentedFile(path, OWNER, rotation, clock or SystemClock())
+        self._changing = anyio.Lock()
 
     async def open(self) -> None:
         """Claim the file if it is there; if not, make sure of the folder it is to be in."""
-        if await anyio.Path(self.path).exists():
+        if await anyio.Path(self._file.open_path).exists():
             await self._claim()
             return
         try:
@@ -89,13 +94,30 @@ class DeadLetterFile:
         """Append encoded dead letters; when it raises, none of them is in the file."""
         if not payload:
             return
-        if not self._file.is_open:
-            await self._claim()
-        await self._file.write(payload)
+        async with self._changing:
+            if not self._file.is_open:
+                await self._claim()
+            if self._file.is_due(len(payload)):
+                await self._file.roll()
+            await self._file.write(payload)
+            self._file.begin_record()
 
     async def sync(self) -> int:
-        """Make all that was written durable. Returns the file's length in bytes, 0 while there is none."""
+        """Make all that was written durable, and close a segment that is due.
+
+        Returns the length in bytes of all that this wrote to, 0 while there is nothing.
+        """
+        if self._file.is_due():
+            async with self._changing:
+                if self._file.is_due():
+                    await self._file.roll()
         return await self._file.sync() if self._file.is_open else 0
+
+    async def finish(self) -> None:
+        """Close the last segment: nothing more will be written."""
+        if self._file.is_open:
+            async with self._changing:
+                await self._file.finish()
 
     async def close(self) -> None:
         """Give the file back; does nothing when it is not open."""
@@ -104,7 +126,9 @@ class DeadLetterFile:
     async def _claim(self) -> None:
         await self._file.open()
         try:
-            await self._file.end_line()
+            await self._file.file.end_line()
+            if self._file.length:
+                self._file.begin_record()
         except BaseException:
             await self._file.close()
             raise

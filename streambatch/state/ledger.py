@@ -56,12 +56,15 @@ class Ledger:
 
     def opened(self, batch: Batch) -> None:
         """Learn that a batch was cut; its partitions' positions now wait for its ack."""
+        if len(batch.chunks) == 1:
+            chunk = batch.chunks[0]
+            self._batches[batch.sequence] = [(chunk.partition, self._enter(chunk))]
+            return
         entries: dict[Partition, _Entry] = {}
         for chunk in batch.chunks:
             entry = entries.get(chunk.partition)
             if entry is None:
-                entries[chunk.partition] = entry = _Entry(chunk.position)
-                self._open.setdefault(chunk.partition, deque()).append(entry)
+                entries[chunk.partition] = self._enter(chunk)
             else:
                 entry.position = chunk.position
         self._batches[batch.sequence] = list(entries.items())
@@ -85,6 +88,15 @@ class Ledger:
         for counts in self.sources.values():
             total.add(counts)
         return total
+
+    def _enter(self, chunk: Chunk) -> _Entry:
+        entry = _Entry(chunk.position)
+        waiting = self._open.get(chunk.partition)
+        if waiting is None:
+            self._open[chunk.partition] = deque([entry])
+        else:
+            waiting.append(entry)
+        return entry
 
     def _move(self, batch: Batch) -> dict[Partition, int]:
         moved: dict[Partition, int] = {}

@@ -16,7 +16,9 @@ import structlog
 
 from streambatch import __version__
 from streambatch.cli import main
+from streambatch.plugins import installed
 
+COMMANDS = ("demo", "init", "check", "run", "schema")
 CONFIG = """
     name = "rides"
     [source.rides_in]
@@ -88,7 +90,7 @@ def test_version(streambatch: CommandLine) -> None:
     assert (done.returncode, done.stdout) == (0, f"streambatch {__version__}\n")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["check", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
 def test_help(streambatch: CommandLine, arguments: list[str]) -> None:
     done = streambatch(*arguments)
     assert done.returncode == 0
@@ -102,12 +104,32 @@ def test_help_imports_nothing_heavy() -> None:
     assert {"numpy", "pyarrow", "pydantic", "uvicorn", "structlog", "rich", "anyio"}.isdisjoint(loaded)
 
 
-@pytest.mark.parametrize("arguments", [["fly"], ["run"], ["run", "a.toml", "--sett", "x"], ["check", "--sample", "-1"]])
-def test_usage_errors(streambatch: CommandLine, arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fly"], "error: No such command 'fly'; see streambatch --help\n"),
+        (["run"], "error: Missing argument 'CONFIG'; see streambatch run --help\n"),
+        (["run", "a.toml", "--sett", "x"], "error: No such option: --sett"),
+        (["check", "a.toml", "--sample", "-1"], "error: Invalid value for '--sample': "),
+        ([], "Usage: streambatch"),
+    ],
+)
+def test_usage_errors(streambatch: CommandLine, arguments: list[str], said: str) -> None:
     done = streambatch(*arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert "Error" in done.stderr or "Usage" in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(said)
+    assert "see streambatch" in done.stderr or not arguments
+
+
+def test_completion_knows_the_commands(folder: Path) -> None:
+    environ = {"_STREAMBATCH_COMPLETE": "complete_bash", "COMP_WORDS": "streambatch ", "COMP_CWORD": "1"}
+    assert process(folder, **environ).stdout.split() == list(COMMANDS)
+
+
+def test_schema(streambatch: CommandLine) -> None:
+    done = streambatch("schema")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["required"] == ["name", "source", "record", "model", "sink"]
 
 
 FIVE_MISTAKES = """
@@ -144,7 +166,7 @@ def test_five_mistakes_are_five_errors(streambatch: CommandLine, command: str, t
         "error: pipeline.toml: batch.max_recods: found an unknown key (10); "
         "allowed: max_records, max_bytes, max_wait; did you mean max_records?",
         "error: pipeline.toml: workers.executor: found 'process'; allowed: 'inline' or 'thread'",
-        "error: pipeline.toml: sink.scores.type: found 'kafka'; allowed: file, none, stdout",
+        f"error: pipeline.toml: sink.scores.type: found 'kafka'; allowed: {', '.join(installed('sinks'))}",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["pipeline.toml"]
 

@@ -41,7 +41,7 @@ def with_line(section: str, line: str) -> dict[str, Any]:
 
 
 def configs_in(page: Path) -> list[str]:
-    return [text for text in re.findall(r"^(?:```toml\n|cat >.*\n)(.*?)^(?:```|END)$", page.read_text(), re.S | re.M)]
+    return list(re.findall(r"^(?:```toml|cat > [^\n]*)\n(.*?)^(?:```|END)$", page.read_text(), re.S | re.M))
 
 
 def test_it_is_a_schema() -> None:

@@ -81,7 +81,8 @@ def test_formats_stand_for_a_framing_and_a_codec() -> None:
     assert resolve_format("jsonl") == ("lines", "json")
     assert resolve_format("csv") == ("csv", "csv")
     assert resolve_format("length_prefixed") == ("length_prefixed", "json")
-    assert [framing_for_format(format).name for format in FORMATS] == ["lines", "csv", "length_prefixed"]
+    names = [framing_for_format(format).name for format in FORMATS]
+    assert names == ["lines", "csv", "length_prefixed", "none", "none"]
 
 
 def test_unknown_names_are_refused_with_those_there_are() -> None:

@@ -38,7 +38,7 @@ class FileIntake(KeepingIntake):
 
     def __init__(self, memory: int = 256 << 20) -> None:
         super().__init__(memory)
-        self.observer = self.files = FileObserver()
+        self.observer = self.seen = self.files = FileObserver()
         self.positions: dict[str, int] = {}
 
     async def put(self, chunk: Chunk) -> None:

@@ -425,9 +425,9 @@ def test_options_of_connections_are_checked() -> None:
     assert (source.idle_timeout, source.max_record_bytes, source.name) == (120.0, 65536, "rides")
     assert (source.format, source.is_finite) == ("jsonl", False)
     with pytest.raises(ConfigError) as error:
-        make("127.0.0.1:9000", max_connections=0, idle_timeout="0s", format="xml", when_full="maybe", reply=True)
+        make("127.0.0.1:9000", max_connections=0, idle_timeout="0s", format="xml", when_full="maybe")
     keys = {problem.key for problem in error.value.problems}
-    assert keys == {"max_connections", "idle_timeout", "format", "when_full", "reply"}
+    assert keys == {"max_connections", "idle_timeout", "format", "when_full"}
 
 
 def test_every_option_has_a_description() -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streambatch.microbatch.batched import Batched, FullError, InterruptedCallError, batched
+from tests.leaks import tasks_alive
 
 pytestmark = pytest.mark.anyio
 
@@ -40,13 +41,6 @@ class HeldModel:
                     await anyio.lowlevel.checkpoint()
             self.cleaned_up += 1
         return [2 * row for row in rows]
-
-
-def tasks_alive() -> int:
-    try:
-        return len(asyncio.all_tasks())
-    except RuntimeError:
-        return trio.lowlevel.current_statistics().tasks_living
 
 
 @pytest.mark.parametrize("leaver", [0, 1, 3])

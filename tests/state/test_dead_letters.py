@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from streambatch.errors import ConfigError, HeldError, SinkError
 from streambatch.records import Partition, Reject
+from streambatch.segments import Rotation
 from streambatch.state.dead_letters import DeadLetterFile, DeadLetterOptions, encode_dead_letters
+from tests.moved_clock import MovedClock
 
 AT = 1_700_000_000.1239
 
@@ -145,3 +147,30 @@ class TestFile:
             with pytest.raises(SinkError, match="sink dead_letter: /dev/full: No space left on device"):
                 await file.write(b"{}\n")
         await file.close()
+
+    async def test_they_rotate_as_a_sink_does_and_go_on_where_a_run_was_cut_off(self, tmp_path: Path) -> None:
+        clock = MovedClock()
+        for lines in ([b"1\n", b"22\n"], [b"3\n", b"44\n"]):
+            file = DeadLetterFile(tmp_path / "dead.jsonl", Rotation(max_bytes=4, max_age=60), clock)
+            await file.open()
+            for line in lines:
+                await file.write(line)
+            await file.sync()
+            await file.close()
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            "dead-00000001.jsonl",
+            "dead-00000002.jsonl",
+            "dead-00000003.jsonl",
+            "dead.jsonl.open",
+        ]
+        assert (tmp_path / "dead-00000002.jsonl").read_bytes() == b"22\n"
+        file = DeadLetterFile(tmp_path / "dead.jsonl", Rotation(max_bytes=4, max_age=60), clock)
+        await file.open()
+        clock.now += 60
+        await file.sync()
+        assert (tmp_path / "dead-00000004.jsonl").read_bytes() == b"44\n"
+        await file.write(b"5\n")
+        await file.finish()
+        await file.close()
+        assert (tmp_path / "dead-00000005.jsonl").read_bytes() == b"5\n"
+        assert not (tmp_path / "dead.jsonl.open").exists()

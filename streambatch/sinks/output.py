@@ -1,0 +1,148 @@
+"""Writes payloads to a file sink's output: a container inside files that are closed by size and age.
+
+A payload is in exactly one file, or, when its write raises, in none. It counts as durable once it can be read from a
+file that was synced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+from anyio import to_thread
+
+from streambatch.clock import Clock
+from streambatch.errors import SinkError
+from streambatch.segments import Rotation, SegmentedFile
+from streambatch.sinks.containers import Compression, Container, Format, Misfit, container_for
+
+T = TypeVar("T")
+
+
+class Output:
+    """What one sink has written and how much of it is durable. One task writes; any may sync.
+
+    written, durable: payloads since `open`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        owner: str,
+        format: Format,
+        compression: Compression,
+        rotation: Rotation | None,
+        clock: Clock,
+    ) -> None:
+        self.file = SegmentedFile(path, owner, rotation, clock)
+        self.written = self.durable = 0
+        self._owner, self._format, self._compression = owner, format, compression
+        self._container: Container | None = None
+        self._changing = anyio.Lock()
+
+    async def open(self, header: bytes) -> dict[int, Path]:
+        """Claim the output. Returns the closed segments that are there, by number."""
+        self.written = self.durable = 0
+        self._container = container_for(self._format, self._compression, header)
+        return await self.file.open()
+
+    async def write_header(self) -> None:
+        """Start the file without a record."""
+        await self.file.write(self._opened().add(b"", is_first=True))
+
+    async def write(self, payload: bytes) -> None:
+        """Add a payload; when it raises, nothing of it is there. Closes the segment first if it would grow too large
+        or is old enough. Raises SinkError."""
+        if not payload:
+            return
+        async with self._changing:
+            await self._make_room(len(payload))
+            block = await self._laid_out(payload)
+            if block:
+                if self.file.is_due(len(block)):
+                    await self._roll()
+                    block = await self._laid_out(payload)
+                await self.file.write(block)
+            self.file.begin_record()
+            self.written += 1
+
+    async def sync(self) -> int:
+        """Close the segment if it is old enough, and sync. Returns the bytes that this output wrote to files."""
+        if self.file.is_due():
+            async with self._changing:
+                if self.file.is_due():
+                    await self._roll()
+        written = self.written
+        length = await self.file.sync()
+        if not self._opened().is_whole_only:
+            self.durable = max(self.durable, written)
+        return length
+
+    async def finish(self) -> None:
+        """Complete what is open. Raises SinkError; may then be called again."""
+        async with self._changing:
+            await self._end_file()
+            await self.file.finish()
+            if self.file.rotation is not None:
+                self._opened().begin()
+            self.durable = self.written
+
+    async def close(self) -> None:
+        """Give the file back as it is; does nothing when it is not open."""
+        self._container = None
+        await self.file.close()
+
+    async def _make_room(self, size: int) -> None:
+        """Write what belongs before the next payload, and close the segment if that is due or was tried in vain."""
+        container = self._opened()
+        await self._put_backlog()
+        if container.is_ended and self.file.rotation is None:
+            raise SinkError(self._owner, f"{self.file.path} was completed")
+        if container.is_ended or self.file.is_due(container.held + size if container.is_whole_only else 0):
+            await self._roll()
+
+    async def _roll(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._end_file()
+            await self.file.roll()
+            self._opened().begin()
+            self.durable = self.written
+
+    async def _end_file(self) -> None:
+        if self.file.has_records:
+            await self._run(self._opened().end)
+            await self._put_backlog()
+
+    async def _put_backlog(self) -> None:
+        container = self._opened()
+        if backlog := container.backlog:
+            await self.file.write(backlog)
+            container.backlog = b""
+
+    async def _laid_out(self, payload: bytes) -> bytes:
+        """Return what to write for a payload; where its columns don't fit the file's, begin the next file for it."""
+        try:
+            return await self._add(payload)
+        except Misfit as misfit:
+            if self.file.rotation is None:
+                hint = "set rotate, and a new segment begins for them"
+                raise SinkError(self._owner, f"{self.file.path}: {misfit}; {hint}") from None
+        await self._roll()
+        try:
+            return await self._add(payload)
+        except Misfit as misfit:
+            raise SinkError(self._owner, f"{self.file.path}: {misfit}") from None
+
+    async def _add(self, payload: bytes) -> bytes:
+        container, is_first = self._opened(), self.file.length == 0
+        return await self._run(lambda: container.add(payload, is_first=is_first))
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return call() if self._opened().is_quick else await to_thread.run_sync(call)
+
+    def _opened(self) -> Container:
+        if self._container is None:
+            raise SinkError(self._owner, f"{self.file.path} is not open")
+        return self._container

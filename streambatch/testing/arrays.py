@@ -1,0 +1,43 @@
+"""Features to try parts with, and how arrays are compared: the same bits, or alike within a relative tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from streambatch.records import BoolArray, FloatArray
+
+LARGE = 5000
+SIZES = (1, 2, 3, 64, LARGE)
+"""Rows per call."""
+
+
+def features(rows: int, shape: Sequence[int], dtype: str) -> FloatArray:
+    """Return (rows, *shape) normally distributed numbers, the same for the same arguments."""
+    return np.random.default_rng(rows).normal(size=(rows, *shape)).astype(dtype)
+
+
+def with_nan(x: FloatArray, row: int) -> FloatArray:
+    """Return a copy with a NaN in one row."""
+    y = x.copy()
+    y[row, ...] = np.nan
+    return y
+
+
+def finite(x: FloatArray) -> bool:
+    return bool(np.isfinite(x).all())
+
+
+def same(x: FloatArray | BoolArray, y: FloatArray | BoolArray) -> bool:
+    """Tell whether all numbers are equal, one row standing for many; NaN equals NaN."""
+    first, second = np.broadcast_arrays(x, y)
+    return bool(np.array_equal(first, second, equal_nan=True))
+
+
+def alike(x: FloatArray, y: FloatArray, tolerance: float) -> bool:
+    """Tell whether shapes are equal and numbers differ by no more than that share of the largest."""
+    if np.shape(x) != np.shape(y):
+        return False
+    largest = float(np.max(np.abs(np.nan_to_num(y)), initial=0.0))
+    return bool(np.allclose(x, y, rtol=tolerance, atol=tolerance * largest, equal_nan=True))

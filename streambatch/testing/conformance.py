@@ -1,0 +1,110 @@
+"""What the suites have in common: how a test is run on an event loop, and what no part may leave behind.
+
+Tests are plain methods, so that no plugin of pytest is needed, and a failure says what was expected of the part.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+from unittest import SkipTest
+
+import anyio
+
+DESCRIPTORS = Path("/proc/self/fd")
+SETTLE_ROUNDS, SETTLE_SECONDS = 50, 0.01
+"""How often, and how far apart, to look whether what is being closed is closed."""
+
+
+class Conformance:
+    """A suite. backends: the event loops that the part runs on, `asyncio` or `trio` or both.
+
+    patience_seconds: after which a test that hangs fails.
+    """
+
+    backends: ClassVar[Sequence[str]] = ("asyncio",)
+    patience_seconds: ClassVar[float] = 30.0
+
+    def _run(self, test: Callable[[Path], Awaitable[None]], folder: Path) -> None:
+        """Run an async test on every backend, each with a folder of its own."""
+        for backend in self.backends:
+            own = folder / backend
+            own.mkdir()
+            with plain_errors():
+                anyio.run(partial(_in_time, test, own, self.patience_seconds), backend=backend)
+
+
+def skip(why: str) -> NoReturn:
+    """Skip a test that has no meaning for the part; pytest and unittest both understand it."""
+    raise SkipTest(why)
+
+
+class plain_errors:  # noqa: N801  # reads as a statement
+    """Raises the only error of a group by itself, so that a test's failure is what its report shows."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        inner = error
+        while isinstance(inner, BaseExceptionGroup) and len(inner.exceptions) == 1:
+            inner = inner.exceptions[0]
+        if inner is not None and inner is not error:
+            raise inner
+
+
+async def _in_time(test: Callable[[Path], Awaitable[None]], folder: Path, seconds: float) -> None:
+    with anyio.move_on_after(seconds) as patience:
+        await test(folder)
+    assert not patience.cancelled_caught, f"it hangs: not done within {seconds:g} s"
+
+
+@asynccontextmanager
+async def nothing_left_behind(part: object) -> AsyncIterator[None]:
+    """Check that what runs inside leaves no task, file or socket open, not even for the garbage collector to find."""
+    gc.collect()
+    descriptors, tasks = _descriptors(), _tasks()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        yield
+        for _ in range(SETTLE_ROUNDS):
+            if not _descriptors() - descriptors and not _tasks() - tasks:
+                break
+            await anyio.sleep(SETTLE_SECONDS)
+        gc.collect()
+    what = type(part).__name__
+    assert not (left := _tasks() - tasks), f"{what} leaves tasks running: {left}"
+    assert not (left := _descriptors() - descriptors), f"{what} leaves open: {left}"
+    lost = [str(warning.message) for warning in caught if issubclass(warning.category, ResourceWarning)]
+    assert not lost, f"{what} leaves it to the garbage collector to close: {lost}"
+
+
+async def turns(count: int) -> None:
+    """Let all other tasks run, so many times."""
+    for _ in range(count):
+        await anyio.lowlevel.checkpoint()
+
+
+async def settled() -> None:
+    """Give what would go on, and must not, the time to do so."""
+    for _ in range(20):
+        await anyio.sleep(0.005)
+
+
+def _descriptors() -> set[Any]:
+    if not DESCRIPTORS.is_dir():
+        return set()
+    found = set()
+    for name in os.listdir(DESCRIPTORS):
+        with suppress(OSError):
+            found.add((name, os.readlink(DESCRIPTORS / name)))
+    return found
+
+
+def _tasks() -> set[Any]:
+    return {(task.id, task.name) for task in anyio.get_running_tasks()}

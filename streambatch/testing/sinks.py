@@ -1,0 +1,277 @@
+"""The suite for sinks: every row once and in order, one header, and an output that failures and stops leave whole.
+
+It writes the payloads that a pipeline would write in the sink's format, and reads the rows back from the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import anyio
+
+from streambatch.clock import SystemClock
+from streambatch.errors import StreambatchError
+from streambatch.records import SegmentedSink, Sink
+from streambatch.testing.conformance import Conformance, nothing_left_behind, skip, turns
+from streambatch.testing.rows import Row, encoded, encoder_of_rows
+
+BATCHES, BATCH_ROWS, LARGE_ROWS = 20, 50, 60_000
+CANCEL_AFTER = (0, 1, 2, 3, 10)
+"""Turns of the event loop after which a write is cancelled."""
+
+
+class SinkConformance(Conformance):
+    """What a pipeline relies on in a sink. Inherit; say with `make_sink` and `read_rows` how yours is made and read.
+
+    shows_synced: whether what was synced can be read before the sink is closed.
+    """
+
+    shows_synced: ClassVar[bool] = True
+
+    def make_sink(self, folder: Path) -> Sink:
+        """Return a new sink whose output is in `folder`, the same for the same folder."""
+        raise NotImplementedError
+
+    def read_rows(self, folder: Path) -> list[Row] | None:
+        """Return all rows of the output, in order; None for a sink that keeps nothing."""
+        raise NotImplementedError
+
+    def around(self, folder: Path) -> AbstractAsyncContextManager[None]:
+        """Return what must be there while a sink is made and used, such as a server that it connects to."""
+        return _nothing()
+
+    def break_output(self, folder: Path) -> None:
+        """Have writes fail from now on, as when the disk is full. For sinks that can be made to."""
+        skip("it is not said how to break the output")
+
+    def mend_output(self, folder: Path) -> None:
+        """Undo `break_output`."""
+
+    def test_it_says_what_it_is(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            async with self.around(folder):
+                sink = self.make_sink(folder)
+                assert isinstance(sink.name, str), f"name is {sink.name!r}; expected a string"
+                assert sink.name, "name is empty"
+                encoder_of_rows(sink.format)
+
+        self._run(test, tmp_path)
+
+    def test_rows_are_written_whole_and_in_order(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            batches = [*_batches(BATCHES), _rows(10**6, LARGE_ROWS), *_batches(2, start=2 * 10**6)]
+            async with self._open(folder) as (sink, write):
+                for batch in batches:
+                    await write(batch)
+                await _complete(sink)
+            self._check(folder, [row for batch in batches for row in batch])
+
+        self._run(test, tmp_path)
+
+    def test_an_output_without_rows_is_one(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            async with self._open(folder) as (sink, _):
+                await _complete(sink)
+            self._check(folder, [])
+
+        self._run(test, tmp_path)
+
+    def test_sync_returns_a_length_that_never_shrinks(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            async with self._open(folder) as (sink, write):
+                lengths = [await sink.sync()]
+                for batch in _batches(BATCHES):
+                    await write(batch)
+                    lengths.append(await sink.sync())
+                for length in lengths:
+                    assert type(length) is int, f"sync returned {length!r}; expected bytes, as an integer"
+                assert lengths == sorted(lengths), f"the length shrinks: {lengths}"
+                if sink.format in ("jsonl", "csv"):
+                    assert lengths[-1] > lengths[0], f"the length stays {lengths[0]} whatever is written"
+
+        self._run(test, tmp_path)
+
+    def test_what_was_synced_can_be_read(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            if not self.shows_synced:
+                skip("its output is complete when it is closed")
+            async with self._open(folder) as (sink, write):
+                written: list[Row] = []
+                for batch in _batches(3):
+                    await write(batch)
+                    await sink.sync()
+                    written += batch
+                    self._check(folder, written)
+
+        self._run(test, tmp_path)
+
+    def test_when_it_is_finished_every_write_is_durable(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            async with self._open(folder) as (sink, write):
+                if not isinstance(sink, SegmentedSink):
+                    skip("it has no segments")
+                for count, batch in enumerate(_batches(BATCHES), start=1):
+                    await write(batch)
+                    await sink.sync()
+                    assert 0 <= sink.durable_writes <= count, f"{sink.durable_writes} of {count} writes are durable"
+                await sink.finish()
+                assert sink.durable_writes == BATCHES, (
+                    f"{sink.durable_writes} of {BATCHES} writes, all done, are durable"
+                )
+
+        self._run(test, tmp_path)
+
+    def test_sync_and_write_may_overlap(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            async def sync_on(sink: Sink) -> None:
+                while True:
+                    await sink.sync()
+                    await turns(1)
+
+            async with self._open(folder) as (sink, write):
+                async with anyio.create_task_group() as syncing:
+                    syncing.start_soon(sync_on, sink)
+                    for batch in _batches(BATCHES):
+                        await write(batch)
+                        await turns(1)
+                    syncing.cancel_scope.cancel()
+                await _complete(sink)
+            self._check(folder, [row for batch in _batches(BATCHES) for row in batch])
+
+        self._run(test, tmp_path)
+
+    def test_close_may_be_called_twice_and_without_open(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            async with self.around(folder):
+                await self.make_sink(folder).close()
+            async with self._open(folder) as (sink, write):
+                await write(_rows(0, 1))
+                await _complete(sink)
+                await sink.close()
+                await sink.close()
+            self._check(folder, _rows(0, 1))
+
+        self._run(test, tmp_path)
+
+    def test_an_output_that_is_there_is_kept_or_replaced_as_a_whole(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            old, new = _rows(0, 5), _rows(5, 5)
+            async with self._open(folder) as (sink, write):
+                await write(old)
+                await _complete(sink)
+            try:
+                async with self._open(folder) as (sink, write):
+                    await write(new)
+                    await _complete(sink)
+            except StreambatchError:
+                return self._check(folder, old)
+            rows = self.read_rows(folder)
+            assert rows in (None, old + new, new), f"expected old and new rows, or new ones alone; found {rows}"
+
+        self._run(test, tmp_path)
+
+    def test_a_cancelled_write_tears_no_row(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            for after in CANCEL_AFTER:
+                own = folder / str(after)
+                own.mkdir()
+                before, cancelled, later = _rows(0, 5), _rows(5, 20_000), _rows(10**6, 5)
+                async with self._open(own) as (sink, write):
+                    await write(before)
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(write, cancelled)
+                        await turns(after)
+                        tasks.cancel_scope.cancel()
+                    await write(later)
+                    await _complete(sink)
+                self._check_torn(own, before, cancelled, later)
+
+        self._run(test, tmp_path)
+
+    def test_a_write_that_failed_can_be_repeated(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            first, second = _rows(0, 5), _rows(5, 5)
+            async with self._open(folder) as (sink, write):
+                await write(first)
+                await sink.sync()
+                self.break_output(folder)
+                try:
+                    await self._fails(sink, write, second)
+                    await self._fails(sink, write, second)
+                finally:
+                    self.mend_output(folder)
+                await write(second)
+                await _complete(sink)
+            self._check(folder, first + second)
+
+        self._run(test, tmp_path)
+
+    async def _fails(self, sink: Sink, write: Any, rows: Sequence[Row]) -> None:
+        try:
+            await write(rows)
+        except StreambatchError as error:
+            assert sink.name in str(error), f"the error does not name sink {sink.name}: {error}"  # noqa: PT017
+        except Exception as error:
+            raise AssertionError(f"expected a SinkError, found {error!r}") from error
+        else:
+            raise AssertionError("the output is broken, and write says nothing")
+
+    @asynccontextmanager
+    async def _open(self, folder: Path) -> AsyncIterator[tuple[Sink, Any]]:
+        """Open a sink as a pipeline does. Yields it and what writes rows to it."""
+        async with self.around(folder):
+            sink = self.make_sink(folder)
+            encoder = encoder_of_rows(sink.format)
+
+            async def write(rows: Sequence[Row]) -> None:
+                await sink.write(encoded(encoder, rows))
+
+            if isinstance(sink, SegmentedSink):
+                sink.timed_by(SystemClock())
+            async with nothing_left_behind(sink):
+                try:
+                    await sink.open(encoder.header())
+                    yield sink, write
+                finally:
+                    await sink.close()
+
+    def _check(self, folder: Path, expected: Sequence[Row]) -> None:
+        rows = self.read_rows(folder)
+        if rows is None or rows == list(expected):
+            return
+        place = next((at for at, (a, b) in enumerate(zip(rows, expected, strict=False)) if a != b), None)
+        at = min(len(rows), len(expected)) if place is None else place
+        raise AssertionError(
+            f"{len(rows)} rows in the output, {len(expected)} were written; they differ from row {at} on: "
+            f"found {rows[at : at + 2]}, expected {list(expected)[at : at + 2]}"
+        )
+
+    def _check_torn(self, folder: Path, before: Sequence[Row], cancelled: Sequence[Row], later: Sequence[Row]) -> None:
+        rows = self.read_rows(folder)
+        if rows is not None:
+            count = len(rows) - len(before) - len(later)
+            assert 0 <= count <= len(cancelled), f"{len(rows)} rows: some were lost or doubled"
+            self._check(folder, [*before, *cancelled[:count], *later])
+
+
+async def _complete(sink: Sink) -> None:
+    """End the output as a pipeline does when its input has ended."""
+    if isinstance(sink, SegmentedSink):
+        await sink.finish()
+    await sink.sync()
+
+
+def _rows(start: int, count: int) -> list[Row]:
+    return [(number, number + 0.5) for number in range(start, start + count)]
+
+
+def _batches(count: int, start: int = 0) -> list[list[Row]]:
+    return [_rows(start + at * BATCH_ROWS, BATCH_ROWS) for at in range(count)]
+
+
+@asynccontextmanager
+async def _nothing() -> AsyncIterator[None]:
+    yield

@@ -1,0 +1,372 @@
+"""The suite for sources: every record once, in order, with its position; bounded; and nothing left behind.
+
+It gives a source an intake that collects, and compares what arrives with the records that the source was made of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar
+
+import anyio
+import numpy as np
+
+from streambatch.codecs.columnar import TableChunk
+from streambatch.codecs.framing import framing_for_format
+from streambatch.microbatch.budget import SMALLEST_MEMORY
+from streambatch.records import KEPT_OF_OVERSIZE, Chunk, Source
+from streambatch.testing.conformance import Conformance, nothing_left_behind, plain_errors, settled, skip, turns
+from streambatch.testing.fakes import CollectingIntake
+
+LIMIT, OVERSIZE = 4096, 100_000
+"""`max_record_bytes` in the test of it, and the bytes of a record far over it."""
+FLOOD_BYTES, FLOOD_RECORDS = 32 << 20, 100_000
+"""Input for a pipeline that stands still: more than its memory and what the system holds on the way."""
+BLOCK_MAX = 1 << 20
+PUTS_IN_A_ROW = 20_000
+
+Found = dict[str, list[tuple[int, bytes]]]
+"""By partition: position and own bytes of each record."""
+
+
+class SourceConformance(Conformance):
+    """What a pipeline relies on in a source. Inherit, and say with `make_source` how yours is made.
+
+    A source that is sent its records while it runs, as by a client, gets them from `send`; one whose records can't be
+    chosen says with `record` what they are.
+    """
+
+    many: ClassVar[int] = 2000
+
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source:
+        """Return a new source of exactly these records, in this order. folder: an empty one, for this test alone."""
+        raise NotImplementedError
+
+    async def send(self, source: Any, records: Sequence[bytes]) -> None:
+        """Send a running source its records, and return when they are on their way. For sources that are sent some."""
+
+    def around(self, folder: Path) -> AbstractAsyncContextManager[None]:
+        """Return what must be there while a source is made and runs, such as a server that it connects to."""
+        return _nothing()
+
+    def record(self, number: int) -> bytes:
+        """Return record `number`, without what frames it; no two are equal."""
+        return b'{"id": %d, "x": [%d.5], "note": "%s"}' % (number, number, b"-" * 400)
+
+    def long_record(self, size: int) -> bytes:
+        """Return a record of `size` bytes."""
+        return b'{"id": -1, "x": [0.5], "note": "%s"}' % (b"-" * (size - 34))
+
+    def positions(self, records: Sequence[bytes]) -> Sequence[int] | None:
+        """Return the position of each record, where all are of one partition and that is known; else None."""
+        return None
+
+    def own_bytes(self, source: Source, chunk: Chunk, index: int) -> bytes:
+        """Return record `index` of a chunk as `make_source` was given it."""
+        return framing_for_format(source.format).strip(chunk.raw(index))
+
+    def test_it_says_what_it_is(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            async with self.around(folder):
+                source = self.make_source(folder, self._records(1))
+                assert isinstance(source.name, str), f"name is {source.name!r}; expected a string"
+                assert source.name, "name is empty"
+                assert isinstance(source.is_finite, bool), f"is_finite is {source.is_finite!r}; expected True or False"
+                framing_for_format(source.format)
+                source.acked({})
+                source.acked({"a partition it may not have": 1})
+                source.revoke("a partition it may not have")
+
+        self._run(test, tmp_path)
+
+    def test_every_record_comes_once_and_in_order(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            for count in (self.many, 1, 0):
+                records = self._records(count)
+                intake, source = await self._read(folder / str(count), records)
+                self._check_records(self._found(source, intake), records)
+
+        self._run(test, tmp_path)
+
+    def test_chunks_are_well_formed(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            started = CollectingIntake().clock.monotonic()
+            intake, source = await self._read(folder / "in", self._records(self.many))
+            for chunk in intake.chunks:
+                _check_chunk(chunk, source)
+                assert started <= chunk.arrived_at <= intake.clock.monotonic(), (
+                    f"{chunk} arrived at {chunk.arrived_at}, outside of the run; expected a time of intake.clock"
+                )
+
+        self._run(test, tmp_path)
+
+    def test_positions_only_move_on_and_are_the_same_each_time(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            records = self._records(self.many)
+            intake, source = await self._read(folder / "first", records)
+            found = self._found(source, intake)
+            intake, source = await self._read(folder / "second", records)
+            again = self._found(source, intake)
+            for name, each in found.items():
+                at = [position for position, _ in each]
+                assert all(a < b for a, b in pairwise(at)), f"positions of {name} go back or stand still"
+            assert sorted(_positions(found)) == sorted(_positions(again)), "a second run gives other positions"
+            expected = self.positions(records)
+            if expected is not None:
+                assert _positions(found) == [list(expected)], "positions are not where the records end"
+
+        self._run(test, tmp_path)
+
+    def test_partitions_do_not_overlap_in_time(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            intake, _ = await self._read(folder / "in", self._records(self.many))
+            reached: dict[str, int] = {}
+            for chunk in intake.chunks:
+                starts = chunk.base + chunk.start
+                before = reached.get(chunk.partition.name, 0)
+                assert starts >= before, f"{chunk} starts at {starts}, before {before}, which was reached already"
+                reached[chunk.partition.name] = chunk.position
+
+        self._run(test, tmp_path)
+
+    def test_cancelled_it_keeps_what_it_put_and_leaves_nothing(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            records = self._records(self.many)
+            whole_intake, whole_source = await self._read(folder / "whole", records)
+            whole = [_own(each) for each in self._found(whole_source, whole_intake).values()]
+            for at, moment in enumerate((_at_once, _soon, _after_some, _while_it_waits)):
+                async with self._started(folder / str(at), records, stalled=moment is _while_it_waits) as (intake, now):
+                    await moment(intake)
+                    now.cancel()
+                for each in self._found(whole_source, intake).values():
+                    part = _own(each)
+                    assert any(one[: len(part)] == part for one in whole), (
+                        f"cancelled {moment.__name__.strip('_')}, it left out records before others that it put"
+                    )
+
+        self._run(test, tmp_path)
+
+    def test_a_pipeline_that_gives_up_ends_it(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            given_up = RuntimeError("the pipeline gave up")
+            try:
+                with plain_errors():
+                    async with self._started(folder / "in", self._records(self.many)) as (intake, _):
+                        intake.failure = given_up
+                        await anyio.sleep_forever()
+            except RuntimeError as error:
+                assert error is given_up, f"expected what put raised, found {error!r}"  # noqa: PT017
+
+        self._run(test, tmp_path)
+
+    def test_while_the_pipeline_takes_nothing_it_reads_no_further(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            records = self._records(min(FLOOD_RECORDS, FLOOD_BYTES // len(self.record(0))))
+            async with self._started(folder / "in", records, stalled=True) as (intake, now):
+                await intake.is_waited_for()
+                await settled()
+                waiting, partitions = intake.waiting, {chunk.partition for chunk in intake.chunks}
+                used, size = intake.memory.used, intake.size
+                assert waiting <= len(partitions), f"{waiting} puts wait for {len(partitions)} partitions: one each"
+                assert used >= size, f"{size} bytes wait in put, and only {used} were taken from the memory budget"
+                allowed = SMALLEST_MEMORY + BLOCK_MAX
+                assert used <= allowed, f"{used} bytes are held of a budget of {SMALLEST_MEMORY}: it goes on reading"
+                now.cancel()
+
+        self._run(test, tmp_path)
+
+    def test_it_goes_on_after_a_stall(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            records = self._records(self.many)
+            async with self._started(folder / "in", records, stalled=True) as (intake, now):
+                await intake.is_waited_for()
+                intake.go_on()
+                await intake.holds(len(records))
+                now.cancel()
+            self._check_records(self._found(self.make_source_alike(folder, records), intake), records)
+
+        self._run(test, tmp_path)
+
+    def test_an_oversize_record_is_one_fault(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            normal = self._records(6)
+            records = [*normal[:3], self.long_record(OVERSIZE), *normal[3:]]
+            intake, source = await self._read(folder / "in", records, limit=LIMIT)
+            faults = [chunk for chunk in intake.chunks if chunk.fault is not None]
+            assert len(faults) == 1, f"{len(faults)} faults for one oversize record"
+            (fault,) = faults
+            assert fault.fault is not None
+            assert fault.fault.reason == "oversize", f"reason is {fault.fault.reason!r}; expected 'oversize'"
+            assert fault.size <= KEPT_OF_OVERSIZE, f"{fault.size} bytes of it are kept; allowed: {KEPT_OF_OVERSIZE}"
+            assert fault.fault.truncated, "the record is cut, and its fault does not say so"
+            intake.chunks.remove(fault)
+            self._check_records(self._found(source, intake), normal)
+
+        self._run(test, tmp_path)
+
+    def make_source_alike(self, folder: Path, records: Sequence[bytes]) -> Source:
+        """Return a source to ask for its format; it isn't run."""
+        folder.joinpath("alike").mkdir(exist_ok=True)
+        return self.make_source(folder / "alike", records)
+
+    async def _read(
+        self, folder: Path, records: Sequence[bytes], *, limit: int | None = None
+    ) -> tuple[CollectingIntake, Source]:
+        """Run a source until all records have come; one that ends must do so by itself, any other must go on."""
+        _make(folder)
+        intake = _WatchedIntake()
+        async with self.around(folder):
+            source = self._made(folder, records, limit)
+            async with nothing_left_behind(source), anyio.create_task_group() as tasks:
+                tasks.start_soon(intake.watch)
+                async with anyio.create_task_group() as reading:
+                    reading.start_soon(self._run_source, source, intake)
+                    reading.start_soon(self.send, source, records)
+                    if not source.is_finite:
+                        await intake.holds(len(records))
+                        await settled()
+                        assert not intake.ended, "it is not finite, and ended by itself"
+                        reading.cancel_scope.cancel()
+                tasks.cancel_scope.cancel()
+            _check_memory(intake, source)
+        return intake, source
+
+    @asynccontextmanager
+    async def _started(
+        self, folder: Path, records: Sequence[bytes], *, stalled: bool = False
+    ) -> AsyncIterator[tuple[CollectingIntake, anyio.CancelScope]]:
+        """Run a source beside the test, until it is cancelled or ends."""
+        _make(folder)
+        intake = _WatchedIntake()
+        if stalled:
+            intake.stall()
+        async with self.around(folder):
+            source = self._made(folder, records, None)
+            try:
+                async with nothing_left_behind(source), anyio.create_task_group() as reading:
+                    reading.start_soon(self._run_source, source, intake)
+                    reading.start_soon(self.send, source, records)
+                    try:
+                        yield intake, reading.cancel_scope
+                    finally:
+                        intake.go_on()
+            finally:
+                _check_memory(intake, source)
+
+    def _made(self, folder: Path, records: Sequence[bytes], limit: int | None) -> Source:
+        source: Any = self.make_source(folder, records)
+        if limit is None:
+            return source  # type: ignore[no-any-return]
+        if not hasattr(source, "max_record_bytes"):
+            skip("it has no max_record_bytes")
+        return dataclasses.replace(source, max_record_bytes=limit)  # type: ignore[no-any-return]
+
+    async def _run_source(self, source: Source, intake: _WatchedIntake) -> None:
+        await source.run(intake)
+        intake.ended = True
+
+    def _records(self, count: int) -> list[bytes]:
+        return [self.record(number) for number in range(count)]
+
+    def _found(self, source: Source, intake: CollectingIntake) -> Found:
+        found: Found = {}
+        for chunk in intake.chunks:
+            each = found.setdefault(chunk.partition.name, [])
+            each += [(chunk.position_of(at), self.own_bytes(source, chunk, at)) for at in range(chunk.count)]
+        return found
+
+    def _check_records(self, found: Found, records: Sequence[bytes]) -> None:
+        place = {record: at for at, record in enumerate(records)}
+        seen: set[int] = set()
+        for name, each in found.items():
+            last = -1
+            for _, record in each:
+                assert record in place, f"{name}: a record that nobody wrote: {record[:80]!r}"
+                at = place[record]
+                assert at not in seen, f"{name}: record {at} came twice"
+                assert at > last, f"{name}: record {at} came after record {last}"
+                last = at
+                seen.add(at)
+        missing = sorted(set(place.values()) - seen)
+        assert not missing, f"{len(missing)} of {len(records)} records did not come, the first is number {missing[0]}"
+
+
+class _WatchedIntake(CollectingIntake):
+    """Notices a source that never lets anything else run: where put never waits, nothing could stop it."""
+
+    ended = False
+    _in_a_row = 0
+
+    async def watch(self) -> None:
+        while True:
+            self._in_a_row = 0
+            await anyio.sleep(0.001)
+
+    async def put(self, chunk: Chunk) -> None:
+        self._in_a_row += 1
+        assert self._in_a_row < PUTS_IN_A_ROW, "it puts and puts and never lets other tasks run: await a checkpoint"
+        await super().put(chunk)
+
+
+Moment = Callable[[CollectingIntake], Awaitable[None]]
+
+
+async def _at_once(intake: CollectingIntake) -> None:
+    """Before it has begun."""
+
+
+async def _soon(intake: CollectingIntake) -> None:
+    await turns(3)
+
+
+async def _after_some(intake: CollectingIntake) -> None:
+    await intake.holds(1)
+
+
+async def _while_it_waits(intake: CollectingIntake) -> None:
+    await intake.is_waited_for()
+
+
+def _check_chunk(chunk: Chunk, source: Source) -> None:
+    assert chunk.partition.source == source.name, f"{chunk} is of source {chunk.partition.source}, not {source.name}"
+    assert chunk.partition.name, f"{chunk} has a partition without a name"
+    assert chunk.count > 0, f"{chunk} is empty"
+    assert chunk.fault is None or chunk.count == 1, f"{chunk} has a fault, which is one record's"
+    if not isinstance(chunk, TableChunk):
+        _check_bytes(chunk)
+
+
+def _check_bytes(chunk: Chunk) -> None:
+    payload, ends = chunk.payload, chunk.ends
+    assert isinstance(payload, bytes), f"{chunk} holds {type(payload).__name__}, which may change; expected bytes"
+    assert ends.dtype == np.int64, f"ends of {chunk} are {ends.dtype}; expected int64"
+    assert (np.diff(ends) > 0).all(), f"ends of {chunk} do not rise"
+    assert ends[0] > 0, f"the first record of {chunk} ends where it starts"
+    assert ends[-1] <= len(payload), f"{chunk} ends at {ends[-1]} of {len(payload)} bytes"
+
+
+def _check_memory(intake: CollectingIntake, source: Source) -> None:
+    used, lowest = intake.memory.used, intake.memory.lowest
+    assert lowest >= 0, f"{source.name} put {-lowest} bytes that it never took from the memory budget"
+    assert used == 0, f"{source.name} keeps {used} bytes of the memory budget"
+
+
+def _positions(found: Found) -> list[list[int]]:
+    return [[position for position, _ in each] for each in found.values()]
+
+
+def _own(each: Sequence[tuple[int, bytes]]) -> list[bytes]:
+    return [record for _, record in each]
+
+
+def _make(folder: Path) -> None:
+    folder.mkdir()
+
+
+@asynccontextmanager
+async def _nothing() -> AsyncIterator[None]:
+    yield

@@ -1,0 +1,153 @@
+"""The suite for sinks, on every sink that is built in."""
+
+import gzip
+import os
+import resource
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from streambatch.records import Sink
+from streambatch.segments import Rotation
+from streambatch.sinks.file import FileSink
+from streambatch.sinks.memory import MemorySink
+from streambatch.sinks.none import NoneSink
+from streambatch.sinks.stdout import StdoutSink
+from streambatch.testing import Row, SinkConformance, rows_in
+
+BOTH = ("asyncio", "trio")
+
+
+class TestFile(SinkConformance):
+    format: Literal["jsonl", "csv"] = "jsonl"
+    if_exists: Literal["error", "append", "replace"] = "error"
+
+    @pytest.fixture(autouse=True)
+    def any_size(self) -> Iterator[None]:
+        """Files may grow as large as they could before, whatever a test leaves."""
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        yield
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    def make_sink(self, folder: Path) -> Sink:
+        return FileSink(str(folder / "scores"), format=self.format, if_exists=self.if_exists, name="scores")
+
+    def read_rows(self, folder: Path) -> list[Row]:
+        return rows_in((folder / "scores").read_bytes(), self.format)
+
+    def break_output(self, folder: Path) -> None:
+        """Let no file grow beyond a few bytes more than this one has: a write fails half-way."""
+        size = (folder / "scores").stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    def mend_output(self, folder: Path) -> None:
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
+class TestCsvFile(TestFile):
+    format = "csv"
+
+
+class TestCsvFileThatIsAppendedTo(TestFile):
+    format = "csv"
+    if_exists = "append"
+
+
+class TestFileThatIsReplaced(TestFile):
+    if_exists = "replace"
+
+
+class TestZippedFile(SinkConformance):
+    def make_sink(self, folder: Path) -> Sink:
+        return FileSink(str(folder / "scores.csv.gz"), format="csv", compression="gzip")
+
+    def read_rows(self, folder: Path) -> list[Row]:
+        return rows_in(gzip.decompress((folder / "scores.csv.gz").read_bytes()), "csv")
+
+
+class TestArrowFile(SinkConformance):
+    def make_sink(self, folder: Path) -> Sink:
+        return FileSink(str(folder / "scores.arrow"), format="arrow", if_exists="replace")
+
+    def read_rows(self, folder: Path) -> list[Row]:
+        return rows_in((folder / "scores.arrow").read_bytes(), "arrow")
+
+
+class TestSegments(SinkConformance):
+    """Every batch closes a segment; the last one may be open."""
+
+    format: Literal["jsonl", "csv", "parquet"] = "jsonl"
+
+    def make_sink(self, folder: Path) -> Sink:
+        path = str(folder / f"scores.{self.format}")
+        return FileSink(path, format=self.format, rotate=Rotation(max_bytes=2000), if_exists="append")
+
+    def read_rows(self, folder: Path) -> list[Row]:
+        paths = [*sorted(folder.glob("scores-*")), *folder.glob("scores.*.open")]
+        return [row for path in paths for row in rows_in(path.read_bytes(), self.format)]
+
+
+class TestCsvSegments(TestSegments):
+    format = "csv"
+
+
+class TestParquet(TestSegments):
+    format = "parquet"
+    shows_synced = False
+
+
+class TestStdout(SinkConformance):
+    """Descriptor 1 is exchanged under the test, for a file."""
+
+    backends = BOTH
+
+    def make_sink(self, folder: Path) -> Sink:
+        return StdoutSink(name="out")
+
+    def read_rows(self, folder: Path) -> list[Row]:
+        # A line that a cancellation tore stays behind, and what follows starts on a line of its own.
+        whole = [line for line in (folder / "out").read_bytes().splitlines() if line.endswith(b"}")]
+        return rows_in(b"\n".join(whole), "jsonl")
+
+    def around(self, folder: Path) -> AbstractAsyncContextManager[None]:
+        return redirected(folder / "out")
+
+
+@asynccontextmanager
+async def redirected(path: Path) -> AsyncIterator[None]:
+    kept, own = os.dup(1), os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(own, 1)
+    os.close(own)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+class TestMemory(SinkConformance):
+    backends = BOTH
+
+    @pytest.fixture(autouse=True)
+    def outputs(self) -> None:
+        self.kept: dict[Path, MemorySink] = {}
+
+    def make_sink(self, folder: Path) -> Sink:
+        return self.kept.setdefault(folder, MemorySink(format="csv"))
+
+    def read_rows(self, folder: Path) -> list[Row]:
+        return rows_in(self.kept[folder].data(), "csv")
+
+
+class TestNone(SinkConformance):
+    backends = BOTH
+
+    def make_sink(self, folder: Path) -> Sink:
+        return NoneSink()
+
+    def read_rows(self, folder: Path) -> None:
+        return None

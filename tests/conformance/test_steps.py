@@ -1,0 +1,68 @@
+"""The suite for preprocess steps, on all that are built in."""
+
+from typing import Any
+
+import numpy as np
+
+from streambatch.records import BoolArray, FloatArray
+from streambatch.scoring.running import RunningStandardize
+from streambatch.scoring.steps import Clip, Impute, MinMax, PythonStep, Standardize
+from streambatch.testing import StepConformance
+
+
+class TestStandardize(StepConformance):
+    def make_step(self) -> Any:
+        return Standardize(np.arange(10), np.arange(1, 11))
+
+
+class TestStandardizeOfTwoAxes(StepConformance):
+    shape = (4, 3)
+
+    def make_step(self) -> Any:
+        return Standardize(0.5, np.arange(1, 4))
+
+
+class TestBoundStandardize(StepConformance):
+    dtypes = ("float32",)
+
+    def make_step(self) -> Any:
+        return Standardize(0.5, 2).bind((10,), "float32")
+
+
+class TestRunningStandardize(StepConformance):
+    def make_step(self) -> Any:
+        return RunningStandardize()
+
+
+class TestMinMax(StepConformance):
+    def make_step(self) -> Any:
+        return MinMax(-3, 3)
+
+
+class TestClip(StepConformance):
+    def make_step(self) -> Any:
+        return Clip(-0.5, 0.5)
+
+
+class TestImpute(StepConformance):
+    def make_step(self) -> Any:
+        return Impute(0)
+
+    def features(self, rows: int, dtype: str) -> FloatArray:
+        x = super().features(rows, dtype)
+        x[x > 1] = np.nan
+        return x
+
+
+def positive(x: FloatArray) -> tuple[FloatArray, BoolArray]:
+    return np.abs(x), x[:, 0] > 0
+
+
+class TestPythonStepThatFilters(StepConformance):
+    def make_step(self) -> Any:
+        return PythonStep(positive)
+
+
+class TestPythonStepOfAnotherWidth(StepConformance):
+    def make_step(self) -> Any:
+        return PythonStep(lambda x: x.reshape(len(x), 5, 2).sum(axis=2, dtype=np.float64))

@@ -1,0 +1,95 @@
+"""Runs what a page says to type, in its order, in one shell.
+
+A block of `sh` is typed as it is. In one of `console`, a line after `$ ` is typed and the lines below it must come out,
+in this order, with `...` for anything. One of `python` or `toml` whose first line is a comment of a file's name becomes
+that file; any other is for reading only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+_BLOCK = re.compile(r"^```(sh|console|python|toml)\n(.*?)^```$", re.S | re.M)
+_FILE = re.compile(r"# ([\w./-]+\.(?:py|toml))\n")
+_MARK = "--8<-- console"
+PORTS = ("9464", "9000", "9001")
+"""Ports that pages use; each page gets free ones in their place."""
+
+
+class Page:
+    """A page, with ports that are free in place of those it names."""
+
+    def __init__(self, path: Path) -> None:
+        self.text = path.read_text()
+        with ExitStack() as stack:
+            listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in PORTS]
+            self.ports = {port: str(one.getsockname()[1]) for port, one in zip(PORTS, listeners, strict=True)}
+        for port, free in self.ports.items():
+            self.text = re.sub(rf"\b{port}\b", free, self.text)
+
+    def blocks(self, *languages: str) -> list[tuple[str, str]]:
+        """Return language and text of each block, by default of all."""
+        found = _BLOCK.findall(self.text)
+        return [(language, text) for language, text in found if not languages or language in languages]
+
+    def run(self, folder: Path, *, skip: int = 0) -> str:
+        """Run the page's blocks but the first `skip`, check what comes out, and return it."""
+        blocks = self.blocks()[skip:]
+        printed = run_script("\n".join(_typed(language, text) for language, text in blocks), folder, self.ports["9464"])
+        shown = printed.split(f"{_MARK}\n")[1::2]
+        for (_, text), output in zip([block for block in blocks if block[0] == "console"], shown, strict=True):
+            check_output(text, output)
+        return printed
+
+
+def run_script(script: str, folder: Path, admin: str) -> str:
+    """Run a script and return what it printed on both streams; it must succeed."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("STREAMBATCH_")}
+    environ |= {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "STREAMBATCH_HTTP__LISTEN": f"127.0.0.1:{admin}",
+    }
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def check_output(block: str, output: str) -> None:
+    """Check that the lines of a block that are not typed came out."""
+    at, lines = 0, output.splitlines()
+    for wanted in _expected(block):
+        pattern = re.compile(".*".join(re.escape(piece.strip()) for piece in wanted.split("...")))
+        while at < len(lines) and not pattern.fullmatch(lines[at].strip()):
+            at += 1
+        assert at < len(lines), f"{wanted!r} did not come out of\n{block}\nbut\n{output}"
+        at += 1
+
+
+def _typed(language: str, text: str) -> str:
+    if language == "console":
+        commands = [line.removeprefix("$ ") for line in text.splitlines() if line.startswith("$ ")]
+        return "\n".join([f"echo {shlex.quote(_MARK)}", *commands, f"echo {shlex.quote(_MARK)}"])
+    if language == "sh":
+        return text
+    named = _FILE.match(text)
+    return f"cat > {named[1]} <<'END_OF_FILE'\n{text}END_OF_FILE" if named else ""
+
+
+def _expected(block: str) -> Iterator[str]:
+    yield from (line for line in block.splitlines() if line.strip() not in ("", "...") and not line.startswith("$ "))

@@ -1,0 +1,91 @@
+"""What README and docs say to type works, and their reference pages are those the program would write now."""
+
+import importlib.util
+import json
+import re
+import shutil
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.e2e.pages import Page, check_output
+from tests.e2e.running import is_balanced, scores_in
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(path for folder in ("tutorial", "how-to") for path in (DOCS / folder).glob("*.md"))
+needs_clients = pytest.mark.skipif(not (shutil.which("curl") and shutil.which("nc")), reason="needs curl and nc")
+
+
+@pytest.mark.slow
+@needs_clients
+def test_readme(tmp_path: Path) -> None:
+    page = Page(ROOT / "README.md")
+    assert "make demo" in page.blocks()[0][1]
+    printed = page.run(tmp_path, skip=1)
+    folder = tmp_path / "rides"
+    scores = scores_in(folder / "scores.jsonl")
+    assert [score["id"] for score in scores] == [at for at in range(1, 1001) if at % 400]
+    assert [list(score) for score in scores[:1]] == [["id", "score", "zone"]]
+    assert scores_in(folder / "live.jsonl") == scores
+    # The broken records came by file and by socket.
+    reasons = [letter["reason"] for letter in scores_in(folder / "dead.jsonl")]
+    assert reasons == ["invalid_json", "missing_field"] * 2
+    report = json.loads((folder / "report.json").read_bytes())
+    assert is_balanced(report["records"])
+    assert 'streambatch_records_scored_total{pipeline="rides",source="live"} 998.0' in printed
+    assert scores_in(folder / "live.log")[-1]["event"] == "stopped"
+    fares = scores_in(folder / "fares.jsonl")
+    assert [fare["score"] for fare in fares] == pytest.approx([score["score"] for score in scores], rel=1e-4)
+
+
+def test_the_config_in_the_readme_is_the_starter() -> None:
+    (shown,) = [text for language, text in Page(ROOT / "README.md").blocks("toml") if text.startswith("name = ")]
+    starter = files("streambatch.cli").joinpath("starter.toml").read_text()
+    assert tomllib.loads(shown) == tomllib.loads(starter)
+
+
+@pytest.mark.slow
+@needs_clients
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_page(path: Path, tmp_path: Path) -> None:
+    page = Page(path)
+    assert page.blocks("console", "sh"), "nothing to type"
+    page.run(tmp_path)
+
+
+def test_output_that_does_not_come_is_missed() -> None:
+    block = "$ seq 3\n1\n...\n3...\n"
+    check_output(block, "1\n2\n3 and more\n")
+    for output in ("", "1\n", "3\n1\n", "1\n13\n"):
+        with pytest.raises(AssertionError, match="did not come out"):
+            check_output(block, output)
+
+
+def test_reference_pages_are_fresh() -> None:
+    for name, text in generate().pages().items():
+        assert (DOCS / "reference" / name).read_text() == text, f"{name} is stale: run `make docs`"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (DOCS / "README.md").read_text()
+    for page in DOCS.rglob("*.md"):
+        assert page.name == "README.md" or f"({page.relative_to(DOCS)})" in index, page
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *DOCS.rglob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
