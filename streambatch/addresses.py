@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import socket
 from contextlib import ExitStack
@@ -62,8 +63,15 @@ def address_of(sock: socket.socket) -> str:
     return format_address(*sock.getsockname()[:2])
 
 
-def cause_of(error: OSError | UnicodeError) -> str:
-    """Return why an address can't be had, in the system's words."""
+def cause_of(error: BaseException) -> str:
+    """Return why an address can't be had or reached, in the system's words, also where a library says it in its own."""
+    beneath = error.__cause__
+    while isinstance(beneath, BaseExceptionGroup):
+        beneath = beneath.exceptions[0]
+    if isinstance(beneath, OSError):
+        return cause_of(beneath)
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
     return str(getattr(error, "strerror", None) or error)
 
 

@@ -94,8 +94,9 @@ class Pipeline:
         self.report: RunReport | None = None
         limits, dead_letter = limits or Limits(), dead_letter or DeadLetterOptions()
         self.ledger = Ledger()
-        for source in self.sources:
-            self.ledger.add_source(source.name)
+        self._by_name = {source.name: source for source in self.sources}
+        for name_of_source in self._by_name:
+            self.ledger.add_source(name_of_source)
         self.inbox = Inbox(queue or QueueLimits())
         self.budget = Budget(limits.memory)
         self._batcher = Batcher(self.inbox, Window(batch or BatchPolicy()), self.clock)
@@ -271,7 +272,7 @@ class Pipeline:
         self._executor.submit(batch)
 
     def _scored(self, batch: Batch, result: Outcome | Exception) -> None:
-        self._scored_at = self.clock.monotonic()
+        self._scored_at = batch.stamps.encoded
         if isinstance(result, Exception):
             self._in_flight.scored(None)
             self._fail(result)
@@ -289,12 +290,8 @@ class Pipeline:
         self._free()
 
     def _acked(self, batch: Batch, outcome: Outcome) -> None:
-        moved: dict[str, dict[str, int]] = {}
         for partition, position in self.ledger.acked(batch, outcome).items():
-            moved.setdefault(partition.source, {})[partition.name] = position
-        for source in self.sources:
-            if source.name in moved:
-                source.acked(moved[source.name])
+            self._by_name[partition.source].acked({partition.name: position})
         if outcome.dead:
             self._check_share()
 
@@ -312,6 +309,7 @@ class Pipeline:
                 along.start_soon(self._sync_regularly)
             await self._outbox.run()
             along.cancel_scope.cancel()
+        self._raise_failure()
 
     async def _limit_drain(self) -> None:
         await self._stop_asked.wait()

@@ -12,7 +12,19 @@ PACKAGE = ROOT / "streambatch"
 MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 
-GROUND = ("addresses", "chunks", "clock", "errors", "events", "files", "options", "records", "segments", "serving", "units")
+GROUND = (
+    "addresses",
+    "chunks",
+    "clock",
+    "errors",
+    "events",
+    "files",
+    "options",
+    "records",
+    "segments",
+    "serving",
+    "units",
+)
 """Parts of the ground floor may know each other; other parts of one layer may not."""
 LAYERS = (
     GROUND,

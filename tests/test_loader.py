@@ -16,18 +16,9 @@ from hypothesis import strategies as st
 from streambatch.errors import ConfigError, OptionError
 from streambatch.loader import CLOSE_SECONDS, microbatches
 from tests.leaks import tasks_alive
+from tests.loop_clock import LoopClock
 
 pytestmark = pytest.mark.anyio
-
-
-class TrioClock:
-    """Virtual time, as trio tells it."""
-
-    def monotonic(self) -> float:
-        return trio.current_time()
-
-    def wall(self) -> float:
-        return trio.current_time()
 
 
 class Numbers:
@@ -62,7 +53,7 @@ async def test_batches_hold_all_items_in_order(count: int, sizes: list[int]) -> 
 @pytest.mark.virtual_time
 async def test_one_item_and_then_silence_comes_after_max_wait() -> None:
     send, receive = anyio.create_memory_object_stream[str](1)
-    async with send, receive, microbatches(receive, max_wait=0.05, clock=TrioClock()) as batches:
+    async with send, receive, microbatches(receive, max_wait=0.05, clock=LoopClock()) as batches:
         for _ in range(3):
             await trio.sleep(1)
             await send.send("alone")
@@ -75,7 +66,7 @@ async def test_one_item_and_then_silence_comes_after_max_wait() -> None:
 async def test_of_a_steady_trickle_none_waits_longer_than_max_wait() -> None:
     source = Numbers(500, seconds=0.01)
     began = trio.current_time()
-    async with microbatches(source, max_wait=0.05, clock=TrioClock()) as batches:
+    async with microbatches(source, max_wait=0.05, clock=LoopClock()) as batches:
         async for batch in batches:
             first_came = began + 0.01 * (batch[0] + 1)
             assert trio.current_time() - first_came <= 0.05 + 1e-9
@@ -85,7 +76,7 @@ async def test_of_a_steady_trickle_none_waits_longer_than_max_wait() -> None:
 @pytest.mark.virtual_time
 async def test_neither_a_full_batch_nor_the_last_one_waits() -> None:
     began = trio.current_time()
-    async with microbatches(Numbers(5), max_records=2, max_wait=3600, clock=TrioClock()) as batches:
+    async with microbatches(Numbers(5), max_records=2, max_wait=3600, clock=LoopClock()) as batches:
         assert [len(batch) async for batch in batches] == [2, 2, 1]
     assert trio.current_time() == began
 
@@ -93,7 +84,7 @@ async def test_neither_a_full_batch_nor_the_last_one_waits() -> None:
 @pytest.mark.virtual_time
 async def test_while_nobody_asks_a_due_batch_fills_and_then_nothing_more_is_read() -> None:
     source = Numbers(100, seconds=0.01)
-    async with microbatches(source, max_records=8, max_wait=0.02, clock=TrioClock()) as batches:
+    async with microbatches(source, max_records=8, max_wait=0.02, clock=LoopClock()) as batches:
         assert len(await anext(batches)) <= 3
         taken = source.given
         await trio.sleep(10)
@@ -203,7 +194,7 @@ def test_whenever_it_is_left_nothing_stays_and_nothing_was_lost_before(seed: int
         before = tasks_alive()
         with trio.move_on_after(chance.choice([0, 0.01, 0.1, 0.3, 10])):
             async with microbatches(
-                source, max_records=chance.randint(1, 9), max_wait=chance.choice([0, 0.02]), clock=TrioClock()
+                source, max_records=chance.randint(1, 9), max_wait=chance.choice([0, 0.02]), clock=LoopClock()
             ) as batches:
                 while True:
                     with trio.move_on_after(chance.choice([0, 0.01, 1])):
@@ -243,7 +234,7 @@ async def test_a_generator_has_only_so_long_to_clean_up() -> None:
             await trio.sleep(3600)
 
     began = trio.current_time()
-    async with microbatches(slow(), max_records=1, clock=TrioClock()) as batches:
+    async with microbatches(slow(), max_records=1, clock=LoopClock()) as batches:
         await anext(batches)
     assert trio.current_time() - began == pytest.approx(CLOSE_SECONDS)
 
@@ -288,13 +279,14 @@ async def test_who_still_waits_when_it_is_left_is_told_so() -> None:
 
 
 async def test_it_is_entered_once_and_iterated_inside() -> None:
-    batches = microbatches(Numbers(3))
+    batches = microbatches(Numbers(9), max_records=2)
     with pytest.raises(RuntimeError, match="to be iterated inside its `async with`"):
         await anext(batches)
     async with batches:
         assert_type(await anext(batches), list[int])
         with pytest.raises(RuntimeError, match="entered twice"):
             await batches.__aenter__()
+        await anyio.wait_all_tasks_blocked()
     with pytest.raises(RuntimeError, match="to be iterated inside its `async with`"):
         await anext(batches)
 

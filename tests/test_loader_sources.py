@@ -27,6 +27,7 @@ from streambatch.microbatch.inbox import QueueLimits
 from streambatch.records import Chunk, Intake, Partition
 from tests.chunks import chunk_of
 from tests.leaks import open_files, tasks_alive
+from tests.loop_clock import LoopClock
 
 pytestmark = pytest.mark.anyio
 LINES = [b'{"n": %d}' % number for number in range(1000)]
@@ -54,6 +55,8 @@ class ListSource:
             await intake.put(chunk)
         if self.error is not None:
             raise self.error
+        if not self.is_finite:
+            await anyio.sleep_forever()
 
     def acked(self, positions: Mapping[str, int]) -> None:
         self.acks.append(positions)
@@ -112,6 +115,29 @@ async def test_asking_for_the_next_batch_tells_the_source_that_the_one_before_is
         with pytest.raises(StopAsyncIteration):
             await anext(batches)
     assert source.acks == [{"a": 4}, {"a": 6, "b": 2}]
+
+
+@pytest.mark.virtual_time
+async def test_cancelled_while_it_waits_it_loses_nothing_and_says_nothing_twice() -> None:
+    source = ListSource([chunk_of([b"1", b"2", b"3"], arrived_at=anyio.current_time())], is_finite=False)
+    async with microbatches(source, max_records=2, max_wait=0.05, clock=LoopClock()) as batches:
+        await anext(batches)
+        for _ in range(3):
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await anext(batches)
+        assert (await anext(batches)).records() == [b"3"]
+    assert source.acks == [{"a": 4}]
+
+
+async def test_it_is_iterated_inside() -> None:
+    batches = microbatches(MemorySource([b"1\n2\n3\n"]), max_records=1)
+    with pytest.raises(RuntimeError, match="to be iterated inside its `async with`"):
+        await anext(batches)
+    async with batches:
+        await anext(batches)
+    with pytest.raises(RuntimeError, match="to be iterated inside its `async with`"):
+        await anext(batches)
 
 
 async def test_what_is_held_is_bounded_while_nobody_asks() -> None:

@@ -81,8 +81,11 @@ class Inbox:
         first_in_line = False
         while rest is not None:
             await self._turn(lane, first_in_line)
+            before = rest.count
             rest = self._admit(lane, rest, clock.monotonic())
             first_in_line = True
+            if rest is not None and rest.count < before:
+                self._admit_next(besides=lane)
         self._admit_next()
 
     def take(self, records: int, size: int, *, whole_record: bool) -> Chunk | None:
@@ -181,14 +184,14 @@ class Inbox:
                 lane.waiting.remove(turn)
             raise
 
-    def _admit_next(self) -> None:
-        """Wake the next task in line, lane by lane, if there is room at all."""
+    def _admit_next(self, besides: _Lane | None = None) -> None:
+        """Wake the next task in line for which there is room, lane by lane."""
         if self.records >= self.limits.max_records or self.size >= self.limits.max_bytes:
             return
         for _ in range(len(self._order)):
             lane = self._order[0]
             self._order.rotate(-1)
-            if lane.waiting:
+            if lane is not besides and lane.waiting and min(self._room(lane)) > 0:
                 lane.waiting.popleft().set()
                 return
 

@@ -171,9 +171,6 @@ class _Client:
 
 
 def _cause(error: BaseException) -> str:
-    if isinstance(error, OSError):
-        cause = error.__cause__
-        while isinstance(cause, BaseExceptionGroup):
-            cause = cause.exceptions[0]
-        return cause_of(cause if isinstance(cause, OSError) else error)
-    return "the connection was lost" if not isinstance(error, h11.RemoteProtocolError) else f"no HTTP: {error}"
+    if isinstance(error, h11.RemoteProtocolError):
+        return f"the answer is no HTTP ({error})"
+    return cause_of(error) if isinstance(error, OSError) else "the connection was lost"

@@ -142,7 +142,7 @@ class Outbox:
         rejects = [reject for _, outcome in finished for reject in outcome.rejects]
         if rejects:
             await self._dead_letters.write(rejects)
-        if any([outcome.replies for _, outcome in finished]):
+        if any(outcome.replies for _, outcome in finished):
             send_replies(finished)
         now = self._clock.monotonic()
         self.writing_since, self.last_written_wall = None, self._clock.wall()

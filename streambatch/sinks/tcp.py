@@ -40,7 +40,7 @@ class TcpSink:
         except TimeoutError as error:
             raise SinkError(self.name, f"{self.address} took more than {self.connect_timeout:g} s") from error
         except OSError as error:
-            raise SinkError(self.name, f"can't connect to {self.address}: {_cause(error)}") from error
+            raise SinkError(self.name, f"can't connect to {self.address}: {cause_of(error)}") from error
         self._link.length = 0
         await self.write(header)
 
@@ -72,11 +72,3 @@ class TcpSink:
 class _Link:
     stream: SocketStream | None = None
     length = 0
-
-
-def _cause(error: OSError) -> str:
-    """Return why there is no connection; anyio hides the system's words below its own."""
-    cause = error.__cause__
-    while isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[0]
-    return cause_of(cause if isinstance(cause, OSError) else error)

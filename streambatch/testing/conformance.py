@@ -46,13 +46,13 @@ def skip(why: str) -> NoReturn:
 
 
 class plain_errors:  # noqa: N801  # reads as a statement
-    """Raises the only error of a group by itself, so that a test's failure is what its report shows."""
+    """Raises the first error of a group by itself, so that a test's failure is what its report shows."""
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         inner = error
-        while isinstance(inner, BaseExceptionGroup) and len(inner.exceptions) == 1:
+        while isinstance(inner, BaseExceptionGroup):
             inner = inner.exceptions[0]
         if inner is not None and inner is not error:
             raise inner

@@ -12,7 +12,7 @@ import numpy as np
 from streambatch.records import FloatArray
 from streambatch.scoring.check import checked_scores
 from streambatch.testing.arrays import LARGE, SIZES, alike, features, finite, same, with_nan
-from streambatch.testing.conformance import Conformance, skip
+from streambatch.testing.conformance import Conformance, plain_errors, skip
 
 THREADS, CALLS = 4, 40
 
@@ -138,7 +138,8 @@ class ModelConformance(Conformance):
                     tasks.start_soon(check, x, alone)
 
         for backend in self.backends:
-            anyio.run(test, backend=backend)
+            with plain_errors():
+                anyio.run(test, backend=backend)
 
     def _scored(self, model: Any, x: FloatArray) -> FloatArray:
         return checked_scores(type(model).__name__, self._called(model, x), len(x))

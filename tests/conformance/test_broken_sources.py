@@ -3,7 +3,8 @@
 import dataclasses
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,9 +164,19 @@ class LeavesTasks(Rows):
         await super().run(intake)
 
 
+LEFT: list[socket.socket] = []
+
+
+@pytest.fixture(autouse=True)
+def close_what_is_left() -> Iterator[None]:
+    yield
+    while LEFT:
+        LEFT.pop().close()
+
+
 class LeavesSockets(Rows):
     async def run(self, intake: Intake) -> None:
-        self.__dict__["socket"] = socket.socket()
+        LEFT.append(socket.socket())
         await super().run(intake)
 
 
@@ -232,11 +243,6 @@ class KeepsAllOfOversize(Rows):
         return Rows.chunks(self, intake)
 
 
-class HasNoName(Rows):
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", "")
-
-
 class Suite(SourceConformance):
     patience_seconds = 1.0
 
@@ -260,7 +266,7 @@ CANCELLED = "cancelled_it_keeps_what_it_put_and_leaves_nothing"
 @pytest.mark.parametrize(
     ("source", "test", "saying"),
     [
-        (HasNoName, "it_says_what_it_is", "name is empty"),
+        (partial(Rows, name=""), "it_says_what_it_is", "name is empty"),
         (Loses, ORDER, "100 of 2000 records did not come, the first is number 1900"),
         (Doubles, ORDER, "record 1900 came twice"),
         (Swaps, ORDER, "record 1800 came after record 1999"),
@@ -286,7 +292,9 @@ CANCELLED = "cancelled_it_keeps_what_it_put_and_leaves_nothing"
         (KeepsAllOfOversize, "an_oversize_record_is_one_fault", "0 faults for one oversize record"),
     ],
 )
-def test_a_wrong_one_is_noticed(tmp_path: Path, source: type[Any], test: str, saying: str) -> None:
+def test_a_wrong_one_is_noticed(
+    tmp_path: Path, source: Callable[[Sequence[bytes]], Any], test: str, saying: str
+) -> None:
     check_noticed(Suite(source), tmp_path, test, saying)
 
 

@@ -159,3 +159,24 @@ async def test_one_record_larger_than_the_bound_goes_alone() -> None:
             taken += lines_of([chunk])
             await anyio.wait_all_tasks_blocked()
     assert taken == [b"x" * 50, b"y", b"z" * 50]
+
+
+async def test_a_loud_lane_leaves_room_for_a_quiet_one() -> None:
+    inbox = Inbox(QueueLimits(max_records=160))
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(inbox.put, chunk_of([b"x"] * 20, partition=Partition("loud", "p")), CLOCK)
+        await anyio.wait_all_tasks_blocked()
+        assert inbox.records == 160
+        tasks.start_soon(inbox.put, chunk_of([b"y"], partition=Partition("quiet", "p")), CLOCK)
+        await anyio.wait_all_tasks_blocked()
+        inbox.take(20, 1000, whole_record=True)
+        await anyio.wait_all_tasks_blocked()
+        assert inbox.records == 150 + 1
+        assert inbox.is_full_for("loud")
+        assert not inbox.is_full_for("quiet")
+        with anyio.fail_after(1):
+            await inbox.put(chunk_of([b"y"] * 9, partition=Partition("quiet", "p")), CLOCK)
+        while inbox.records:
+            inbox.take(20, 1000, whole_record=True)
+            await anyio.wait_all_tasks_blocked()

@@ -1,0 +1,235 @@
+"""The suite for sinks notices what is wrong with a sink that does one thing wrong."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from streambatch.errors import SinkError
+from streambatch.records import Sink
+from streambatch.testing import Row, SinkConformance, rows_in
+from tests.conformance.verdicts import check_noticed, failures
+
+
+class Csv:
+    """A sink that writes a CSV file; subclasses break it."""
+
+    name, format = "scores", "csv"
+    file: Any = None
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    async def open(self, header: bytes) -> None:
+        is_fresh = not self.path.exists()
+        self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+        if is_fresh:
+            self.file.write(header)
+
+    async def write(self, payload: bytes) -> None:
+        if self.path.with_name("broken").exists():
+            raise SinkError(self.name, "it is broken")
+        await anyio.lowlevel.checkpoint()
+        self.file.write(payload)
+
+    async def sync(self) -> int:
+        os.fsync(self.file.fileno())
+        return int(self.file.tell())
+
+    async def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+
+
+class Loses(Csv):
+    async def write(self, payload: bytes) -> None:
+        await super().write(b"".join(payload.splitlines(keepends=True)[:-1]))
+
+
+class Doubles(Csv):
+    async def write(self, payload: bytes) -> None:
+        await super().write(payload)
+        if payload.startswith(b"100,"):
+            await super().write(payload)
+
+
+class Swaps(Csv):
+    """Writes the batch before this one."""
+
+    held = b""
+
+    async def write(self, payload: bytes) -> None:
+        first, _, rest = payload.partition(b"\n")
+        await super().write(rest + first + b"\n")
+
+
+class RepeatsHeader(Csv):
+    async def open(self, header: bytes) -> None:
+        await super().open(header)
+        self.file.write(header)
+
+
+class Buffers(Csv):
+    """Hands nothing over before it is closed."""
+
+    async def open(self, header: bytes) -> None:
+        self.held = [header]
+
+    async def write(self, payload: bytes) -> None:
+        self.held.append(payload)
+
+    async def sync(self) -> int:
+        return sum(map(len, self.held))
+
+    async def close(self) -> None:
+        if self.path.parent.exists() and hasattr(self, "held"):
+            self.path.write_bytes(b"".join(self.held))
+
+
+class SyncsToNothing(Csv):
+    async def sync(self) -> int:
+        return None  # type: ignore[return-value]
+
+
+class StandsStill(Csv):
+    async def sync(self) -> int:
+        return 7
+
+
+class Shrinks(Csv):
+    async def sync(self) -> int:
+        return 10**9 - await super().sync()
+
+
+class ClosesOnce(Csv):
+    async def close(self) -> None:
+        self.file.close()
+        self.file = None
+
+
+class LeavesItOpen(Csv):
+    async def close(self) -> None:
+        LEFT.append(self)
+
+
+LEFT: list[Csv] = []
+
+
+class RaisesOsError(Csv):
+    async def write(self, payload: bytes) -> None:
+        if self.path.with_name("broken").exists():
+            raise OSError("disk full")
+        await super().write(payload)
+
+
+class SaysNothing(Csv):
+    async def write(self, payload: bytes) -> None:
+        if not self.path.with_name("broken").exists():
+            await super().write(payload)
+
+
+class WritesHalfAndFails(Csv):
+    async def write(self, payload: bytes) -> None:
+        if self.path.with_name("broken").exists():
+            self.file.write(payload[: payload.index(b"\n") + 1])
+        await super().write(payload)
+
+
+class TearsWhenCancelled(Csv):
+    async def write(self, payload: bytes) -> None:
+        half = len(payload) // 2
+        self.file.write(payload[:half])
+        await anyio.lowlevel.checkpoint()
+        self.file.write(payload[half:])
+
+
+class Overwrites(Csv):
+    """Starts anew without removing what is there."""
+
+    async def open(self, header: bytes) -> None:
+        if not self.path.exists():
+            self.path.touch()
+        self.file = open(self.path, "r+b", buffering=0)  # noqa: SIM115
+        self.file.write(header)
+
+
+class WritesInSync(Csv):
+    """Keeps payloads until sync, and mixes them up when a write comes in between."""
+
+    held = b""
+
+    async def write(self, payload: bytes) -> None:
+        self.held += payload
+
+    async def sync(self) -> int:
+        held = self.held
+        await anyio.sleep(0.001)
+        self.held = b""
+        self.file.write(held)
+        return await super().sync()
+
+
+class Suite(SinkConformance):
+    def __init__(self, make: Callable[[Path], Any]) -> None:
+        self.make = make
+
+    def make_sink(self, folder: Path) -> Sink:
+        sink: Sink = self.make(folder / "scores.csv")
+        return sink
+
+    def read_rows(self, folder: Path) -> list[Row]:
+        return rows_in((folder / "scores.csv").read_bytes(), "csv")
+
+    def break_output(self, folder: Path) -> None:
+        (folder / "broken").touch()
+
+    def mend_output(self, folder: Path) -> None:
+        (folder / "broken").unlink()
+
+
+def test_a_right_one_passes(tmp_path: Path) -> None:
+    assert failures(Suite(Csv), tmp_path) == {}
+
+
+def unnamed(path: Path) -> Csv:
+    sink = Csv(path)
+    sink.name = ""
+    return sink
+
+
+ORDER, AGAIN = "rows_are_written_whole_and_in_order", "a_write_that_failed_can_be_repeated"
+LENGTH = "sync_returns_a_length_that_never_shrinks"
+
+
+@pytest.mark.parametrize(
+    ("sink", "test", "saying"),
+    [
+        (unnamed, "it_says_what_it_is", "name is empty"),
+        (Loses, ORDER, "they differ from row 49 on"),
+        (Doubles, ORDER, "they differ from row 150 on"),
+        (Swaps, ORDER, "they differ from row 0 on"),
+        (RepeatsHeader, "an_output_without_rows_is_one", "ValueError"),
+        (Buffers, "what_was_synced_can_be_read", "No such file"),
+        (SyncsToNothing, LENGTH, "sync returned None; expected bytes, as an integer"),
+        (StandsStill, LENGTH, "the length stays 7"),
+        (Shrinks, LENGTH, "the length shrinks"),
+        (WritesInSync, "sync_and_write_may_overlap", "they differ from row"),
+        (ClosesOnce, "close_may_be_called_twice_and_without_open", "AttributeError"),
+        (Overwrites, "an_output_that_is_there_is_kept_or_replaced_as_a_whole", ""),
+        (TearsWhenCancelled, "a_cancelled_write_tears_no_row", ""),
+        (RaisesOsError, AGAIN, "expected a SinkError, found OSError('disk full')"),
+        (SaysNothing, AGAIN, "the output is broken, and write says nothing"),
+        (WritesHalfAndFails, AGAIN, "they differ from row 6 on"),
+    ],
+)
+def test_a_wrong_one_is_noticed(tmp_path: Path, sink: Callable[[Path], Any], test: str, saying: str) -> None:
+    check_noticed(Suite(sink), tmp_path, test, saying)
+
+
+def test_one_that_stays_open_is_noticed(tmp_path: Path) -> None:
+    check_noticed(Suite(LeavesItOpen), tmp_path, ORDER, "LeavesItOpen leaves open: {('")
+    while LEFT:
+        LEFT.pop().file.close()
