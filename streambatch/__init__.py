@@ -12,11 +12,16 @@ if TYPE_CHECKING:
     from streambatch.assemble import load_pipeline
     from streambatch.codecs.schema import RecordSchema
     from streambatch.errors import ConfigError, StreambatchError
+    from streambatch.ingest.feed import Feed
     from streambatch.ingest.file import FileSource
+    from streambatch.ingest.http import HttpSource
     from streambatch.ingest.memory import MemorySource
     from streambatch.ingest.stdin import StdinSource
     from streambatch.ingest.tcp import TcpSource
+    from streambatch.ingest.udp import UdpSource
     from streambatch.ingest.unix import UnixSource
+    from streambatch.loader import microbatches
+    from streambatch.microbatch.batched import batched
     from streambatch.microbatch.budget import Limits
     from streambatch.microbatch.inbox import QueueLimits
     from streambatch.microbatch.window import BatchPolicy
@@ -25,10 +30,13 @@ if TYPE_CHECKING:
     from streambatch.scoring.linear import LinearModel
     from streambatch.scoring.python import PythonModel
     from streambatch.scoring.steps import Clip, Impute, MinMax, PythonStep, Standardize
+    from streambatch.segments import Rotation
     from streambatch.sinks.file import FileSink
+    from streambatch.sinks.http import HttpSink
     from streambatch.sinks.memory import MemorySink
     from streambatch.sinks.none import NoneSink
     from streambatch.sinks.stdout import StdoutSink
+    from streambatch.sinks.tcp import TcpSink
     from streambatch.state.dead_letters import DeadLetterOptions
     from streambatch.state.report import RunReport, Snapshot
 
@@ -38,8 +46,11 @@ _HOMES = {
     "ConfigError": "errors",
     "DeadLetterOptions": "state.dead_letters",
     "Delivery": "pipeline",
+    "Feed": "ingest.feed",
     "FileSink": "sinks.file",
     "FileSource": "ingest.file",
+    "HttpSink": "sinks.http",
+    "HttpSource": "ingest.http",
     "Impute": "scoring.steps",
     "Limits": "microbatch.budget",
     "LinearModel": "scoring.linear",
@@ -52,16 +63,21 @@ _HOMES = {
     "PythonStep": "scoring.steps",
     "QueueLimits": "microbatch.inbox",
     "RecordSchema": "codecs.schema",
+    "Rotation": "segments",
     "RunReport": "state.report",
     "Snapshot": "state.report",
     "Standardize": "scoring.steps",
     "StdinSource": "ingest.stdin",
     "StdoutSink": "sinks.stdout",
     "StreambatchError": "errors",
+    "TcpSink": "sinks.tcp",
     "TcpSource": "ingest.tcp",
+    "UdpSource": "ingest.udp",
     "UnixSource": "ingest.unix",
     "Workers": "scoring.executors",
+    "batched": "microbatch.batched",
     "load_pipeline": "assemble",
+    "microbatches": "loader",
 }
 
 __all__ = [
@@ -70,8 +86,11 @@ __all__ = [
     "ConfigError",
     "DeadLetterOptions",
     "Delivery",
+    "Feed",
     "FileSink",
     "FileSource",
+    "HttpSink",
+    "HttpSource",
     "Impute",
     "Limits",
     "LinearModel",
@@ -84,16 +103,21 @@ __all__ = [
     "PythonStep",
     "QueueLimits",
     "RecordSchema",
+    "Rotation",
     "RunReport",
     "Snapshot",
     "Standardize",
     "StdinSource",
     "StdoutSink",
     "StreambatchError",
+    "TcpSink",
     "TcpSource",
+    "UdpSource",
     "UnixSource",
     "Workers",
+    "batched",
     "load_pipeline",
+    "microbatches",
 ]
 
 

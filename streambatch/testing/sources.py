@@ -47,7 +47,10 @@ class SourceConformance(Conformance):
         raise NotImplementedError
 
     async def send(self, source: Any, records: Sequence[bytes]) -> None:
-        """Send a running source its records, and return when they are on their way. For sources that are sent some."""
+        """Send a running source its records, and return when they are on their way. For sources that are sent some.
+
+        What it raises fails the test, unless the source was stopped meanwhile.
+        """
 
     def around(self, folder: Path) -> AbstractAsyncContextManager[None]:
         """Return what must be there while a source is made and runs, such as a server that it connects to."""
@@ -249,7 +252,7 @@ class SourceConformance(Conformance):
             try:
                 async with nothing_left_behind(source), anyio.create_task_group() as reading:
                     reading.start_soon(self._run_source, source, intake)
-                    reading.start_soon(self.send, source, records)
+                    reading.start_soon(self._send, source, records, intake, reading.cancel_scope)
                     try:
                         yield intake, reading.cancel_scope
                     finally:
@@ -268,6 +271,15 @@ class SourceConformance(Conformance):
     async def _run_source(self, source: Source, intake: _WatchedIntake) -> None:
         await source.run(intake)
         intake.ended = True
+
+    async def _send(
+        self, source: Source, records: Sequence[bytes], intake: CollectingIntake, scope: anyio.CancelScope
+    ) -> None:
+        try:
+            await self.send(source, records)
+        except Exception:
+            if not scope.cancel_called and intake.failure is None:
+                raise
 
     def _records(self, count: int) -> list[bytes]:
         return [self.record(number) for number in range(count)]
@@ -300,6 +312,11 @@ class _WatchedIntake(CollectingIntake):
 
     ended = False
     _in_a_row = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Deny it only once something waits, so that a source that asks first comes to wait as well."""
+        return not self.waiting
 
     async def watch(self) -> None:
         while True:

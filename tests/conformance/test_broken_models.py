@@ -47,8 +47,8 @@ class Squeezed(SumsThrice):
 
 class ByColumn(Sums):
     def score(self, x: FloatArray) -> FloatArray:
-        scores = super().score(x)
-        return scores if len(x) == 1 else scores[:, np.newaxis]
+        scores: FloatArray = super().score(x)
+        return scores if len(x) == 1 else scores.reshape(-1, 1)
 
 
 class Centred(Sums):

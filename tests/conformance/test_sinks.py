@@ -1,8 +1,12 @@
 """The suite for sinks, on every sink that is built in."""
 
 import gzip
+import http.server
 import os
 import resource
+import shutil
+import socketserver
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -13,9 +17,11 @@ import pytest
 from streambatch.records import Sink
 from streambatch.segments import Rotation
 from streambatch.sinks.file import FileSink
+from streambatch.sinks.http import HttpSink
 from streambatch.sinks.memory import MemorySink
 from streambatch.sinks.none import NoneSink
 from streambatch.sinks.stdout import StdoutSink
+from streambatch.sinks.tcp import TcpSink
 from streambatch.testing import Row, SinkConformance, rows_in
 
 BOTH = ("asyncio", "trio")
@@ -151,3 +157,76 @@ class TestNone(SinkConformance):
 
     def read_rows(self, folder: Path) -> None:
         return None
+
+
+class TestTcp(SinkConformance):
+    backends = BOTH
+    shows_synced = False
+
+    def make_sink(self, folder: Path) -> Sink:
+        return TcpSink((folder / "address").read_text())
+
+    def read_rows(self, folder: Path) -> list[Row]:
+        return rows_in((folder / "out").read_bytes(), "jsonl")
+
+    def around(self, folder: Path) -> AbstractAsyncContextManager[None]:
+        return serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Keeper), folder)
+
+    def test_a_cancelled_write_tears_no_row(self, tmp_path: Path) -> None:
+        pytest.skip("what was sent can't be taken back")
+
+
+class TestHttp(TestTcp):
+    shows_synced = True
+
+    def make_sink(self, folder: Path) -> Sink:
+        return HttpSink(f"http://{(folder / 'address').read_text()}/scores")
+
+    def around(self, folder: Path) -> AbstractAsyncContextManager[None]:
+        return serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Poster), folder)
+
+    def test_a_cancelled_write_tears_no_row(self, tmp_path: Path) -> None:
+        SinkConformance.test_a_cancelled_write_tears_no_row(self, tmp_path)
+
+
+class Keeper(socketserver.StreamRequestHandler):
+    """Appends to a file what comes over a connection."""
+
+    def handle(self) -> None:
+        with (self.server.folder / "out").open("ab") as out:  # type: ignore[attr-defined]
+            shutil.copyfileobj(self.rfile, out)
+
+
+class Poster(http.server.BaseHTTPRequestHandler):
+    """Appends to a file what is posted as a whole."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
+        if len(body) == length:
+            with (self.server.folder / "out").open("ab") as out:  # type: ignore[attr-defined]
+                out.write(body)
+            self.send_response(204)
+            self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@asynccontextmanager
+async def serving(server: socketserver.TCPServer, folder: Path) -> AsyncIterator[None]:
+    """Run a server in a thread; when it is over, all that was sent is in the file."""
+    server.daemon_threads = False  # type: ignore[attr-defined]
+    server.folder = folder  # type: ignore[attr-defined]
+    (folder / "out").touch()
+    (folder / "address").write_text("{}:{}".format(*server.server_address))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

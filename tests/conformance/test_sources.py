@@ -19,9 +19,11 @@ import pytest
 
 from streambatch.addresses import parse_address
 from streambatch.ingest.file import FileSource
+from streambatch.ingest.http import HttpSource
 from streambatch.ingest.memory import MemorySource
 from streambatch.ingest.stdin import StdinSource
 from streambatch.ingest.tcp import TcpSource
+from streambatch.ingest.udp import UdpSource
 from streambatch.ingest.unix import UnixSource
 from streambatch.records import Source
 from streambatch.testing import SourceConformance
@@ -162,6 +164,42 @@ class TestTcpFromMany(SourceConformance):
     async def client(self, host: str, port: int, records: Sequence[bytes]) -> None:
         async with await anyio.connect_tcp(host, port) as client:
             await client.send(lines(records))
+
+
+class TestHttp(Lines):
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source:
+        return HttpSource("127.0.0.1:0")
+
+    async def send(self, source: Any, records: Sequence[bytes]) -> None:
+        host, port = parse_address(await source.listening())
+        body = lines(records)
+        head = b"POST /records HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+        async with await anyio.connect_tcp(host, port) as client:
+            await client.send(head + body)
+            answer = await client.receive()
+        assert answer.startswith(b"HTTP/1.1 200 "), answer
+
+
+class TestUdp(SourceConformance):
+    """So few records that the system need not drop any."""
+
+    backends = BOTH
+    many = 100
+
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source:
+        return UdpSource("127.0.0.1:0")
+
+    async def send(self, source: Any, records: Sequence[bytes]) -> None:
+        host, port = parse_address(await source.listening())
+        async with await anyio.create_connected_udp_socket(host, port) as client:
+            for record in records:
+                await client.send(record)
+
+    def record(self, number: int) -> bytes:
+        return b'{"id": %d}' % number
+
+    def test_an_oversize_record_is_one_fault(self, tmp_path: Path) -> None:
+        pytest.skip("a datagram is never that large")
 
 
 class TestUnix(Lines):
