@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from streambatch.ingest.tcp import TcpSource
     from streambatch.ingest.udp import UdpSource
     from streambatch.ingest.unix import UnixSource
-    from streambatch.loader import microbatches
-    from streambatch.microbatch.batched import batched
+    from streambatch.loader import SourceBatch, microbatches
+    from streambatch.microbatch.batched import Batched, FullError, InterruptedCallError, batched
     from streambatch.microbatch.budget import Limits
     from streambatch.microbatch.inbox import QueueLimits
     from streambatch.microbatch.window import BatchPolicy
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BatchPolicy": "microbatch.window",
+    "Batched": "microbatch.batched",
     "Clip": "scoring.steps",
     "ConfigError": "errors",
     "DeadLetterOptions": "state.dead_letters",
@@ -49,9 +50,11 @@ _HOMES = {
     "Feed": "ingest.feed",
     "FileSink": "sinks.file",
     "FileSource": "ingest.file",
+    "FullError": "microbatch.batched",
     "HttpSink": "sinks.http",
     "HttpSource": "ingest.http",
     "Impute": "scoring.steps",
+    "InterruptedCallError": "microbatch.batched",
     "Limits": "microbatch.budget",
     "LinearModel": "scoring.linear",
     "MemorySink": "sinks.memory",
@@ -66,6 +69,7 @@ _HOMES = {
     "Rotation": "segments",
     "RunReport": "state.report",
     "Snapshot": "state.report",
+    "SourceBatch": "loader",
     "Standardize": "scoring.steps",
     "StdinSource": "ingest.stdin",
     "StdoutSink": "sinks.stdout",
@@ -82,6 +86,7 @@ _HOMES = {
 
 __all__ = [
     "BatchPolicy",
+    "Batched",
     "Clip",
     "ConfigError",
     "DeadLetterOptions",
@@ -89,9 +94,11 @@ __all__ = [
     "Feed",
     "FileSink",
     "FileSource",
+    "FullError",
     "HttpSink",
     "HttpSource",
     "Impute",
+    "InterruptedCallError",
     "Limits",
     "LinearModel",
     "MemorySink",
@@ -106,6 +113,7 @@ __all__ = [
     "Rotation",
     "RunReport",
     "Snapshot",
+    "SourceBatch",
     "Standardize",
     "StdinSource",
     "StdoutSink",

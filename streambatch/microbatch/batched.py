@@ -289,11 +289,10 @@ class _Line:
             await self._fill(batch)
         try:
             await self._answer(batch)
-        except anyio.get_cancelled_exc_class():
-            self._fail(batch, list(batch.calls), InterruptedCallError(self.name))
-            raise
         except BaseException as error:
             self._fail(batch, list(batch.calls), error)
+            if isinstance(error, anyio.get_cancelled_exc_class()):
+                raise
 
     async def _fill(self, batch: _Batch) -> None:
         """Wait until the batch is full or its first row has waited long enough, and take the first in line."""
@@ -329,7 +328,7 @@ class _Line:
                     todo += [calls[middle:], calls[:middle]]
             else:
                 for call, result in zip(calls, self._checked(results, len(calls)), strict=True):
-                    self._settle(batch, call, _Failure(result) if isinstance(result, BaseException) else result)
+                    self._settle(batch, call, self._failure(result) if isinstance(result, BaseException) else result)
 
     def _checked(self, results: Any, rows: int) -> list[Any]:
         """Return the scores as a list. Raises ShapeError or TypeError unless there is one per row, in an order."""
@@ -343,9 +342,15 @@ class _Line:
         return scores
 
     def _fail(self, batch: _Batch, calls: Sequence[_Call], error: BaseException) -> None:
-        failure = _Failure(error)
+        failure = self._failure(error)
         for call in calls:
             self._settle(batch, call, failure)
+
+    def _failure(self, error: BaseException) -> _Failure:
+        """Return an error for callers, to whom a cancellation that is not theirs must not look like one."""
+        if isinstance(error, anyio.get_cancelled_exc_class()):
+            error = InterruptedCallError(self.name)
+        return _Failure(error)
 
     def _settle(self, batch: _Batch, call: _Call, outcome: object) -> None:
         if call in batch.calls:

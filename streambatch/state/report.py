@@ -160,6 +160,3 @@ class RunReport(msgspec.Struct, frozen=True):
     def is_complete(self) -> bool:
         """Whether no record is left in flight."""
         return self.records["unacked"] == 0
-
-
-

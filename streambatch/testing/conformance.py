@@ -18,7 +18,7 @@ from unittest import SkipTest
 import anyio
 
 DESCRIPTORS = Path("/proc/self/fd")
-SETTLE_ROUNDS, SETTLE_SECONDS = 50, 0.01
+SETTLE_ROUNDS, SETTLE_SECONDS = 150, 0.01
 """How often, and how far apart, to look whether what is being closed is closed."""
 
 
@@ -68,18 +68,21 @@ async def _in_time(test: Callable[[Path], Awaitable[None]], folder: Path, second
 async def nothing_left_behind(part: object) -> AsyncIterator[None]:
     """Check that what runs inside leaves no task, file or socket open, not even for the garbage collector to find."""
     gc.collect()
+    opened: set[Any] = set()
+    running: set[Any] = set()
     descriptors, tasks = _descriptors(), _tasks()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ResourceWarning)
         yield
         for _ in range(SETTLE_ROUNDS):
-            if not _descriptors() - descriptors and not _tasks() - tasks:
+            opened, running = _descriptors() - descriptors, _tasks() - tasks
+            if not opened and not running:
                 break
             await anyio.sleep(SETTLE_SECONDS)
         gc.collect()
     what = type(part).__name__
-    assert not (left := _tasks() - tasks), f"{what} leaves tasks running: {left}"
-    assert not (left := _descriptors() - descriptors), f"{what} leaves open: {left}"
+    assert not running, f"{what} leaves tasks running: {running}"
+    assert not opened, f"{what} leaves open: {opened}"
     lost = [str(warning.message) for warning in caught if issubclass(warning.category, ResourceWarning)]
     assert not lost, f"{what} leaves it to the garbage collector to close: {lost}"
 

@@ -95,7 +95,7 @@ class TakesAnyShape(Sums):
 
 class SpreadsNan(Sums):
     def score(self, x: FloatArray) -> FloatArray:
-        return super().score(x) + 0 * x.sum()
+        return super().score(x) + 0 * float(x.sum())
 
 
 class KeepsX(Sums):

