@@ -28,6 +28,8 @@ ROWS_MAX = 1 << 16
 """Rows that are read at once, where that can be chosen."""
 BATCH_BYTES = 4 << 20
 """Bytes that are read at once, where that can be chosen."""
+SAMPLE_ROWS = 256
+"""Rows of a Parquet file that are decoded to see how large they are."""
 FEW_ROWS = 4 << 10
 """Batches that are smaller are joined to more than so many rows."""
 PARQUET_BUFFER_BYTES = 256 << 10
@@ -233,9 +235,19 @@ def _parquet_batches(file: Any, row: int) -> Iterator[Any]:
         row -= groups[first].num_rows
         first += 1
     rows, size = sum(group.num_rows for group in groups), sum(group.total_byte_size for group in groups)
-    batch_rows = max(1, min(ROWS_MAX, BATCH_BYTES * rows // max(size, 1)))
+    row_bytes = max(size / max(rows, 1), _decoded_row_bytes(file, first), 1.0)
+    batch_rows = max(1, min(ROWS_MAX, int(BATCH_BYTES / row_bytes)))
     row_groups = list(range(first, len(groups)))
     return _from_row(file.iter_batches(batch_size=batch_rows, row_groups=row_groups, use_threads=False), row)
+
+
+def _decoded_row_bytes(file: Any, group: int) -> float:
+    """Return what one of a group's first rows takes once it is decoded, which a dictionary hides in the file."""
+    if group >= file.num_row_groups:
+        return 0.0
+    for batch in file.iter_batches(batch_size=SAMPLE_ROWS, row_groups=[group], use_threads=False):
+        return float(size_of(batch) / max(batch.num_rows, 1))
+    return 0.0
 
 
 def _valid(batches: Iterator[Any]) -> Iterator[Any]:

@@ -95,7 +95,7 @@ class TestParquetFile(SourceConformance):
         table = pa.Table.from_pylist([json.loads(record) for record in records], schema)
         path = str(folder / "in")
         if self.format == "parquet":
-            pq.write_table(table, path, row_group_size=500, use_dictionary=False)
+            pq.write_table(table, path, row_group_size=500)
         else:
             with pa.ipc.new_stream(path, schema) as stream:
                 stream.write_table(table, max_chunksize=500)
