@@ -179,7 +179,7 @@ def _ids_by_position(chunk: Chunk) -> Any:
     """Return `<partition>:<position>` for the rows of a chunk."""
     first = chunk.position - chunk.count + 1
     positions = pa.array(np.arange(first, first + chunk.count)).cast(pa.string())
-    return pc.binary_join_element_wise(f"{chunk.partition}", positions, ":")
+    return pc.binary_join_element_wise(chunk.partition.name, positions, ":")
 
 
 def _id_of(ids: Column, row: int) -> Any:

@@ -65,7 +65,7 @@ def test_one_column() -> None:
     schema = RecordSchema(features=["value"])
     assert rows_of(b"value\n1\n2\n\n3\n", schema).x.tolist() == [[1], [2], [3]]
     assert rows_of(b"value\n1\n", RecordSchema(features="value", shape=(1,))).x.tolist() == [[1]]
-    assert rows_of(b"value\n1\n2", schema).ids == ["in/a:8", "in/a:9"]
+    assert rows_of(b"value\n1\n2", schema).ids == ["a:8", "a:9"]
 
 
 def test_columns_are_found_by_name() -> None:

@@ -73,8 +73,8 @@ def test_an_id_is_an_integer_of_any_size_or_a_string() -> None:
 def test_without_an_id_field_the_position_is_the_id() -> None:
     schema = RecordSchema(features=["v"])
     rows = lines_decoded(schema, b'{"v":1}', b"oops", b'{"v":2}', b'{"v":1e999}')
-    assert rows.ids == ["in/a:8", "in/a:21"]
-    assert [reject.id for reject in rows.rejects] == ["in/a:13", "in/a:33"]
+    assert rows.ids == ["a:8", "a:21"]
+    assert [reject.id for reject in rows.rejects] == ["a:13", "a:33"]
 
 
 def test_carried_fields_are_copied_bit_by_bit() -> None:

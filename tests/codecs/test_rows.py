@@ -66,8 +66,8 @@ def test_parts_of_chunks_know_their_records() -> None:
     (chunk,) = chunks_in("lines", [b"a\nb\r\n\ncc\n"], position=100)
     head = chunk.split_off(1)
     assert (records_of(head, STRIP), records_of(chunk, STRIP)) == ([b"a"], [b"b", b"cc"])
-    assert ids_by_position([chunk, head], None) == ["in/a:105", "in/a:109", "in/a:102"]
-    assert ids_by_position([chunk, head], np.array([0, 2])) == ["in/a:105", "in/a:102"]
+    assert ids_by_position([chunk, head], None) == ["a:105", "a:109", "a:102"]
+    assert ids_by_position([chunk, head], np.array([0, 2])) == ["a:105", "a:102"]
 
 
 def test_living_chunks_keep_their_places() -> None:
