@@ -3,6 +3,7 @@
 As a program it runs the named case and prints what it took as JSON: `python -m benchmarks.cases loop-512 IN OUT`.
 """
 
+import gc
 import subprocess
 import sys
 import time
@@ -94,6 +95,8 @@ def measure(name: str, records: int, source: Path, target: Path) -> Measurement:
 def _main(name: str, source: str, target: str) -> None:
     case = CASES[name]
     run = import_module(case.module).run
+    gc.collect()
+    gc.freeze()  # as the daemon does: what start-up made is left out of collections
     cpu, started = time.process_time(), time.perf_counter()
     run(Path(source), Path(target), **case.options)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu

@@ -39,7 +39,7 @@ from streambatch.state.ledger import Ledger
 from streambatch.state.report import DriverState, Ended, Quantiles, RunReport, Snapshot
 from streambatch.units import Duration
 
-TURN_SECONDS = 0.002
+TURN_SECONDS = 0.004
 """How long batches are scored on the event loop before others have their turn."""
 LAST_SYNC_SECONDS = 2.0
 """How long a hard stop may take to make durable what was written."""
@@ -99,7 +99,8 @@ class Pipeline:
             self.ledger.add_source(name_of_source)
         self.inbox = Inbox(queue or QueueLimits())
         self.budget = Budget(limits.memory)
-        self._batcher = Batcher(self.inbox, Window(batch or BatchPolicy()), self.clock)
+        policy = batch or BatchPolicy()
+        self._batcher = Batcher(self.inbox, Window(policy), self.clock)
         self._encoder = encoder_for(sink.format, record)
         transform = transform_for(self.sources, record, preprocess, model, self._encoder)
         self._executor = make_executor(self.workers, transform, self._scored, self.clock.monotonic)
@@ -114,7 +115,7 @@ class Pipeline:
             is_durable=state_dir is not None,
             written=self._written,
             acked=self._acked,
-            more_coming=lambda: self._in_flight.scoring > 0 or self.inbox.records > 0,
+            is_busy=lambda: self.inbox.records >= policy.max_records,
         )
         self._batches: dict[str, int] = dict.fromkeys(TRIGGERS, 0)
         self._state: State = "starting"

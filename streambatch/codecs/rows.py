@@ -98,9 +98,8 @@ def validate(rows: Rows, chunks: Sequence[Chunk], schema: RecordSchema, strip: S
     chunks: those that the rows were decoded from.
     """
     x = rows.x
-    with np.errstate(over="ignore"):
-        if all_finite(x):
-            return rows
+    if all_finite(x):
+        return rows
     wrong: BoolArray = np.isinf(x) if schema.missing == "nan" else ~np.isfinite(x)
     is_bad = np.asarray(wrong.reshape(len(x), -1).any(axis=1))
     if not is_bad.any():

@@ -17,9 +17,9 @@ from streambatch.events import Observer
 from streambatch.records import Batch, Outcome, Reject, SegmentedSink, Sink
 from streambatch.sinks.replies import send_replies
 
-WRITE_SIZE = 256 << 10
-"""Bytes worth a write of their own; while more is on its way, less waits up to LINGER seconds for company."""
-LINGER = 0.004
+WRITE_SIZE = 1 << 20
+"""Bytes worth a write of their own; while a full batch waits to be scored, less gets LINGER seconds to grow."""
+LINGER = 0.02
 UNSYNCED_BATCHES_MAX = 32768
 """Batches that may wait for a segment of the sink to be closed."""
 
@@ -49,11 +49,11 @@ class Outbox:
         is_durable: bool,
         written: Callable[[Batch, Outcome], None],
         acked: Callable[[Batch, Outcome], None],
-        more_coming: Callable[[], bool],
+        is_busy: Callable[[], bool],
     ) -> None:
         self._sink, self._dead_letters = sink, dead_letters
         self._clock, self._observer = clock, observer
-        self._is_durable, self._written, self._acked, self._more_coming = is_durable, written, acked, more_coming
+        self._is_durable, self._written, self._acked, self._is_busy = is_durable, written, acked, is_busy
         self._early: dict[int, Finished] = {}
         self._ready: list[Finished] = []
         self._ready_size = 0
@@ -91,7 +91,7 @@ class Outbox:
             if not self._ready:
                 self._changed = anyio.Event()
                 await self._changed.wait()
-            elif self._ready_size < WRITE_SIZE and not self._is_closed and self._more_coming():
+            elif self._ready_size < WRITE_SIZE and not self._is_closed and self._is_busy():
                 await anyio.sleep(LINGER)
                 await self._write(self._take())
             else:

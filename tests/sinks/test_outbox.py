@@ -76,7 +76,7 @@ class Run:
             is_durable=is_durable,
             written=lambda batch, outcome: self.written.append(batch.sequence),
             acked=lambda batch, outcome: self.acked.append(batch.sequence),
-            more_coming=lambda: False,
+            is_busy=lambda: False,
         )
 
     def add(self, sequence: int, payload: bytes | None = None) -> None:
