@@ -26,7 +26,7 @@ from streambatch import __version__
 from streambatch.assemble import Assembly, load_config
 from streambatch.clock import SystemClock
 from streambatch.config import Config
-from streambatch.errors import ConfigError, ConfigProblem, HeldError, StreambatchError
+from streambatch.errors import ConfigError, ConfigProblem, HeldError, StreambatchError, first_cause
 from streambatch.events import Observer
 from streambatch.logs import LogObserver, configure_logs, stderr_is_terminal
 from streambatch.metrics import Metrics, MetricsObserver, sample_loop_lag
@@ -213,13 +213,6 @@ def _settle_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(young, middle, FULL_COLLECTIONS_EVERY)
-
-
-def first_cause(error: BaseException) -> BaseException:
-    """Return the first error inside nested groups."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _claim(lock: int, folder: Path) -> None:

@@ -94,3 +94,10 @@ class TooManyDeadError(StreambatchError):
 
 class HeldError(StreambatchError):
     """A state folder or an output is in use by another process, or already there."""
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """Return the first error inside nested groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

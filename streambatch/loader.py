@@ -20,7 +20,7 @@ from streambatch.clock import Clock, SystemClock
 from streambatch.codecs.columnar import TableChunk
 from streambatch.codecs.framing import framing_for_format
 from streambatch.codecs.rows import records_of
-from streambatch.errors import OptionError
+from streambatch.errors import OptionError, first_cause
 from streambatch.events import Observer
 from streambatch.microbatch.batcher import Batcher
 from streambatch.microbatch.budget import Budget, Limits
@@ -313,7 +313,7 @@ class SourceBatches(_Reading):
         try:
             await self._source.run(intake)
         except Exception as error:
-            cause = cause_of(error)
+            cause = first_cause(error)
             if not isinstance(cause, InboxAborted):
                 raise cause from cause.__cause__
 
@@ -337,10 +337,3 @@ class _Receipts:
 
     def refused(self, source: str, records: int, reason: str) -> None:
         self.counts["refused"] += records
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """Return the first error inside nested groups."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

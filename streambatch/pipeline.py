@@ -20,7 +20,7 @@ from pydantic import Field
 
 from streambatch.clock import Clock, SystemClock
 from streambatch.codecs.schema import RecordSchema
-from streambatch.errors import TooManyDeadError
+from streambatch.errors import TooManyDeadError, first_cause
 from streambatch.events import Observer, State
 from streambatch.microbatch.batcher import Batcher
 from streambatch.microbatch.budget import Budget, Limits
@@ -138,7 +138,7 @@ class Pipeline:
             self._finish("stopped", None)
             raise
         except BaseException as error:
-            cause = _first_cause(error)
+            cause = first_cause(error)
             if not isinstance(cause, InboxAborted):
                 self._finish("failed", cause)
                 raise cause from cause.__cause__
@@ -390,10 +390,3 @@ def _renamed(source: Any, name: str) -> Source:
 def _new_run_id(clock: Clock) -> str:
     started = datetime.fromtimestamp(clock.wall(), UTC)
     return f"{started:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    """Return the first error inside nested groups."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
