@@ -17,9 +17,9 @@ from streambatch.events import Observer
 from streambatch.records import Batch, Outcome, Reject, SegmentedSink, Sink
 from streambatch.sinks.replies import send_replies
 
-WRITE_SIZE = 1 << 20
+WRITE_SIZE = 256 << 10
 """Bytes worth a write of their own; while a full batch waits to be scored, less gets LINGER seconds to grow."""
-LINGER = 0.02
+LINGER = 0.004
 UNSYNCED_BATCHES_MAX = 32768
 """Batches that may wait for a segment of the sink to be closed."""
 
@@ -126,7 +126,13 @@ class Outbox:
             self._ack_written(writes, count, now)
 
     def _take(self) -> list[Finished]:
-        finished, self._ready, self._ready_size = self._ready, [], 0
+        """Return what is ready, up to what is worth a write: a sink that rotates never splits one."""
+        count = size = 0
+        while count < len(self._ready) and size < WRITE_SIZE:
+            size += len(self._ready[count][1].payload)
+            count += 1
+        finished, self._ready = self._ready[:count], self._ready[count:]
+        self._ready_size -= size
         return finished
 
     async def _write(self, finished: list[Finished]) -> None:
