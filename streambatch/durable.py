@@ -1,0 +1,63 @@
+"""What outlives a process: what sources and sinks say of themselves for a checkpoint and are given back at the next
+start.
+
+Everything here can be written as JSON: numbers, text, lists and tables of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+
+Notes = Mapping[str, Any]
+"""What a source recognises a partition by; only the source reads it."""
+Mark = Mapping[str, Any]
+"""How far an output goes; only the output reads it."""
+Commit = Callable[[Mark], Awaitable[None]]
+"""Stores an output's mark in a checkpoint, durably, with all that was written to it before."""
+
+
+class Saved(msgspec.Struct, frozen=True, kw_only=True):
+    """A partition as the last checkpoint has it.
+
+    position: where its acked records end. read_to: where the records end that were ever received.
+    """
+
+    position: int
+    read_to: int
+    notes: Notes
+
+
+@runtime_checkable
+class ResumableSource(Protocol):
+    """A source whose records can be read again from a position."""
+
+    def resume(self, saved: Mapping[str, Saved]) -> None:
+        """Learn, before `run`, how far each partition was acked; those not named are new."""
+        ...
+
+    def notes(self) -> Mapping[str, Notes | None]:
+        """Return the notes of partitions that are new or changed since the last call.
+
+        None is for a partition that is over: it may be forgotten once all its records are acked.
+        """
+        ...
+
+
+@runtime_checkable
+class RewindableOutput(Protocol):
+    """An output that can be taken back to a mark."""
+
+    def restore(self, mark: Mark | None, commit: Commit) -> None:
+        """Learn, before `open`, what the last checkpoint says of this output: None if there is none.
+
+        `open` takes the output back to `mark`. It awaits `commit` before it first changes anything, and again before a
+        closed segment gets its name.
+        """
+        ...
+
+    def mark(self) -> Mark:
+        """Return how far the output goes with all that was written until now."""
+        ...
