@@ -57,6 +57,10 @@ class ModelError(StreambatchError):
         super().__init__(f"model {model}: {problem}")
 
 
+class RetryableError(StreambatchError):
+    """What a model raises for an error that will pass, such as a backend that is away: the call is tried again."""
+
+
 class StepError(StreambatchError):
     """A preprocess step can't be loaded or used. Names the step."""
 
@@ -79,6 +83,28 @@ class SinkError(StreambatchError):
     def __init__(self, sink: str, problem: str) -> None:
         self.sink = sink
         super().__init__(f"sink {sink}: {problem}")
+
+
+class SinkOutage(SinkError):
+    """A sink can't be opened or written for now: the same write may be taken later.
+
+    retry_after: seconds that the other side asks to be left alone for, if it says so.
+    """
+
+    def __init__(self, sink: str, problem: str, retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(sink, problem)
+
+
+class SinkRefused(SinkError):
+    """A sink will never take this payload, for what it holds; others it may.
+
+    status: what the other side answered, as a number. reason: what it said, at most its beginning.
+    """
+
+    def __init__(self, sink: str, problem: str, *, status: int, reason: str) -> None:
+        self.status, self.reason = status, reason
+        super().__init__(sink, problem)
 
 
 class TooManyDeadError(StreambatchError):

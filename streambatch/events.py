@@ -27,6 +27,9 @@ class Observer:
     def records_received(self, source: str, records: int, size: int, at: float) -> None:
         """A chunk was framed and counted; `at` is monotonic seconds."""
 
+    def records_recovered(self, source: str, records: int) -> None:
+        """Records were read again that an earlier run had received and not acked."""
+
     def records_refused(self, source: str, records: int, reason: Refusal) -> None:
         """A sender was told no before anything was received."""
 
@@ -62,6 +65,12 @@ class Observer:
 
     def sink_failed(self, sink: str, error: BaseException) -> None:
         """Writing to the sink failed."""
+
+    def sink_retried(self, sink: str) -> None:
+        """What failed for an outage is tried again."""
+
+    def sink_recovered(self, sink: str) -> None:
+        """An outage of the sink is over."""
 
     def synced(self, seconds: float, *, ok: bool) -> None:
         """Outputs were made durable, or could not be."""

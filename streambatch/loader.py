@@ -329,7 +329,11 @@ class _Receipts:
     def __init__(self) -> None:
         self.counts = {"received": 0, "dropped": 0, "refused": 0}
 
-    def received(self, chunk: Chunk) -> None:
+    def received(self, chunk: Chunk) -> int:
+        self.counts["received"] += chunk.count
+        return 0
+
+    def recovered(self, chunk: Chunk) -> None:
         self.counts["received"] += chunk.count
 
     def dropped(self, chunk: Chunk, reason: str) -> None:

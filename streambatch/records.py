@@ -108,9 +108,11 @@ class Outcome:
 
     dead: rejects counted by source, stage and reason; it stays when the rejects are released.
     replies: for each chunk of the batch the lines to answer its records with; empty where nobody waits for an answer.
+    index: the place in the batch of each record scored; None when all were. states: what steps with memory hold after
+    the batch; None where there is no such step.
     """
 
-    __slots__ = ("dead", "filtered", "payload", "rejects", "replies", "scored")
+    __slots__ = ("dead", "filtered", "index", "payload", "rejects", "replies", "scored", "states")
 
     def __init__(
         self,
@@ -119,9 +121,11 @@ class Outcome:
         rejects: Sequence[Reject],
         filtered: Mapping[str, int],
         replies: Sequence[bytes] = (),
+        index: IntArray | None = None,
+        states: Any = None,
     ) -> None:
         self.payload, self.scored, self.rejects, self.filtered = payload, scored, rejects, filtered
-        self.replies = replies
+        self.replies, self.index, self.states = replies, index, states
         self.dead: dict[tuple[str, Stage, Reason], int] = {}
         if rejects:
             self.dead = Counter((reject.partition.source, reject.stage, reject.reason) for reject in rejects)
@@ -131,9 +135,17 @@ class Outcome:
         """Bytes of the scores and of the replies."""
         return len(self.payload) + (sum(map(len, self.replies)) if self.replies else 0)
 
+    def refuse(self, reject: Reject) -> None:
+        """Take a record for dead that was scored."""
+        source = reject.partition.source
+        self.scored = {**self.scored, source: self.scored[source] - 1}
+        self.rejects = [*self.rejects, reject]
+        key = source, reject.stage, reject.reason
+        self.dead[key] = self.dead.get(key, 0) + 1
+
     def release(self) -> None:
         """Let go of what was written; the counts stay."""
-        self.payload, self.rejects, self.replies = b"", (), ()
+        self.payload, self.rejects, self.replies, self.index = b"", (), (), None
 
 
 class Intake(Protocol):
@@ -161,8 +173,20 @@ class Intake(Protocol):
         ...
 
     async def put(self, chunk: Chunk) -> None:
-        """Take the chunk over. Its records count as received from the call on, and a graceful stop that cancels the
-        caller while it waits for room loses none of them."""
+        """Take the chunk over: `received`, then `enqueue`. Its records count as received from the call on, and a
+        graceful stop that cancels the caller while it waits for room loses none of them."""
+        ...
+
+    def received(self, chunk: Chunk) -> None:
+        """Count records as received that are safe where they are, before they are enqueued."""
+        ...
+
+    def recovered(self, chunk: Chunk) -> None:
+        """Count records as in flight again that were received before this run."""
+        ...
+
+    async def enqueue(self, chunk: Chunk) -> None:
+        """Take over a chunk whose records were counted."""
         ...
 
 

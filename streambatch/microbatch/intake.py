@@ -19,7 +19,9 @@ WhenFull = Literal["block", "drop_newest"]
 class Receipts(Protocol):
     """Who counts what comes in."""
 
-    def received(self, chunk: Chunk) -> None: ...
+    def received(self, chunk: Chunk) -> int: ...
+
+    def recovered(self, chunk: Chunk) -> None: ...
 
     def dropped(self, chunk: Chunk, reason: str) -> None: ...
 
@@ -53,17 +55,32 @@ class SourceIntake:
         self._receipts.refused(self._source, records, reason)
         self.observer.records_refused(self._source, records, reason)
 
-    async def put(self, chunk: Chunk) -> None:
-        """Take the chunk over; see records.Intake."""
-        now = self.clock.monotonic()
-        self._receipts.received(chunk)
-        self.observer.records_received(self._source, chunk.count, chunk.size, now)
+    def received(self, chunk: Chunk) -> None:
+        """Count a chunk's records as received and in flight."""
+        again = self._receipts.received(chunk)
+        if again:
+            self.observer.records_recovered(self._source, again)
+        self.observer.records_received(self._source, chunk.count - again, chunk.size, self.clock.monotonic())
+
+    def recovered(self, chunk: Chunk) -> None:
+        """Count a chunk's records as received before this run, and in flight again."""
+        self._receipts.recovered(chunk)
+        self.observer.records_recovered(self._source, chunk.count)
+
+    async def enqueue(self, chunk: Chunk) -> None:
+        """Take over a chunk that was counted; see records.Intake."""
         if self._inbox.has_room(chunk):
             await self._inbox.put(chunk, self.clock)
         elif self._when_full == "drop_newest":
             self._receipts.dropped(chunk, "queue_full")
             self.memory.give(chunk.size)
         else:
+            since = self.clock.monotonic()
             with anyio.CancelScope(shield=True):
                 await self._inbox.put(chunk, self.clock)
-            self.observer.source_blocked(self._source, self.clock.monotonic() - now)
+            self.observer.source_blocked(self._source, self.clock.monotonic() - since)
+
+    async def put(self, chunk: Chunk) -> None:
+        """Take the chunk over; see records.Intake."""
+        self.received(chunk)
+        await self.enqueue(chunk)

@@ -2,12 +2,15 @@
 
 Pure: told what happened, it answers. For each source, at every moment,
 `received + recovered = scored + dead_lettered + dropped + unacked`. Batches may be acked in any order; a partition's
-position moves along the contiguous acked prefix of its batches.
+position moves along the contiguous acked prefix of its batches. What lies before the position up to which a partition
+was received by an earlier run is recovered, and not received again.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
+
+import numpy as np
 
 from streambatch.records import Batch, Chunk, Outcome, Partition, Reason, Stage
 from streambatch.state.report import Counts
@@ -33,15 +36,32 @@ class Ledger:
         self.dead_letters: dict[tuple[Stage, Reason], int] = {}
         self._open: dict[Partition, deque[_Entry]] = {}
         self._batches: dict[int, list[tuple[Partition, _Entry]]] = {}
+        self._known_to: dict[Partition, int] = {}
 
     def add_source(self, name: str) -> None:
         """Start a source's counts at zero."""
         self.sources[name] = Counts()
 
-    def received(self, chunk: Chunk) -> None:
-        """Count a chunk's records as received and in flight."""
+    def resume(self, partition: Partition, read_to: int) -> None:
+        """Learn that an earlier run received a partition's records up to a position."""
+        self._known_to[partition] = read_to
+
+    def received(self, chunk: Chunk) -> int:
+        """Count a chunk's records as in flight: as recovered where an earlier run had received them, else as received.
+
+        Returns how many were recovered.
+        """
+        again = self._known(chunk) if self._known_to else 0
         counts = self.sources[chunk.partition.source]
-        counts.received += chunk.count
+        counts.received += chunk.count - again
+        counts.recovered += again
+        counts.unacked += chunk.count
+        return again
+
+    def recovered(self, chunk: Chunk) -> None:
+        """Count a chunk's records as recovered and in flight."""
+        counts = self.sources[chunk.partition.source]
+        counts.recovered += chunk.count
         counts.unacked += chunk.count
 
     def dropped(self, chunk: Chunk, reason: str) -> None:
@@ -71,16 +91,17 @@ class Ledger:
 
     def acked(self, batch: Batch, outcome: Outcome) -> Mapping[Partition, int]:
         """Learn that a batch's scores and rejects are durable. Returns the partitions whose position moved."""
-        for chunk in batch.chunks:
-            self.sources[chunk.partition.source].unacked -= chunk.count
-        for source, records in outcome.scored.items():
-            self.sources[source].scored += records
-        for source, records in outcome.filtered.items():
-            _add(self.sources[source].dropped, "filtered", records)
-        for (source, stage, reason), records in outcome.dead.items():
-            self.sources[source].dead_lettered += records
+        settle(self.sources, batch, outcome)
+        for (_, stage, reason), records in outcome.dead.items():
             _add(self.dead_letters, (stage, reason), records)
         return self._move(batch)
+
+    def after(self, finished: Iterable[tuple[Batch, Outcome]]) -> dict[str, Counts]:
+        """Return the counts per source as they will be once these batches are acked."""
+        sources = {name: counts.copy() for name, counts in self.sources.items()}
+        for batch, outcome in finished:
+            settle(sources, batch, outcome)
+        return sources
 
     def totals(self) -> Counts:
         """Return the counts of all sources together."""
@@ -88,6 +109,17 @@ class Ledger:
         for counts in self.sources.values():
             total.add(counts)
         return total
+
+    def _known(self, chunk: Chunk) -> int:
+        """Return how many of a chunk's records an earlier run had received."""
+        read_to = self._known_to.get(chunk.partition)
+        if read_to is None:
+            return 0
+        if chunk.position <= read_to:
+            return chunk.count
+        del self._known_to[chunk.partition]
+        ends = np.array([chunk.position_of(index) for index in range(chunk.count)])
+        return int(np.searchsorted(ends, read_to, side="right"))
 
     def _enter(self, chunk: Chunk) -> _Entry:
         entry = _Entry(chunk.position)
@@ -108,6 +140,18 @@ class Ledger:
             if not waiting:
                 del self._open[partition]
         return moved
+
+
+def settle(sources: Mapping[str, Counts], batch: Batch, outcome: Outcome) -> None:
+    """Move a batch's records from in flight to what became of them."""
+    for chunk in batch.chunks:
+        sources[chunk.partition.source].unacked -= chunk.count
+    for source, records in outcome.scored.items():
+        sources[source].scored += records
+    for source, records in outcome.filtered.items():
+        _add(sources[source].dropped, "filtered", records)
+    for (source, _, _), records in outcome.dead.items():
+        sources[source].dead_lettered += records
 
 
 def _add(counts: dict[K, int], key: K, count: int) -> None:

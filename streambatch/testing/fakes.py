@@ -68,6 +68,7 @@ class CollectingIntake:
     """Keeps every chunk; while it is stalled, whoever puts one waits.
 
     chunks, count, size: what was put, and its records and bytes. waiting: how many wait in `put`.
+    counts: records received and recovered.
     failure: set it, and every `put` raises it, as when a pipeline gives up.
     """
 
@@ -79,6 +80,7 @@ class CollectingIntake:
         self.observer = RecordingObserver()
         self.chunks: list[Chunk] = []
         self.refusals: Counter[Refusal] = Counter()
+        self.counts = {"received": 0, "recovered": 0}
         self.count = self.size = self.waiting = 0
         self.failure: Exception | None = None
         self._changed = anyio.Event()
@@ -91,8 +93,19 @@ class CollectingIntake:
     def refused(self, records: int, reason: Refusal) -> None:
         self.refusals[reason] += records
 
+    def received(self, chunk: Chunk) -> None:
+        self.counts["received"] += chunk.count
+
+    def recovered(self, chunk: Chunk) -> None:
+        self.counts["recovered"] += chunk.count
+
     async def put(self, chunk: Chunk) -> None:
         """Take a chunk, or wait with it while stalled."""
+        self.received(chunk)
+        await self.enqueue(chunk)
+
+    async def enqueue(self, chunk: Chunk) -> None:
+        """Take a chunk that was counted, or wait with it while stalled."""
         self.chunks.append(chunk)
         self.count += chunk.count
         self.size += chunk.size
