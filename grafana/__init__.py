@@ -1,0 +1,1 @@
+"""Dashboards as code, with the rules, alerts and runbooks that go along with them."""
