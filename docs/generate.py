@@ -167,7 +167,7 @@ def cli_page() -> str:
     """Return the reference of the commands."""
     group: Any = typer.main.get_command(app)
     lines = [_COMMANDS, "## streambatch", "", *_options(group)]
-    for name, command in group.commands.items():
+    for name, command in _commands(group):
         arguments = [option for option in command.params if option.param_type_name == "argument"]
         usage = " ".join([name, *(_argument(option) for option in arguments), "[OPTIONS]"])
         lines += ["", f"## streambatch {name}", "", f"    streambatch {usage}", "", *command.help.splitlines()]
@@ -175,6 +175,15 @@ def cli_page() -> str:
             lines += ["", *(f"- `{option.metavar}`: {option.help}" for option in arguments)]
         lines += ["", *_options(command)] if len(command.params) > len(arguments) else []
     return "\n".join(lines) + "\n"
+
+
+def _commands(group: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every command by its full name; a group's own are called `state show`."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from ((f"{name} {inner}", one) for inner, one in _commands(command))
+        else:
+            yield name, command
 
 
 def _argument(option: Any) -> str:

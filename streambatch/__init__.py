@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from streambatch.assemble import load_pipeline
     from streambatch.codecs.schema import RecordSchema
-    from streambatch.errors import ConfigError, StreambatchError
+    from streambatch.errors import ConfigError, RetryableError, StreambatchError
     from streambatch.ingest.feed import Feed
     from streambatch.ingest.file import FileSource
     from streambatch.ingest.http import HttpSource
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from streambatch.microbatch.budget import Limits
     from streambatch.microbatch.inbox import QueueLimits
     from streambatch.microbatch.window import BatchPolicy
-    from streambatch.pipeline import Delivery, Pipeline
+    from streambatch.durability import Delivery
+    from streambatch.pipeline import Pipeline
     from streambatch.scoring.executors import Workers
     from streambatch.scoring.linear import LinearModel
     from streambatch.scoring.python import PythonModel
@@ -46,7 +47,7 @@ _HOMES = {
     "Clip": "scoring.steps",
     "ConfigError": "errors",
     "DeadLetterOptions": "state.dead_letters",
-    "Delivery": "pipeline",
+    "Delivery": "durability",
     "Feed": "ingest.feed",
     "FileSink": "sinks.file",
     "FileSource": "ingest.file",
@@ -66,6 +67,7 @@ _HOMES = {
     "PythonStep": "scoring.steps",
     "QueueLimits": "microbatch.inbox",
     "RecordSchema": "codecs.schema",
+    "RetryableError": "errors",
     "Rotation": "segments",
     "RunReport": "state.report",
     "Snapshot": "state.report",
@@ -110,6 +112,7 @@ __all__ = [
     "PythonStep",
     "QueueLimits",
     "RecordSchema",
+    "RetryableError",
     "Rotation",
     "RunReport",
     "Snapshot",

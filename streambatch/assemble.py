@@ -13,12 +13,15 @@ import numpy as np
 
 from streambatch import config as configs
 from streambatch.config import Config
-from streambatch.errors import ConfigError, ConfigProblem, OptionError, StreambatchError
+from streambatch.durability import Provenance
+from streambatch.errors import ConfigError, ConfigProblem, OptionError, RetryableError, StreambatchError
 from streambatch.events import Observer
 from streambatch.pipeline import Pipeline
 from streambatch.plugins import find_part
 from streambatch.records import BoolArray, FloatArray
 from streambatch.scoring.check import checked_scores
+from streambatch.scoring.executors import check_timeout
+from streambatch.state.folder import StateFolder
 
 TRIED_ROWS = 2
 """Rows of zeros in a dry run: with one, a lost batch axis would go unseen."""
@@ -36,11 +39,12 @@ class Assembly:
         self.config = config
         self.steps = tuple(_made(f"preprocess[{at}]", part, config) for at, part in enumerate(config.preprocess))
         self.model = _made("model", config.model, config)
+        check_timeout(config.workers, self.model)
         self.untried: Exception | None = _dry_run(config, self.steps, self.model)
         """What the parts raised on zeros, other than for their shape: records may still fare better."""
 
-    def pipeline(self, observer: Observer | None = None) -> Pipeline:
-        """Return the pipeline."""
+    def pipeline(self, observer: Observer | None = None, folder: StateFolder | None = None) -> Pipeline:
+        """Return the pipeline. folder: the state folder, if it is held already."""
         config = self.config
         return Pipeline(
             name=config.name,
@@ -55,8 +59,26 @@ class Assembly:
             delivery=config.delivery,
             dead_letter=config.dead_letter,
             sink=config.sink.options,
-            state_dir=config.state_dir,
+            state_dir=folder or config.state_dir,
+            runs=config.runs,
+            provenance=self._provenance(),
             observer=observer,
+        )
+
+    def _provenance(self) -> Provenance:
+        config, model = self.config, self.model
+        sink = config.sink.options
+        return Provenance(
+            config=config.effective,
+            config_digest=config.digest,
+            model={
+                "type": config.model.type,
+                "path": getattr(config.model.options, "path", None),
+                "format": getattr(model, "format", config.model.type),
+                "sha256": getattr(model, "digest", None),
+                "parameters": getattr(model, "parameters", None),
+            },
+            sink={"name": sink.name, "path": getattr(sink, "path", None), "format": sink.format},
         )
 
 
@@ -99,6 +121,8 @@ def _dry_run(config: Config, steps: Sequence[Any], model: Any) -> Exception | No
                 x = _stepped(step, x)
             if len(x) and not getattr(model, "is_async", False):
                 checked_scores(str(getattr(model, "name", config.model.type)), model.score(x), len(x))
+    except RetryableError as error:
+        return error
     except StreambatchError:
         raise
     except Exception as error:

@@ -6,7 +6,8 @@ moving two indexes and its payload is copied at most once, when the chunks of a 
 
 from __future__ import annotations
 
-from typing import Literal
+from hashlib import sha256
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -21,6 +22,10 @@ Reason = Literal[
 NO_ENDS: IntArray = np.empty(0, np.int64)
 KEPT_OF_OVERSIZE = 64 << 10
 """Bytes kept of a record over its source's `max_record_bytes`."""
+
+
+BLANK_LINES = "blank lines"
+"""Among a chunk's findings: some of its records have blank lines before them, which belong to none."""
 
 
 class Partition(msgspec.Struct, frozen=True):
@@ -92,6 +97,26 @@ class Chunk:
         """Where the last record ends in its partition: reading resumes there."""
         return self.base + self.end
 
+    @property
+    def begins_at(self) -> int:
+        """Where the first record begins in its partition."""
+        return self.base + self.start
+
+    def digest(self) -> Any:
+        """Return a running digest for what is `digestible` of this and other chunks of the partition: SHA-256."""
+        return sha256()
+
+    def digestible(self) -> Any:
+        """Return the records' bytes, framing included: the same however they were cut into chunks."""
+        if BLANK_LINES not in self.findings:
+            return self.data()
+        return b"".join([_without_blank_lines(bytes(self.raw(index))) for index in range(self.count)])
+
+    def ids(self) -> list[str]:
+        """Return `<partition>:<position>` for each record."""
+        prefix = f"{self.partition.name}:"
+        return [f"{prefix}{position}" for position in (self.ends[self.first : self.last] + self.base).tolist()]
+
     def data(self) -> memoryview | bytes:
         """Return the records' bytes, framing included, without copying them."""
         if self.first == 0 and self.end == len(self.payload):
@@ -145,3 +170,9 @@ class Chunk:
 
     def __repr__(self) -> str:
         return f"<Chunk {self.partition} {self.count} records to {self.position}>"
+
+
+def _without_blank_lines(record: bytes) -> bytes:
+    while record.startswith((b"\n", b"\r\n")):
+        record = record[record.index(b"\n") + 1 :]
+    return record

@@ -6,12 +6,10 @@ and what it had to say is on stderr.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import gc
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,23 +18,35 @@ import anyio
 import msgspec
 import structlog
 from anyio.abc import TaskGroup, TaskStatus
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from streambatch import __version__
 from streambatch.assemble import Assembly, load_config
 from streambatch.clock import SystemClock
 from streambatch.config import Config
-from streambatch.errors import ConfigError, ConfigProblem, HeldError, StreambatchError, first_cause
+from streambatch.errors import (
+    ChangedReadingError,
+    ConfigError,
+    ConfigProblem,
+    DamagedStateError,
+    HeldError,
+    StreambatchError,
+    first_cause,
+)
 from streambatch.events import Observer
 from streambatch.logs import LogObserver, configure_logs, stderr_is_terminal
 from streambatch.metrics import Metrics, MetricsObserver, sample_loop_lag
 from streambatch.pipeline import Pipeline
+from streambatch.state.folder import StateFolder
+from streambatch.state.manifest import code_revision
 from streambatch.state.report import RunReport, Snapshot
+from streambatch.web.recent import Recent
+from streambatch.web.watch import Watch
 
 DONE, FAILED, REFUSED, UNFINISHED = 0, 1, 2, 3
 """Exit codes: input ended or clean stop; failed; usage, config or held state; stopped with work unfinished."""
+_REFUSALS = (ConfigError, HeldError, ChangedReadingError, DamagedStateError)
 PROGRESS_SECONDS = 0.25
-LOCK = "lock"
 FULL_COLLECTIONS_EVERY = 100
 """Collections of the middle generation per full one."""
 
@@ -66,32 +76,12 @@ def run(
     config = load_config(path, overrides=overrides)
     _check_report(report)
     configure_logs(is_terminal=stderr_is_terminal())
-    with hold_state(config.state_dir):
-        daemon = Daemon(Assembly(config), progress(config))
+    with StateFolder(config.state_dir) as folder:
+        daemon = Daemon(Assembly(config), folder, progress(config))
         code = anyio.run(daemon.run)
         if report is not None and daemon.pipeline.report is not None:
             code = max(code, _write_report(report, daemon.pipeline.report))
         return code
-
-
-@contextlib.contextmanager
-def hold_state(folder: Path) -> Iterator[None]:
-    """Create the state folder and keep others out of it while the context lasts.
-
-    Raises HeldError that names the process which holds it, ConfigError when the folder can't be used. The lock is the
-    system's and ends with its process; a file left behind by one that was killed holds nothing.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        found = f"{error.filename} ({str(error.strerror).lower()})"
-        raise ConfigError([ConfigProblem("state_dir", found, "a folder that can be made and written")]) from error
-    try:
-        _claim(lock, folder)
-        yield
-    finally:
-        os.close(lock)
 
 
 class Observers(Observer):
@@ -108,16 +98,32 @@ class Observers(Observer):
 class Daemon:
     """A pipeline, the tasks that go along with it, and the exit code that comes of it."""
 
-    def __init__(self, assembly: Assembly, progress: Progress | None = None) -> None:
+    def __init__(self, assembly: Assembly, folder: StateFolder, progress: Progress | None = None) -> None:
         self._config, self._progress = assembly.config, progress
         self._log: Any = structlog.get_logger()
         self._clock = SystemClock()
         self._registry = CollectorRegistry()
-        self._metrics = Metrics(self._registry, config_digest=self._config.digest, clock=self._clock)
-        counting = MetricsObserver()
-        self.pipeline: Pipeline = assembly.pipeline(Observers(counting, LogObserver(self._clock)))
+        ProcessCollector(registry=self._registry)
+        self._metrics = Metrics(
+            self._registry,
+            revision=code_revision() or "unknown",
+            config_digest=self._config.digest,
+            clock=self._clock,
+        )
+        counting, recent = MetricsObserver(), Recent(self._clock)
+        self.pipeline: Pipeline = assembly.pipeline(Observers(counting, recent, LogObserver(self._clock)), folder)
         digest = getattr(assembly.model, "digest", None) or ""
         self._metrics.attach(self.pipeline, counting, model_format=self._config.model.type, model_digest=digest)
+        self._watch = Watch(
+            self.pipeline,
+            counting,
+            recent,
+            clock=self._clock,
+            config=self._config.effective,
+            config_digest=self._config.digest,
+            model_digest=digest or None,
+            state_dir=self._config.state_dir,
+        )
 
     async def run(self) -> int:
         """Run the pipeline and return the exit code; errors are logged, not raised."""
@@ -186,21 +192,23 @@ class Daemon:
         report = self.pipeline.report
         assert report is not None
         self._log.info("stopped", **_summary(report))
-        if report.is_complete:
+        left = report.records["unacked"] - self.pipeline.safe_records
+        if not left:
             return DONE
-        self._log.warning(
-            "unfinished",
-            records=report.records["unacked"],
-            where="those from files are still there; those from sockets and standard input are lost",
-        )
+        self._log.warning("unfinished", records=left, where=self._where_left())
         return UNFINISHED
+
+    def _where_left(self) -> str:
+        lost = [source.name for source in self.pipeline.sources if not self.pipeline.is_resumable(source.name)]
+        again = "those from files and spools are safe and read again at the next start"
+        return f"{again}; those from {', '.join(lost)} are lost" if lost else again
 
     def _failed(self, error: BaseException) -> int:
         report = self.pipeline.report
         is_expected = isinstance(error, StreambatchError)
         summary = {} if report is None else {**_summary(report), "error": str(error)}
         self._log.error("failed", **(summary or {"error": str(error)}), exc_info=None if is_expected else error)
-        return REFUSED if isinstance(error, ConfigError | HeldError) else FAILED
+        return REFUSED if isinstance(error, _REFUSALS) else FAILED
 
 
 def _settle_garbage_collection() -> None:
@@ -213,18 +221,6 @@ def _settle_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(young, middle, FULL_COLLECTIONS_EVERY)
-
-
-def _claim(lock: int, folder: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
-        raise HeldError(
-            f"state folder {folder} is held by process {holder}; stop that, or choose another state_dir"
-        ) from None
-    os.truncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
 
 
 def _tell_all(told: Sequence[Callable[..., None]]) -> Callable[..., None]:

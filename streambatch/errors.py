@@ -118,6 +118,30 @@ class TooManyDeadError(StreambatchError):
         )
 
 
+class StateError(StreambatchError):
+    """What the state folder holds can't be used. Names the file."""
+
+    def __init__(self, path: object, problem: str) -> None:
+        self.path, self.problem = path, problem
+        super().__init__(f"state {path}: {problem}")
+
+
+class StateOutage(StateError):
+    """State can't be read or stored for now, as on a full disk; nothing was changed, and trying again may work."""
+
+
+class DamagedStateError(StateError):
+    """Stored state is not what was stored. `aside` is where the file was put, None if it was left where it is."""
+
+    def __init__(self, path: object, problem: str, aside: object | None = None) -> None:
+        self.aside = aside
+        super().__init__(path, problem)
+
+
+class ChangedReadingError(StateError):
+    """A source would cut its records otherwise than its positions were counted; for the command line, exit code 2."""
+
+
 class HeldError(StreambatchError):
     """A state folder or an output is in use by another process, or already there."""
 

@@ -36,6 +36,12 @@ class Observer:
     def source_blocked(self, source: str, seconds: float) -> None:
         """A source waited so long for room."""
 
+    def source_failed(self, source: str, error: BaseException) -> None:
+        """A source can't read what it should, and tries again until it can; told once, not for each try."""
+
+    def source_recovered(self, source: str) -> None:
+        """A source that had failed can read all it should."""
+
     def connection_opened(self, source: str) -> None:
         """A client connected."""
 

@@ -2,7 +2,7 @@
 
 What is written is there whole or not at all: a write that fails half-way is cut off again, so that trying it anew
 doubles nothing. What `sync` has returned for is durable. An fsync that failed is final, since the system may have
-thrown the data away. While the file is open no other process can claim it.
+thrown the data away; what else fails of a disk is an outage. While the file is open no other process can claim it.
 """
 
 from __future__ import annotations
@@ -20,18 +20,32 @@ import anyio
 from aiofiles.threadpool.binary import AsyncFileIO
 from anyio import to_thread
 
-from streambatch.errors import HeldError, SinkError
+from streambatch.errors import HeldError, SinkError, SinkOutage
 
 CLOSE_SECONDS = 5.0
 """How long a cancelled task waits for a file to close."""
+_LASTING = frozenset(
+    (
+        errno.EBADF, errno.EEXIST, errno.EFBIG, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
+        errno.ENOTDIR, errno.ENXIO,
+    )
+)  # fmt: skip
+"""What stays as it is until somebody changes the path or what is there; anything else of a disk may pass."""
+
+
+def disk_error(owner: str, error: OSError, path: Path) -> SinkError:
+    """Return what to raise for an error of the disk: a SinkOutage if it may pass. path: where the error names none."""
+    kind = SinkError if error.errno in _LASTING or isinstance(error, _FsyncError) else SinkOutage
+    return kind(owner, f"{error.filename or path}: {_told(error)}")
 
 
 class AppendFile:
     """An append-only file with one owner and one task that writes; asyncio only, since aiofiles is.
 
     path: opened in append mode. owner: the sink's name, for messages. length: bytes in the file.
-    Every method raises SinkError with the path and the system's reason; a failed one may be tried again, but for a
-    failed `sync`. Cancellation waits until the call under way has returned, so that `length` is always true.
+    Every method raises SinkError with the path and the system's reason, SinkOutage where it may pass; a failed one may
+    be tried again, but after a failed fsync. Cancellation waits until the call under way has returned, so that `length`
+    is always true.
     """
 
     def __init__(self, path: Path, owner: str) -> None:
@@ -45,6 +59,11 @@ class AppendFile:
     @property
     def is_open(self) -> bool:
         return self._handle is not None
+
+    @property
+    def is_device(self) -> bool:
+        """Whether it keeps nothing of what is written."""
+        return not stat.S_ISREG(os.fstat(self._opened().fileno()).st_mode)
 
     async def open(self) -> None:
         """Create the file and its folders where missing and claim it. HeldError when another process has it."""
@@ -97,15 +116,19 @@ class AppendFile:
         self.length += len(payload)
 
     async def sync(self) -> int:
-        """Make what was written durable, a new file's name included. Returns the length that is durable."""
+        """Make what was written durable, a new file's name included. Returns the length that is durable.
+
+        Not to be called while the file is renamed or closed. Raises SinkError when an fsync failed, and ever after.
+        """
         self._check_not_lost()
         length, fd = self.length, self._opened().fileno()
         if not self._is_dirty:
             return length
         try:
             with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(_sync, fd, self._unsynced_folders)
-        except OSError as error:
+                with self._naming_errors():
+                    await to_thread.run_sync(_sync, fd, self._unsynced_folders)
+        except _FsyncError as error:
             problem = f"{self.path}: what was written since the last sync may be lost: {_told(error)}"
             self._lost = SinkError(self.owner, problem)
             raise self._lost from error
@@ -116,13 +139,14 @@ class AppendFile:
     async def rename(self, path: Path) -> None:
         """Give the file another name in its folder, durably. Raises SinkError, also when that name is taken.
 
-        When only the durability failed, that is final, as with `sync`.
+        When an fsync failed, that is final, as with `sync`; anything else may be tried again.
         """
         self._check_not_lost()
-        with self._naming_errors(), anyio.CancelScope(shield=True):
-            await to_thread.run_sync(_rename, self.path, path)
-        self.path, self._unsynced_folders = path, [path.parent]
-        self._is_dirty = True
+        if self.path != path:
+            with self._naming_errors(), anyio.CancelScope(shield=True):
+                await to_thread.run_sync(_rename, self.path, path)
+            self.path, self._unsynced_folders = path, [path.parent]
+            self._is_dirty = True
         await self.sync()
 
     async def close(self) -> None:
@@ -140,9 +164,8 @@ class AppendFile:
             written += await handle.write(memoryview(payload)[written:])
 
     async def _cut(self, length: int) -> None:
-        fd = self._opened().fileno()
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            await to_thread.run_sync(os.ftruncate, fd, length)
+        if not self.is_device:
+            await to_thread.run_sync(os.ftruncate, self._opened().fileno(), length)
         self.length, self._is_torn, self._is_dirty = length, False, True
 
     def _opened(self) -> AsyncFileIO:
@@ -158,8 +181,14 @@ class AppendFile:
     def _naming_errors(self) -> Iterator[None]:
         try:
             yield
+        except _FsyncError:
+            raise
         except OSError as error:
-            raise SinkError(self.owner, f"{error.filename or self.path}: {_told(error)}") from error
+            raise disk_error(self.owner, error, self.path) from error
+
+
+class _FsyncError(OSError):
+    """An fsync failed, after which the system may have thrown data away and forgotten that it did."""
 
 
 def _told(error: OSError) -> str:
@@ -210,17 +239,25 @@ def _holder(status: os.stat_result) -> str:
 def _sync(fd: int, folders: list[Path]) -> None:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         return
-    os.fsync(fd)
+    _fsync(fd)
     for folder in folders:
-        _sync_folder(folder)
+        sync_folder(folder)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make durable which names are in a folder. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(fd)
-    except OSError as error:
+        _fsync(fd)
+    except _FsyncError as error:
         if error.errno != errno.EINVAL:  # some network file systems have no fsync of folders
             raise
     finally:
         os.close(fd)
+
+
+def _fsync(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        raise _FsyncError(error.errno, error.strerror) from error

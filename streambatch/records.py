@@ -33,29 +33,44 @@ TRIGGERS: tuple[Trigger, ...] = ("size", "bytes", "time", "latency", "flush", "s
 
 
 class Stamps:
-    """When a batch passed each point of its way: monotonic seconds; a part of the latency is a difference of two."""
+    """When a batch passed each point of its way: monotonic seconds; a part of the latency is a difference of two.
+
+    retry_seconds: how much of the time between `preprocessed` and `scored` went into calls of the model that failed in
+    passing and into waiting before the next.
+    """
 
     __slots__ = (
-        "closed", "decoded", "durable", "encoded", "opened", "preprocessed", "scored", "sink_started", "started",
-        "validated", "written",
+        "closed", "decoded", "durable", "encoded", "opened", "preprocessed", "retry_seconds", "scored", "sink_started",
+        "started", "validated", "written",
     )  # fmt: skip
 
     def __init__(self, opened: float, closed: float) -> None:
         self.opened, self.closed = opened, closed
         self.started = self.decoded = self.validated = self.preprocessed = self.scored = self.encoded = closed
         self.sink_started = self.written = self.durable = closed
+        self.retry_seconds = 0.0
 
 
 class Batch:
-    """What one scoring call sees: chunks in order, when the first of them came, why and when it closed."""
+    """What one scoring call sees: chunks in order, when the first of them came, why and when it closed.
 
-    __slots__ = ("chunks", "count", "sequence", "size", "stamps", "trigger")
+    id: what an earlier run called the batch, if this is the same one cut again.
+    """
+
+    __slots__ = ("chunks", "count", "id", "sequence", "size", "stamps", "trigger")
 
     def __init__(
-        self, sequence: int, chunks: Sequence[Chunk], count: int, size: int, trigger: Trigger, stamps: Stamps
+        self,
+        sequence: int,
+        chunks: Sequence[Chunk],
+        count: int,
+        size: int,
+        trigger: Trigger,
+        stamps: Stamps,
+        id: str | None = None,
     ) -> None:
         self.sequence, self.chunks, self.count, self.size = sequence, chunks, count, size
-        self.trigger, self.stamps = trigger, stamps
+        self.trigger, self.stamps, self.id = trigger, stamps, id
 
     def locate(self, index: int) -> tuple[Chunk, int]:
         """Return the chunk that holds record `index` of this batch, and the record's index there."""
@@ -109,10 +124,10 @@ class Outcome:
     dead: rejects counted by source, stage and reason; it stays when the rejects are released.
     replies: for each chunk of the batch the lines to answer its records with; empty where nobody waits for an answer.
     index: the place in the batch of each record scored; None when all were. states: what steps with memory hold after
-    the batch; None where there is no such step.
+    the batch; None where there is no such step. retries: how many calls of the model were tried again.
     """
 
-    __slots__ = ("dead", "filtered", "index", "payload", "rejects", "replies", "scored", "states")
+    __slots__ = ("dead", "filtered", "index", "payload", "rejects", "replies", "retries", "scored", "states")
 
     def __init__(
         self,
@@ -123,9 +138,10 @@ class Outcome:
         replies: Sequence[bytes] = (),
         index: IntArray | None = None,
         states: Any = None,
+        retries: int = 0,
     ) -> None:
         self.payload, self.scored, self.rejects, self.filtered = payload, scored, rejects, filtered
-        self.replies, self.index, self.states = replies, index, states
+        self.replies, self.index, self.states, self.retries = replies, index, states, retries
         self.dead: dict[tuple[str, Stage, Reason], int] = {}
         if rejects:
             self.dead = Counter((reject.partition.source, reject.stage, reject.reason) for reject in rejects)
@@ -332,6 +348,18 @@ class Sink(Protocol):
 
 
 @runtime_checkable
+class IdentifiedSink(Sink, Protocol):
+    """A sink that tells the other side which batch it is given, so that one that comes twice can be known by its id."""
+
+    async def write_batch(self, payload: bytes, batch_id: str) -> None:
+        """Write the scores of one batch, as `write` does.
+
+        batch_id: ASCII, the same whenever the batch is sent again.
+        """
+        ...
+
+
+@runtime_checkable
 class SegmentedSink(Sink, Protocol):
     """A sink that closes what it writes piece by piece, and whose scores may be durable only then."""
 
@@ -344,8 +372,12 @@ class SegmentedSink(Sink, Protocol):
         """Take the time from this clock; called before `open`."""
         ...
 
+    async def close_due(self) -> None:
+        """Close what is due; called by the task that writes, also when nothing was written for long."""
+        ...
+
     async def sync(self) -> int:
-        """Make durable what can be, and close what is due; also called when nothing was written for long."""
+        """Make durable what can be, without closing anything; a write may go on meanwhile."""
         ...
 
     async def finish(self) -> None:

@@ -114,6 +114,18 @@ def test_a_model_that_fails_on_zeros_may_still_run(write: Write) -> None:
     assembly.pipeline()
 
 
+def test_a_model_whose_backend_is_away_at_the_start_may_still_run(write: Write) -> None:
+    source = "import streambatch\ndef away(x):\n    raise streambatch.RetryableError('backend is away')\n"
+    assembly = Assembly(load_config(write(model=PYTHON, source=source, name="away")))
+    assert "backend is away" in str(assembly.untried)
+
+
+def test_a_time_limit_that_nothing_could_keep_is_a_config_error(write: Write) -> None:
+    more = '\n[workers]\nexecutor = "inline"\ntimeout = "5s"\n'
+    with pytest.raises(ConfigError, match=r'workers.timeout: found 5 s .* allowed: none, or executor = "thread"'):
+        Assembly(load_config(write(more=more)))
+
+
 def test_a_model_that_warns_on_zeros_is_fine(write: Write) -> None:
     source = "import numpy as np\ndef logs(x): return np.log(x).sum(axis=1)"
     assert Assembly(load_config(write(PYTHON, source=source, name="logs"))).untried is None

@@ -335,7 +335,7 @@ def test_five_mistakes_are_five_problems(load: Loader) -> None:
         ("http.listen=9464", "http.listen", "a string"),
         ("http.listen=localhost", "http.listen", "host:port"),
         ("http.lifecycle=true", "http.lifecycle", "listen"),
-        ("runs.keep=30d", "runs", "name, state_dir"),
+        ("runs.keep=soon", "runs.keep", "a duration such as"),
     ],
 )
 def test_what_is_refused(load: Loader, override: str, key: str, allowed: str) -> None:
@@ -425,7 +425,7 @@ def test_the_effective_config_is_json_and_whole(load: Loader, tmp_path: Path) ->
     assert "name" not in effective["sink"]["scores"]
     assert list(effective) == [
         "name", "state_dir", "source", "record", "queue", "limits", "batch", "preprocess", "model", "workers",
-        "dead_letter", "delivery", "http", "sink",
+        "dead_letter", "delivery", "runs", "http", "sink",
     ]  # fmt: skip
 
 

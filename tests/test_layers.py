@@ -16,6 +16,7 @@ GROUND = (
     "addresses",
     "chunks",
     "clock",
+    "durable",
     "errors",
     "events",
     "files",
@@ -23,6 +24,7 @@ GROUND = (
     "records",
     "segments",
     "serving",
+    "spools",
     "units",
 )
 """Parts of the ground floor may know each other; other parts of one layer may not."""
@@ -30,6 +32,7 @@ LAYERS = (
     GROUND,
     ("codecs",),
     ("ingest", "microbatch", "scoring", "sinks", "state"),
+    ("durability", "spooled", "vitals"),
     ("loader", "pipeline"),
     ("logs", "metrics"),
     ("config",),

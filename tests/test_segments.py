@@ -118,15 +118,15 @@ async def test_a_segment_that_could_not_be_begun_is_begun_by_the_next_write(tmp_
     await file.open()
     await file.write(b"one\n")
     file.begin_record()
-    real = file._begin
+    real = file.begin
 
     async def failing() -> None:
         raise SinkError("scores", "no room")
 
-    file._begin = failing  # type: ignore[method-assign]
+    file.begin = failing  # type: ignore[method-assign]
     with pytest.raises(SinkError, match="no room"):
         await file.roll()
-    file._begin = real  # type: ignore[method-assign]
+    file.begin = real  # type: ignore[method-assign]
     await file.write(b"two\n")
     assert (tmp_path / "s-00000001.jsonl").read_bytes() == b"one\n"
     assert (tmp_path / "s.jsonl.open").read_bytes() == b"two\n"

@@ -139,6 +139,50 @@ def schema() -> None:
     raise typer.Exit(print_schema())
 
 
+_state = typer.Typer(
+    help="See how far each source has come, or forget it on purpose.\n\n"
+    "`streambatch state show CONFIG` and `streambatch state reset CONFIG` say more with --help.",
+    rich_markup_mode=None,
+)
+app.add_typer(_state, name="state")
+
+
+@_state.command("show")
+def state_show(
+    config: _Config,
+    overrides: _Overrides = None,
+    is_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+) -> None:
+    """Print how far each source has come.
+
+    Positions, records and notes by source and partition, how far the outputs go, the last run: all as the last
+    checkpoint has it. A pipeline that runs goes on meanwhile. Exit codes: 0 done; 2 config or state can't be read.
+    """
+    from streambatch.cli.state import show_state
+
+    raise typer.Exit(show_state(config, overrides or [], is_json=is_json))
+
+
+@_state.command("reset")
+def state_reset(
+    config: _Config,
+    overrides: _Overrides = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Forget this source only; else all sources and outputs.")
+    ] = None,
+    is_sure: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+) -> None:
+    """Forget how far a source, or everything, has come.
+
+    The next run reads from the beginning. What was written stays, so that records may be scored once more. Past runs
+    are kept. Exit codes: 0 done; 1 the answer was no; 2 a pipeline that runs holds the state, or there is no such
+    source.
+    """
+    from streambatch.cli.state import reset_state
+
+    raise typer.Exit(reset_state(config, overrides or [], source, is_sure=is_sure))
+
+
 def _refuse(message: str) -> int:
     for line in message.splitlines():
         print(f"error: {line}", file=sys.stderr)

@@ -127,6 +127,15 @@ class _Taken:
     def refused(self, records: int, reason: Refusal) -> None:
         raise AssertionError("a file has nobody to refuse")
 
+    def received(self, chunk: Chunk) -> None:
+        """Count nothing: it is only looked at."""
+
+    def recovered(self, chunk: Chunk) -> None:
+        """Count nothing: it is only looked at."""
+
+    async def enqueue(self, chunk: Chunk) -> None:
+        await self.put(chunk)
+
     async def put(self, chunk: Chunk) -> None:
         if self._left < chunk.count:
             chunk = chunk.split_off(self._left) if self._left else chunk
@@ -155,8 +164,7 @@ def _batch(sequence: int, chunk: Chunk) -> Batch:
 async def _scored(transform: Transform, batch: Batch) -> Outcome:
     if not getattr(transform.model, "is_async", False):
         return transform.run(batch, monotonic)
-    prepared = transform.prepare(batch, monotonic)
-    return transform.finish(prepared, await transform.score_async(prepared))
+    return await transform.run_async(batch, monotonic)
 
 
 def _print_outcome(outcome: Outcome) -> None:

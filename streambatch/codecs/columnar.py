@@ -51,6 +51,17 @@ class TableChunk(Chunk):
         """The number of the row after the last one: reading resumes there."""
         return self.base + self.last
 
+    @property
+    def begins_at(self) -> int:
+        """The number of the first row."""
+        return self.base + self.first
+
+    def digest(self) -> Any:
+        """Return a running digest of rows; how they are cut into chunks makes no difference to it."""
+        from streambatch.codecs.table_digest import TableDigest
+
+        return TableDigest()
+
     def data(self) -> Any:
         """Return the rows as a record batch, without copying them."""
         return self.payload.slice(self.first, self.count)  # type: ignore[attr-defined]  # a record batch

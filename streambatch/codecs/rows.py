@@ -66,7 +66,7 @@ def reject(chunk: Chunk, at: int, place: int, verdict: Verdict, record: bytes, s
     stage, reason, error, record_id = verdict
     position = chunk.position_of(at)
     if schema.id is None:
-        record_id = f"{chunk.partition.name}:{position}"
+        record_id = chunk.ids()[at]
     is_cut = chunk.fault is not None and chunk.fault.truncated
     return Reject(place, chunk.partition, position, stage, reason, error, record, record_id, is_cut)
 
@@ -75,8 +75,7 @@ def ids_by_position(chunks: Sequence[Chunk], index: IntArray | None) -> list[Rec
     """Return `<partition>:<position>` for the records of `chunks` at `index`; None: for all."""
     ids: list[RecordId] = []
     for chunk in chunks:
-        prefix = f"{chunk.partition.name}:"
-        ids += [f"{prefix}{position}" for position in (chunk.ends[chunk.first : chunk.last] + chunk.base).tolist()]
+        ids += chunk.ids()
     return ids if index is None else [ids[place] for place in index.tolist()]
 
 

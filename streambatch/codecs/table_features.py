@@ -80,15 +80,16 @@ def scalar_features(columns: Sequence[Any], rows: int, schema: RecordSchema, fau
     return x
 
 
-def list_features(column: Any, schema: RecordSchema, faults: Faults) -> tuple[FloatArray, IntArray]:
-    """Return the numbers of one column of lists, (m, *shape), and the m rows that have them all."""
-    rows = np.arange(len(column))
+def list_features(column: Any, schema: RecordSchema, faults: Faults) -> tuple[FloatArray, IntArray | None]:
+    """Return the numbers of one column of lists, (m, *shape), and the m rows that have them all; None for all."""
+    rows: IntArray | None = None
     while len(column):
         try:
-            return _array(column, schema).reshape(len(rows), *schema.feature_shape), rows
+            return _array(column, schema).reshape(len(column), *schema.feature_shape), rows
         except _Fault as fault:
-            _tell(fault, rows, schema, faults)
-            rows = rows[~fault.rows]
+            before = np.arange(len(column)) if rows is None else rows
+            _tell(fault, before, schema, faults)
+            rows = before[~fault.rows]
             column = column.filter(pa.array(~fault.rows))
     return np.empty((0, *schema.feature_shape), schema.numpy_dtype), rows
 

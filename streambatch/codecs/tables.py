@@ -42,7 +42,7 @@ class _Decoded(NamedTuple):
     ids: Column
     x: FloatArray
     carry: list[Column]
-    places: IntArray
+    places: IntArray | range
 
 
 class TableDecoder:
@@ -64,7 +64,7 @@ class TableDecoder:
             parts.append(self._decode_run(group, start, rejects))
             start += sum(chunk.count for chunk in group)
         ids, x, carry, places = parts[0] if len(parts) == 1 else _all(parts)
-        return Rows(ids, x, carry, places if rejects else None, rejects)
+        return Rows(ids, x, carry, np.asarray(places) if rejects else None, rejects)
 
     def _decode_run(self, chunks: Sequence[Chunk], start: int, rejects: list[Reject]) -> _Decoded:
         """Decode chunks of one table schema, of which the first record is at `start`; make rejects of bad ones."""
@@ -74,12 +74,13 @@ class TableDecoder:
         ids = self._ids(chunks, rows, layout, faults)
         x, kept = self._features(rows, layout, faults)
         carry: list[Column] = [[UNSET] * rows.num_rows if at is None else rows.column(at) for at in layout.carry]
-        places = np.arange(start, start + rows.num_rows)
         if not faults.found:
-            return _Decoded(ids, x, carry, places)
+            return _Decoded(ids, x, carry, range(start, start + rows.num_rows))
         self._reject(chunks, start, ids, faults, rejects)
         alive = faults.alive()
-        return _Decoded(take(ids, alive), x[alive[kept]], [take(column, alive) for column in carry], places[alive])
+        kept_alive = alive if kept is None else alive[kept]
+        places = start + np.flatnonzero(alive)
+        return _Decoded(take(ids, alive), x[kept_alive], [take(column, alive) for column in carry], places)
 
     def _layout_of(self, chunk: Chunk) -> Layout:
         schema: Any = _schema_of(chunk)
@@ -101,16 +102,16 @@ class TableDecoder:
             faults.add(np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False)), "missing_field", error)
         return ids  # type: ignore[no-any-return]  # pyarrow has no types
 
-    def _features(self, rows: Any, layout: Layout, faults: Faults) -> tuple[FloatArray, IntArray]:
-        """Return features and the rows that they are of: all but some of those with a fault."""
-        every = np.arange(rows.num_rows)
+    def _features(self, rows: Any, layout: Layout, faults: Faults) -> tuple[FloatArray, IntArray | None]:
+        """Return features and the rows that they are of: all but some of those with a fault; None for all."""
         if layout.problem is not None:
+            every = np.arange(rows.num_rows)
             faults.add(every, layout.problem.reason, layout.problem.error)
             return np.empty((0, *self._schema.feature_shape), self._schema.numpy_dtype), every[:0]
         columns = [None if at is None else rows.column(at) for at in layout.features]
         if isinstance(self._schema.features, str) and pa.types.is_nested(_stored(columns[0]).type):
             return list_features(_stored(columns[0]), self._schema, faults)
-        return scalar_features(columns, rows.num_rows, self._schema, faults), every
+        return scalar_features(columns, rows.num_rows, self._schema, faults), None
 
     def _reject(self, chunks: Sequence[Chunk], start: int, ids: Column, faults: Faults, rejects: list[Reject]) -> None:
         starts = np.cumsum([0, *(chunk.count for chunk in chunks)])

@@ -18,13 +18,14 @@ from streambatch.codecs.schema import RecordSchema
 from streambatch.config.crosschecks import cross_check
 from streambatch.config.draft import Draft, looks_secret, read_draft
 from streambatch.config.sections import Find, Group, HttpOptions, Part, Sections, option_fields, read_sections
+from streambatch.durability import Delivery
 from streambatch.errors import ConfigError
 from streambatch.microbatch.budget import Limits
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.microbatch.window import BatchPolicy
-from streambatch.pipeline import Delivery
 from streambatch.scoring.executors import Workers
 from streambatch.state.dead_letters import DeadLetterOptions
+from streambatch.state.manifest import RunsOptions
 
 __all__ = ["Config", "Find", "Group", "HttpOptions", "Part", "load_config"]
 
@@ -54,6 +55,7 @@ class Config:
     sink: Part
     dead_letter: DeadLetterOptions
     delivery: Delivery
+    runs: RunsOptions
     http: HttpOptions
     effective: Mapping[str, Any]
     digest: str
@@ -100,6 +102,7 @@ def _config(draft: Draft, sections: Sections, state_dir: Path) -> Config:
         "workers": sections.workers,
         "dead_letter": sections.dead_letter,
         "delivery": sections.delivery,
+        "runs": sections.runs,
         "http": sections.http,
     }
     effective = {

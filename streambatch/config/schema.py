@@ -12,12 +12,13 @@ from pydantic.errors import PydanticUserError
 
 from streambatch.codecs.schema import RecordSchema
 from streambatch.config.sections import NAME, Group, HttpOptions
+from streambatch.durability import Delivery
 from streambatch.microbatch.budget import Limits
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.microbatch.window import BatchPolicy
-from streambatch.pipeline import Delivery
 from streambatch.scoring.executors import Workers
 from streambatch.state.dead_letters import DeadLetterOptions
+from streambatch.state.manifest import RunsOptions
 from streambatch.units import parse_duration, parse_size
 
 Schema = dict[str, Any]
@@ -32,6 +33,7 @@ _SECTIONS: Mapping[str, type[Any]] = {
     "workers": Workers,
     "dead_letter": DeadLetterOptions,
     "delivery": Delivery,
+    "runs": RunsOptions,
     "http": HttpOptions,
 }
 _QUANTITY = r"^\s*\d+(\.\d+)?\s*({})\s*$"

@@ -7,7 +7,7 @@ problems of all sections are found at once.
 import glob
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -15,14 +15,15 @@ from typing import Any, Literal, TypeVar
 from streambatch.addresses import parse_address
 from streambatch.codecs.schema import RecordSchema
 from streambatch.config.draft import Draft
+from streambatch.durability import Delivery
 from streambatch.errors import ConfigError, ConfigProblem, OptionError
 from streambatch.microbatch.budget import Limits
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.microbatch.window import BatchPolicy
 from streambatch.options import options
-from streambatch.pipeline import Delivery
 from streambatch.scoring.executors import Workers
 from streambatch.state.dead_letters import DeadLetterOptions
+from streambatch.state.manifest import RunsOptions
 
 T = TypeVar("T")
 Group = Literal["sources", "steps", "models", "sinks"]
@@ -31,10 +32,11 @@ Find = Callable[[Group, str | None], type[Any]]
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 """What pipelines, sources and sinks may be called."""
+_TOKEN = re.compile(r"[!-~]+")
 _INDEX = re.compile(r"\.(\d+)(?=\.|$)")
 _TOP = (
     "name", "state_dir", "source", "record", "queue", "limits", "batch", "preprocess", "model", "workers", "sink",
-    "dead_letter", "delivery", "http",
+    "dead_letter", "delivery", "runs", "http",
 )  # fmt: skip
 
 
@@ -43,9 +45,15 @@ class HttpOptions:
     """The admin port."""
 
     listen: str = "127.0.0.1:9464"
-    """Host and port of metrics, health and status; `off` for none."""
+    """Host and port of metrics, health, status and live page; `off` for none."""
+    token: str | None = field(default=None, repr=False)
+    """What the live page, `/status`, `/config` and `/-/` ask for unless `listen` is a loopback address: sent as
+    `Authorization: Bearer TOKEN`, or once as `/?token=TOKEN`. Without it they answer nobody there."""
 
     def __post_init__(self) -> None:
+        if self.token is not None and not _TOKEN.fullmatch(self.token):
+            found = "characters that no header can hold" if self.token else "an empty string"
+            raise OptionError("token", found, "one or more visible ASCII characters, such as ${ADMIN_TOKEN}")
         if self.listen != "off":
             try:
                 parse_address(self.listen)
@@ -78,6 +86,7 @@ class Sections:
     sinks: Mapping[str, Part]
     dead_letter: DeadLetterOptions | None
     delivery: Delivery | None
+    runs: RunsOptions | None
     http: HttpOptions | None
 
 
@@ -108,6 +117,7 @@ class _Reader:
             sinks=self._sink(),
             dead_letter=self._section("dead_letter", DeadLetterOptions, has_path=True),
             delivery=self._section("delivery", Delivery),
+            runs=self._section("runs", RunsOptions),
             http=self._section("http", HttpOptions),
         )
 

@@ -9,10 +9,10 @@ no bytes but its partial record, bounded by `grants`, and what a read returned i
 import logging
 import selectors
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import KW_ONLY
-from functools import cached_property, partial
+from functools import partial
 from typing import Annotated, Literal
 
 import anyio
@@ -20,14 +20,14 @@ from pydantic import Field
 
 from streambatch.codecs.framing import framing_for_format
 from streambatch.errors import OptionError
-from streambatch.ingest.address import Address
 from streambatch.ingest.allocator import keep_freed_memory
 from streambatch.ingest.feed import Feed
 from streambatch.ingest.grants import Grants, grants_of
+from streambatch.ingest.listening import IdleTimeout, Listening, MaxConnections, MaxRecordBytes, Spool, WhenFull
 from streambatch.ingest.replies import Replies, ReplyWriter
 from streambatch.options import options
 from streambatch.records import Intake, Partition
-from streambatch.units import Duration, Size
+from streambatch.spools import check_spool
 
 READ_BYTES = 256 << 10
 """The most one read brings; no more than the allowance for a connection without a grant."""
@@ -51,46 +51,30 @@ Listener = AbstractContextManager[socket.socket]
 
 
 @options
-class ConnectionSource:
+class ConnectionSource(Listening):
     """What sources that accept connections have in common; they differ in how they listen."""
 
     _: KW_ONLY
     name: str = "connections"
     # Descriptions are spelt out since those below an attribute are lost on the way to a subclass.
-    max_connections: Annotated[int, Field(ge=1, description="Clients served at once; more are sent away.")] = 1024
-    idle_timeout: Annotated[
-        Duration, Field(gt=0, description="A client that sends nothing for so long is cut off.")
-    ] = 60.0
+    max_connections: MaxConnections = 1024
+    idle_timeout: IdleTimeout = 60.0
     format: Annotated[
         Literal["jsonl", "csv", "length_prefixed"], Field(description="How the bytes of a connection become records.")
     ] = "jsonl"
-    max_record_bytes: Annotated[
-        Size, Field(ge=1, description="A longer record is not scored: it becomes a dead letter.")
-    ] = 1 << 20
+    max_record_bytes: MaxRecordBytes = 1 << 20
     when_full: Annotated[
-        Literal["block", "drop_newest"],
-        Field(description="While the queue is full, stop reading, or drop what was read."),
+        WhenFull, Field(description="While the queue is full, stop reading, or drop what was read.")
     ] = "block"
     reply: Annotated[
         bool, Field(description="Write a line back for every record, in the records' order: its score, or its error.")
     ] = False
+    spool: Spool = None
 
     def __post_init__(self) -> None:
+        check_spool(self.spool, max_record_bytes=self.max_record_bytes, when_full=self.when_full, reply=self.reply)
         if self.reply and self.when_full == "drop_newest":
             raise OptionError("when_full", "drop_newest", "block, with reply = true: each record has its answer")
-
-    @property
-    def is_finite(self) -> bool:
-        return False
-
-    @property
-    def bound(self) -> str | None:
-        """Where it listens, with the port that the system chose for port 0; None while it doesn't."""
-        return self._address.value
-
-    async def listening(self) -> str:
-        """Wait until it listens. Returns `bound`."""
-        return await self._address.wait()
 
     async def run(self, intake: Intake) -> None:
         """Serve clients until cancelled; what was read by then is put. Raises SourceError when it can't listen."""
@@ -104,19 +88,9 @@ class ConnectionSource:
             finally:
                 self._address.clear()
 
-    def acked(self, positions: Mapping[str, int]) -> None:
-        """What a connection brought can't be asked for again: there is nothing to do."""
-
-    def revoke(self, partition: str) -> None:
-        """A connection is no other reader's: there is nothing to do."""
-
     async def _listen(self) -> tuple[Sequence[Listener], str]:
         """Return listeners and the address to tell people. Raises SourceError."""
         raise NotImplementedError
-
-    @cached_property
-    def _address(self) -> Address:
-        return Address()
 
 
 class _Connection:

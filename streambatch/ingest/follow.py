@@ -1,9 +1,11 @@
 """Follows files: looks which there are and how long they are, reads what is new, and does what `Tail` decides.
 
 One thread call looks at all files, one reads from many: idle files cost a stat each. Every handle belongs to the
-follower; at most HANDLES_MAX stay open beyond those of files that no name leads to any more.
+follower; at most HANDLES_MAX stay open beyond those of files that no name leads to any more. A file that can't be read
+at the moment holds up no other.
 """
 
+import errno
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -12,12 +14,16 @@ from typing import NamedTuple
 import anyio
 from anyio import to_thread
 
-from streambatch.errors import SourceError
 from streambatch.events import FileEvent
 from streambatch.ingest.feed import Feed
-from streambatch.ingest.matching import Key, Mark, find_marks
+from streambatch.ingest.identity import HEAD_BYTES
+from streambatch.ingest.known import Known, NoteBook
+from streambatch.ingest.matching import Mark
 from streambatch.ingest.opening import Start, open_file, start_after, start_at
-from streambatch.ingest.tail import HEAD_BYTES, Followed, Held, Tail
+from streambatch.ingest.outage import Outages
+from streambatch.ingest.searching import find_again, is_gone, read_heads
+from streambatch.ingest.searching import look_at as look_at
+from streambatch.ingest.tail import Followed, Tail
 from streambatch.records import Framing, Intake, Partition
 
 LOOK_SECONDS = 0.05
@@ -25,6 +31,8 @@ LOOK_SECONDS = 0.05
 LOOK_SECONDS_MAX = 1.0
 LOOK_SHARE = 0.1
 """Of the time, at most, spent on looking."""
+LOOKS_MIN = 3
+"""Before a file of an earlier run that wasn't seen counts as gone."""
 ROUND_BYTES = 1 << 20
 """Read from all files of a round together, the least share of one apart."""
 SHARE_BYTES_MIN = 64 << 10
@@ -60,22 +68,28 @@ class Follower:
         max_record_bytes: int,
         rotate_wait: float,
         from_end: bool,
+        known: Sequence[Known],
+        book: NoteBook,
     ) -> None:
         self._source, self._patterns, self._framing, self._intake = source, patterns, framing, intake
         self._max_record_bytes = max_record_bytes
-        self._tail = Tail(rotate_wait, from_end=from_end)
+        self._tail = Tail(rotate_wait, from_end=from_end, known=known, book=book)
+        self._outages = Outages(source, intake.observer)
+        self._retry_at: dict[Followed, float] = {}
+        self._looks = 0
         self._marks: Mapping[str, Mark] = {}
         self._handles: dict[Followed, io.FileIO] = {}
         self._feeds: dict[Followed, Feed] = {}
         self._partial: dict[Followed, int] = {}
 
     async def run(self) -> None:
-        """Follow until cancelled. Raises SourceError that names the path of a file that can't be read."""
+        """Follow until cancelled. Raises SourceError for a plain path of what isn't a file."""
         now = self._intake.clock.monotonic
         try:
             while True:
                 since = now()
                 await self._look()
+                self._retry(now())
                 pause = min(max(LOOK_SECONDS, (now() - since) / LOOK_SHARE), LOOK_SECONDS_MAX)
                 while self._tail.has_unread and now() < since + pause:
                     await self._read_round()
@@ -89,13 +103,46 @@ class Follower:
                 handle.close()
 
     async def _look(self) -> None:
-        handles = {file.mark.key: handle for file, handle in self._handles.items()}
-        marks, held = await to_thread.run_sync(_look_at, self._source, self._patterns, handles)
-        if marks == self._marks and not self._tail.wants_look:
+        sight = await to_thread.run_sync(look_at, self._source, self._patterns, self._tail.files, self._handles)
+        self._handles |= sight.found_again
+        if not self._looks:
+            await self._search()
+        marks, heads, unseen = sight.marks, None, dict(sight.unseen)
+        if marks != self._marks or self._tail.wants_look or sight.found_again or not self._looks:
+            if strange := self._tail.strange(marks):
+                heads, unread = await to_thread.run_sync(read_heads, {path: marks[path] for path in strange})
+                unseen |= unread
+                left_out = set(strange) - heads.keys()
+                marks = {path: mark for path, mark in marks.items() if path not in left_out}
+            self._marks = marks
+            for file in self._tail.see(marks, sight.held, self._intake.clock.monotonic(), heads):
+                self._tell(file, "rotated")
+        self._outages.looked(unseen)
+        self._looks += 1
+        if self._looks == LOOKS_MIN and not unseen:
+            await self._give_up()
+
+    async def _search(self) -> None:
+        """Take up what was renamed since the last run, in its folder, to a name that doesn't match."""
+        known = self._tail.absent
+        if not known:
             return
-        self._marks = marks
-        for file in self._tail.see(marks, held, self._intake.clock.monotonic()):
+        for each, renamed in await to_thread.run_sync(find_again, known, self._source, self._patterns):
+            file = self._tail.take_up(each, renamed.path, renamed.mark, self._intake.clock.monotonic())
+            self._handles[file] = renamed.handle
             self._tell(file, "rotated")
+
+    async def _give_up(self) -> None:
+        """Forget files that are gone, of which all that was received is acked."""
+        known = [each for each in self._tail.absent if each.is_acked]
+        for each in await to_thread.run_sync(is_gone, known) if known else ():
+            self._tail.give_up(each.partition)
+
+    def _retry(self, now: float) -> None:
+        for file, at in list(self._retry_at.items()):
+            if now >= at:
+                del self._retry_at[file]
+                self._tail.free(file)
 
     async def _read_round(self) -> None:
         files = await self._open(self._tail.next_round(FILES_PER_ROUND))
@@ -109,10 +156,25 @@ class Follower:
             wanted.append((self._handles[file], file.read_to, size))
         for file, read in zip(files, await to_thread.run_sync(_read_all, wanted), strict=True):
             if isinstance(read, OSError):
-                raise SourceError(self._source, f"{file.path}: {read.strerror}") from read
-            await self._take(file, read)
+                await self._hold(file, read)
+            else:
+                self._outages.cured(file.partition)
+                await self._take(file, read)
         self._bound_handles()
         self._bound_partial()
+
+    async def _hold(self, file: Followed, error: OSError) -> None:
+        """Try again later, with another handle if there can be one."""
+        if feed := self._feeds.get(file):
+            await feed.push(b"")
+        if file.misses and error.errno == errno.ESTALE:
+            # Its server has no such file any more, and nothing leads to it.
+            return await self._finish(file)
+        if not file.misses:
+            self._close(file)
+        seconds = self._outages.failed(file.partition, file.path, error)
+        self._retry_at[file] = self._intake.clock.monotonic() + seconds
+        self._tail.hold(file)
 
     async def _open(self, files: Sequence[Followed]) -> list[Followed]:
         """Open those that aren't. Returns the files that can be read from now."""
@@ -125,8 +187,8 @@ class Follower:
                 self._tail.set_aside(file)
         for file, result in zip(closed, results, strict=True):
             if isinstance(result, OSError):
-                raise SourceError(self._source, f"{file.path}: {result.strerror}") from result
-        return [file for file in files if file in self._handles]
+                await self._hold(file, result)
+        return [file for file in files if file in self._handles and file in self._feeds]
 
     def _open_all(self, files: Sequence[Followed]) -> list[_Opened | OSError | None]:
         return [self._open_one(file) for file in files]
@@ -144,7 +206,7 @@ class Follower:
             return error
 
     def _start(self, handle: io.FileIO, file: Followed) -> Start:
-        start, at = (start_after, file.size) if file.from_end else (start_at, file.read_to)
+        start, at = (start_after, file.start) if file.from_end else (start_at, file.read_to)
         partition = Partition(self._source, file.partition)
         return start(handle, at, self._framing, partition, max_record_bytes=self._max_record_bytes)
 
@@ -179,17 +241,21 @@ class Follower:
         self._handles[known] = self._handles.pop(copy)
 
     async def _finish(self, file: Followed) -> None:
-        await self._end(file)
+        end = await self._end(file)
         self._close(file)
-        self._tell(file, self._tail.finish(file))
+        self._retry_at.pop(file, None)
+        self._outages.cured(file.partition)
+        self._tell(file, self._tail.finish(file, end))
 
-    async def _end(self, file: Followed, *, cut_off: bool = False) -> None:
+    async def _end(self, file: Followed, *, cut_off: bool = False) -> int | None:
+        """Hand over what the end completes. Returns where the last record ended, if it was being read."""
         feed = self._feeds.pop(file, None)
         self._partial.pop(file, None)
         if feed is None:
-            return
+            return None
         try:
             await feed.end(cut_off=cut_off)
+            return feed.position
         finally:
             feed.release()
 
@@ -217,16 +283,6 @@ class Follower:
 
     def _tell(self, file: Followed, event: FileEvent) -> None:
         self._intake.observer.file_changed(self._source, file.path, event)
-
-
-def _look_at(
-    source: str, patterns: Sequence[str], handles: Mapping[Key, io.FileIO]
-) -> tuple[Mapping[str, Mark], Mapping[Key, Held]]:
-    """Return what matches, and what the handles say of files that no matching name leads to."""
-    marks = find_marks(source, patterns)
-    missing = handles.keys() - {mark.key for mark in marks.values()}
-    status = {key: os.fstat(handles[key].fileno()) for key in missing}
-    return marks, {key: Held(each.st_size, each.st_nlink) for key, each in status.items()}
 
 
 def _read_all(wanted: Sequence[tuple[io.FileIO, int, int]]) -> list[_Read | OSError]:

@@ -2,7 +2,8 @@
 
 Records are taken in while the body comes, and the answer says how many: whatever goes wrong half-way, the first
 `received` records of the request are in and no other. A client that is not told yes or no, since it went away, has
-left a half record that dies like any other that was cut off.
+left a half record that dies like any other that was cut off. With a spool a request counts whole or not at all: the
+answer comes once all of it is durable, and a repeated `Idempotency-Key` gets the first answer again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import KW_ONLY
-from functools import cached_property, partial
+from functools import partial
 from typing import Annotated, Literal
 
 import anyio
@@ -25,23 +26,29 @@ from starlette.routing import Route
 
 from streambatch.addresses import address_of, bind, cause_of, parse_address
 from streambatch.codecs.framing import framing_for_format
-from streambatch.errors import SourceError
-from streambatch.ingest.address import Address
+from streambatch.errors import OptionError, SourceError
 from streambatch.ingest.compression import Corrupt
 from streambatch.ingest.feed import Feed
 from streambatch.ingest.grants import Grants, grants_of
 from streambatch.ingest.http_connection import IngestConnection
+from streambatch.ingest.listening import IdleTimeout, Listening, MaxConnections, MaxRecordBytes, Spool
 from streambatch.ingest.unpacking import DECOMPRESSORS, TooLarge, Unpacking
 from streambatch.options import options
 from streambatch.records import Intake, Partition
 from streambatch.serving import HttpServer
+from streambatch.spools import KeyReused, RequestIntake, SpoolFull, StoredRequest, check_spool
 from streambatch.units import Duration, Size, format_size
 
 PATH = "/records"
+KEY_HEADER = "idempotency-key"
 RETRY_AFTER_SECONDS = 1
 """When a client that was refused for want of room is asked to come again."""
 GRACE_SECONDS = 2.0
 """How long, at a stop, requests may go on sending."""
+BODIES_MIN = 4
+"""A spool has room for so many of the largest bodies at least."""
+KEY_LENGTH_MAX = 255
+"""Characters an idempotency key may have."""
 
 CLOSE = {"connection": "close"}
 
@@ -51,39 +58,34 @@ class BrokenTransfer(Exception):
 
 
 @options
-class HttpSource:
+class HttpSource(Listening):
     """Listens on an address and takes in what clients post to /records."""
 
     listen: str
     """Host and port for clients: `127.0.0.1:9000`, `[::1]:9000`; `0.0.0.0:9000` for every interface."""
     _: KW_ONLY
     name: str = "http"
-    max_connections: Annotated[int, Field(ge=1)] = 1024
-    """Clients served at once; more are sent away."""
-    idle_timeout: Annotated[Duration, Field(gt=0)] = 60.0
-    """A client that sends nothing for so long is cut off."""
+    max_connections: MaxConnections = 1024
+    idle_timeout: IdleTimeout = 60.0
     format: Literal["jsonl", "csv", "length_prefixed"] = "jsonl"
     """How the body of a request becomes records."""
-    max_record_bytes: Annotated[Size, Field(ge=1)] = 1 << 20
-    """A longer record is not scored: it becomes a dead letter."""
+    max_record_bytes: MaxRecordBytes = 1 << 20
     max_body_bytes: Annotated[Size, Field(ge=1)] = 64 << 20
     """A request whose body has more, unpacked, is refused from there on."""
+    spool: Spool = None
+    dedupe_window: Annotated[Duration, Field(gt=0)] | None = None
+    """With a spool: for how long a repeated `Idempotency-Key` is answered without storing the request again; 24 hours
+    if absent. Of more than 262144 keys the youngest are remembered."""
 
     def __post_init__(self) -> None:
         parse_address(self.listen)
-
-    @property
-    def is_finite(self) -> bool:
-        return False
-
-    @property
-    def bound(self) -> str | None:
-        """Where it listens, with the port that the system chose for port 0; None while it doesn't."""
-        return self._address.value
-
-    async def listening(self) -> str:
-        """Wait until it listens. Returns `bound`."""
-        return await self._address.wait()
+        check_spool(self.spool, max_record_bytes=self.max_record_bytes)
+        if self.spool is None and self.dedupe_window is not None:
+            raise OptionError("dedupe_window", f"{self.dedupe_window:g} s, and no spool", "only with a spool")
+        if self.spool is not None and self.spool.max_bytes < BODIES_MIN * self.max_body_bytes:
+            least = format_size(BODIES_MIN * self.max_body_bytes)
+            found = format_size(self.spool.max_bytes)
+            raise OptionError("spool.max_bytes", found, f"at least {least}, for max_body_bytes")
 
     async def run(self, intake: Intake) -> None:
         """Serve clients until cancelled; requests under way then have GRACE_SECONDS to end. Needs asyncio.
@@ -101,16 +103,6 @@ class HttpSource:
                 await Requests(self, intake, grants).serve(listeners, listening)
             finally:
                 self._address.clear()
-
-    def acked(self, positions: Mapping[str, int]) -> None:
-        """What a request brought can't be asked for again: there is nothing to do."""
-
-    def revoke(self, partition: str) -> None:
-        """A request is no other reader's: there is nothing to do."""
-
-    @cached_property
-    def _address(self) -> Address:
-        return Address()
 
 
 class Requests:
@@ -164,17 +156,19 @@ class Requests:
         refusal = self._refusal(request)
         if refusal is not None:
             return refusal
-        body = self._body(request)
+        body: _Body | None = None
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
+                body = self._body(request, await self._stored(request))
                 return await self._take_in(request, body)
             finally:
-                body.release()
+                if body is not None:
+                    body.release()
                 self._scopes.remove(scope)
                 if self._ended is not None:
                     self._ended.set()
-        return _answer(503, body.received, "the source is stopping", CLOSE)
+        return _answer(503, body.received if body is not None else 0, "the source is stopping", CLOSE)
 
     def _refusal(self, request: Request) -> Response | None:
         """Return the answer to a request that is not even read."""
@@ -186,6 +180,8 @@ class Requests:
             return _answer(415, 0, f"content-encoding: expected {allowed} or none", {"accept-encoding": allowed})
         if headers.get("content-type", "").lower().startswith("multipart/"):
             return _answer(415, 0, "content-type: expected records, one a line, found parts of a form")
+        if not _is_key(headers.get(KEY_HEADER)):
+            return _answer(400, 0, f"{KEY_HEADER}: expected 1 to {KEY_LENGTH_MAX} printable characters of ASCII")
         if int(headers.get("content-length", "0")) > size_max:
             self._intake.refused(1, "size")
             return _answer(413, 0, f"the body has more than {format_size(size_max)}")
@@ -194,14 +190,20 @@ class Requests:
             return _answer(429, 0, "the queue is full", {"retry-after": str(RETRY_AFTER_SECONDS)})
         return None
 
-    def _body(self, request: Request) -> _Body:
+    async def _stored(self, request: Request) -> StoredRequest | None:
+        """Return where a request is stored whole; None without a spool."""
+        if not isinstance(self._intake, RequestIntake):
+            return None
+        return await self._intake.begin(request.headers.get(KEY_HEADER))
+
+    def _body(self, request: Request, stored: StoredRequest | None) -> _Body:
         options = self._options
         self._begun += 1
         partition = Partition(options.name, f"{self._intake.run_id}-{self._begun}")
         framer = self._framing.framer(partition, max_record_bytes=options.max_record_bytes)
-        feed = Feed(self._intake, framer, options.name)
+        feed = Feed(stored or self._intake, framer, options.name)
         unpacking = Unpacking(_encoding(request), options.max_body_bytes)
-        return _Body(feed, unpacking, self._grants, options.max_record_bytes)
+        return _Body(feed, unpacking, self._grants, options.max_record_bytes, stored)
 
     async def _take_in(self, request: Request, body: _Body) -> Response:
         try:
@@ -211,6 +213,11 @@ class Requests:
         except TooLarge as error:
             self._intake.refused(1, "size")
             return _answer(413, body.received, str(error))
+        except SpoolFull as error:
+            self._intake.refused(1, "full")
+            return _answer(429, 0, str(error), {"retry-after": str(RETRY_AFTER_SECONDS)})
+        except KeyReused as error:
+            return _answer(422, 0, str(error))
         except ClientDisconnect:
             await body.cut_off()
             return Response()
@@ -243,15 +250,17 @@ class Requests:
 class _Body:
     """The records of one request."""
 
-    def __init__(self, feed: Feed, unpacking: Unpacking, grants: Grants, max_record_bytes: int) -> None:
-        self._feed, self._unpacking, self._grants = feed, unpacking, grants
+    def __init__(
+        self, feed: Feed, unpacking: Unpacking, grants: Grants, max_record_bytes: int, stored: StoredRequest | None
+    ) -> None:
+        self._feed, self._unpacking, self._grants, self._stored = feed, unpacking, grants, stored
         self._max_record_bytes = max_record_bytes
-        self._lent = 0
+        self._lent = self._committed = 0
 
     @property
     def received(self) -> int:
-        """Records taken in so far."""
-        return self._feed.records
+        """Records taken in so far: with a spool none until all are durable."""
+        return self._committed if self._stored is not None else self._feed.records
 
     async def room(self) -> None:
         """Wait until there is memory for what comes next, and for the record it belongs to."""
@@ -269,22 +278,31 @@ class _Body:
             await self.room()
 
     async def end(self) -> None:
-        """Learn that the body is complete. Raises Corrupt when it is not."""
+        """Learn that the body is complete. Raises Corrupt when it is not, KeyReused when another one was announced."""
         self._unpacking.end()
         await self._feed.end()
+        if self._stored is not None:
+            self._committed = await self._stored.commit()
 
     async def cut_off(self) -> None:
         """Learn that the rest of the body won't come."""
-        await self._feed.end(cut_off=True)
+        if self._stored is None:
+            await self._feed.end(cut_off=True)
 
     def release(self) -> None:
         """Let go of whatever is still held."""
         self._feed.release()
+        if self._stored is not None:
+            self._stored.discard()
         self._give_back()
 
     def _give_back(self) -> None:
         lent, self._lent = self._lent, 0
         self._grants.give(lent)
+
+
+def _is_key(key: str | None) -> bool:
+    return key is None or (0 < len(key) <= KEY_LENGTH_MAX and key.isascii() and key.isprintable())
 
 
 def _encoding(request: Request) -> str:

@@ -1,15 +1,17 @@
 """Which files a source's paths and globs mean. Blocking: call it in a thread.
 
 Whatever names lead to it, a file is found once; a glob passes over what isn't a file, a plain path must not be else.
+What can't be looked at is told apart from what isn't there.
 """
 
 import glob
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from streambatch.errors import SourceError
+from streambatch.ingest.outage import is_passing
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -25,35 +27,95 @@ Key = tuple[int, int]
 
 
 class Mark(NamedTuple):
-    """What tells whether a file is another one, or changed, without opening it."""
+    """What tells whether a file is another one, or changed, without opening it. folder: the device its folder is on."""
 
     device: int
     inode: int
     size: int
     modified_ns: int
+    folder: int = 0
 
     @property
     def key(self) -> Key:
         return self.device, self.inode
 
 
+class Sight(NamedTuple):
+    """What one look showed: the files that match, by path, and the paths that could not be looked at.
+
+    empty: the patterns that nothing matched.
+    """
+
+    marks: dict[str, Mark]
+    unseen: dict[str, OSError]
+    empty: list[str]
+
+
 def find_files(source: str, patterns: Sequence[str]) -> list[str]:
     """Return the paths that match, sorted. Raises SourceError that names the pattern which matches no file."""
-    marks: dict[str, Mark] = {}
-    for pattern in patterns:
-        found = _find(source, pattern)
-        if not found:
-            raise SourceError(source, f"no file matches {pattern}")
-        marks |= found
-    return [path for path, _ in sorted(once(marks).items())]
+    sight = _all_of(source, patterns)
+    check_not_empty(source, sight)
+    return [path for path, _ in sorted(once(sight.marks).items())]
 
 
 def find_marks(source: str, patterns: Sequence[str]) -> dict[str, Mark]:
     """Return the paths that match now, if any. Raises SourceError for a plain path of what isn't a file."""
-    marks: dict[str, Mark] = {}
+    return _all_of(source, patterns).marks
+
+
+def look(source: str, patterns: Sequence[str]) -> Sight:
+    """Return what matches now. Raises SourceError for a plain path of what isn't a file."""
+    sight = Sight({}, {}, [])
+    folders: dict[str, int] = {}
     for pattern in patterns:
-        marks |= _find(source, pattern)
-    return marks
+        before = len(sight.marks) + len(sight.unseen)
+        _check_folder(pattern, sight)
+        is_found = [_see(source, path, pattern, sight, folders) for path in _paths(pattern)]
+        if not any(is_found) and len(sight.marks) + len(sight.unseen) == before:
+            sight.empty.append(pattern)
+    return sight
+
+
+def check_not_empty(source: str, sight: Sight) -> None:
+    """Raise SourceError that names the first pattern which matched no file."""
+    if sight.empty:
+        raise SourceError(source, f"no file matches {sight.empty[0]}")
+
+
+def mark_of(status: os.stat_result, folder: int) -> Mark:
+    """Return the mark of a file with this status."""
+    return Mark(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, folder)
+
+
+def folder_device(path: str) -> int:
+    """Return the device of the folder a path is in, or, where that is gone, of the nearest above it. Raises OSError.
+
+    It is another than it was when something that was mounted there no longer is.
+    """
+    folder = os.path.dirname(path)
+    while True:
+        try:
+            return os.stat(folder or ".").st_dev
+        except (FileNotFoundError, NotADirectoryError):
+            if folder == os.path.dirname(folder):
+                raise
+            folder = os.path.dirname(folder)
+
+
+class PartitionNames:
+    """Names given to partitions, none of them twice."""
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self._taken = dict.fromkeys(taken, 1)
+
+    def take(self, path: str) -> str:
+        """Return a name never given before: the path, then `<path>#2` and so on."""
+        base = name = partition_name(path)
+        while name in self._taken:
+            self._taken[base] = self._taken.get(base, 1) + 1
+            name = f"{base}#{self._taken[base]}"
+        self._taken[name] = 1
+        return name
 
 
 def once(marks: dict[str, Mark]) -> dict[str, Mark]:
@@ -72,17 +134,49 @@ def kind_of(mode: int) -> str | None:
     return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
 
 
-def _find(source: str, pattern: str) -> dict[str, Mark]:
-    marks = {}
-    for path in glob.glob(pattern, recursive=True) or [pattern]:
-        try:
-            status = os.stat(path)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise SourceError(source, f"{path}: {error.strerror}") from error
+def _all_of(source: str, patterns: Sequence[str]) -> Sight:
+    sight = look(source, patterns)
+    for path, error in sight.unseen.items():
+        raise SourceError(source, f"{path}: {error.strerror}") from error
+    return sight
+
+
+def _paths(pattern: str) -> list[str]:
+    return glob.glob(pattern, recursive=True) or [pattern]
+
+
+def _check_folder(pattern: str, sight: Sight) -> None:
+    """Notice that the folder a glob starts from can't be listed, which to `glob` is as if nothing were in it."""
+    if not glob.has_magic(pattern):
+        return
+    folder = pattern
+    while glob.has_magic(folder):
+        folder = os.path.dirname(folder)
+    try:
+        os.scandir(folder or ".").close()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        sight.unseen[folder] = error
+
+
+def _see(source: str, path: str, pattern: str, sight: Sight, folders: dict[str, int]) -> bool:
+    """Add what a path leads to. Returns whether it is a file."""
+    try:
+        status = os.stat(path)
         if stat.S_ISREG(status.st_mode):
-            marks[path] = Mark(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        elif path == pattern:
-            raise SourceError(source, f"{path} is {kind_of(status.st_mode)}, not a file")
-    return marks
+            folder = os.path.dirname(path)
+            if folder not in folders:
+                folders[folder] = os.stat(folder or ".").st_dev
+            sight.marks[path] = mark_of(status, folders[folder])
+            return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        if not is_passing(error):
+            raise SourceError(source, f"{path}: {error.strerror}") from error
+        sight.unseen[path] = error
+        return False
+    if path == pattern:
+        raise SourceError(source, f"{path} is {kind_of(status.st_mode)}, not a file")
+    return False

@@ -12,6 +12,7 @@ from streambatch.ingest.matching import Key, kind_of
 from streambatch.records import Chunk, Framer, Framing, Partition
 
 SKIM_BYTES = 1 << 20
+"""Read at once of what comes before a position."""
 
 
 class Start(NamedTuple):
@@ -44,12 +45,30 @@ def start_at(
 ) -> Start:
     """Return a framer for what comes after a record that ended at `position`."""
     framer = framing.framer(partition, max_record_bytes=max_record_bytes)
-    for chunks in _skim(handle, framer, position):
-        if chunks:
-            columns = chunks[0].columns
-            framer = framing.framer(partition, max_record_bytes=max_record_bytes, position=position, columns=columns)
-            break
+    if not position:
+        return Start(framer, 0)
+    columns = None
+    if has_header(framing):
+        for _ in _skim(handle, framer, position):
+            columns = columns_of(framer)
+            if columns is not None:
+                break
+        else:
+            # It is another file since: what is read from here on won't be used.
+            return Start(framer, position)
+    framer = framing.framer(partition, max_record_bytes=max_record_bytes, position=position, columns=columns)
     return Start(framer, position)
+
+
+def has_header(framing: Framing) -> bool:
+    """Tell whether what begins a file is needed to read it from further on."""
+    return framing.name == "csv"
+
+
+def columns_of(framer: Framer) -> tuple[str, ...] | None:
+    """Return the columns that a framer has read the names of, if it has."""
+    columns: tuple[str, ...] | None = getattr(framer, "columns", None)
+    return columns
 
 
 def start_after(

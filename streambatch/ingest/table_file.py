@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from streambatch.codecs.columnar import size_of
 from streambatch.ingest.compression import MAGIC_BYTES, Corrupt, Unpacker, detect, unpacker
+from streambatch.ingest.identity import HEAD_BYTES
 from streambatch.ingest.matching import kind_of
 from streambatch.ingest.opening import open_without_waiting
 from streambatch.units import format_size
@@ -51,15 +52,17 @@ class TableError(Exception):
 class TableFile:
     """One file, open for reading. Raises TableError, Corrupt and OSError.
 
-    batch_bytes_max: a larger record batch of an Arrow stream or file is refused. row: where to start.
+    batch_bytes_max: a larger record batch of an Arrow stream or file is refused. row: where to start. head, status:
+    what begins the file, and what it was when it was opened.
     """
 
     def __init__(self, path: str, format: str, compression: str, *, batch_bytes_max: int, row: int = 0) -> None:
         self._raw = io.FileIO(path, opener=open_without_waiting)
         self._opened: list[Any] = [self._raw]
         self._batch_bytes_max = batch_bytes_max
+        self._rows_before = row
         try:
-            self._batches = self._open(format, compression, row)
+            self._batches = self._open(format, compression)
         except BaseException:
             self.close()
             raise
@@ -69,16 +72,22 @@ class TableFile:
         with _told_as_table_errors():
             return next(self._batches, None)
 
+    @property
+    def rows_missing(self) -> int:
+        """Rows that it should have before those to be read, and hasn't; known at the end."""
+        return self._rows_before
+
     def close(self) -> None:
         """Close everything that was opened."""
         for each in reversed(self._opened):
             each.close()
 
-    def _open(self, format: str, compression: str, row: int) -> Iterator[Any]:
-        status = os.fstat(self._raw.fileno())
+    def _open(self, format: str, compression: str) -> Iterator[Any]:
+        self.status = status = os.fstat(self._raw.fileno())
         kind = kind_of(status.st_mode)
         if kind is not None:
             raise TableError(f"it is {kind}, not a file")
+        self.head = os.pread(self._raw.fileno(), HEAD_BYTES, 0)
         if not status.st_size:
             return iter(())
         packed = _packed(self._raw, compression)
@@ -92,20 +101,36 @@ class TableFile:
         else:
             data.seek(0)
         with _told_as_table_errors():
-            return self._batches_of(data, format, head == _ARROW_FILE, row)
+            return self._batches_of(data, format, head == _ARROW_FILE)
 
-    def _batches_of(self, data: Any, format: str, is_file: bool, row: int) -> Iterator[Any]:
+    def _batches_of(self, data: Any, format: str, is_file: bool) -> Iterator[Any]:
         """Return the batches of a file that begins where `data` is."""
         if format == "parquet":
             file = pq.ParquetFile(data, pre_buffer=False, buffer_size=PARQUET_BUFFER_BYTES)
-            return _parquet_batches(file, row)
+            first = self._row_groups_before(file)
+            return self._from_row(_parquet_batches(file, first))
         source = pa.PythonFile(_Limited(data, self._batch_bytes_max), "r")
         if is_file:
             reader = pa.ipc.open_file(source, options=_OPTIONS)
             batches = map(reader.get_batch, range(reader.num_record_batches))
         else:
             batches = iter(pa.ipc.open_stream(source, options=_OPTIONS))
-        return _joined(_from_row(_valid(batches), row))
+        return _joined(self._from_row(_valid(batches)))
+
+    def _row_groups_before(self, file: Any) -> int:
+        """Return how many row groups come before the row to start from."""
+        first = 0
+        while first < file.num_row_groups and file.metadata.row_group(first).num_rows <= self._rows_before:
+            self._rows_before -= file.metadata.row_group(first).num_rows
+            first += 1
+        return first
+
+    def _from_row(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Yield batches without the rows before the first, and none that is empty."""
+        for batch in batches:
+            row, self._rows_before = self._rows_before, max(0, self._rows_before - batch.num_rows)
+            if batch.num_rows > row:
+                yield batch.slice(row) if row else batch
 
     def _spooled(self, head: bytes, data: io.RawIOBase, packed_size: int) -> Any:
         """Return a temporary file with all of `data`."""
@@ -227,18 +252,15 @@ def _spool_folder() -> str | None:
     return folder if os.path.isdir(folder) else None
 
 
-def _parquet_batches(file: Any, row: int) -> Iterator[Any]:
-    """Yield batches of no more than ROWS_MAX rows, and about BATCH_BYTES, from a row on."""
-    groups = [file.metadata.row_group(at) for at in range(file.num_row_groups)]
-    first = 0
-    while first < len(groups) and groups[first].num_rows <= row:
-        row -= groups[first].num_rows
-        first += 1
+def _parquet_batches(file: Any, first: int) -> Iterator[Any]:
+    """Return batches of no more than ROWS_MAX rows, and about BATCH_BYTES, from a row group on."""
+    groups = [file.metadata.row_group(at) for at in range(first, file.num_row_groups)]
     rows, size = sum(group.num_rows for group in groups), sum(group.total_byte_size for group in groups)
     row_bytes = max(size / max(rows, 1), _decoded_row_bytes(file, first), 1.0)
     batch_rows = max(1, min(ROWS_MAX, int(BATCH_BYTES / row_bytes)))
-    row_groups = list(range(first, len(groups)))
-    return _from_row(file.iter_batches(batch_size=batch_rows, row_groups=row_groups, use_threads=False), row)
+    row_groups = list(range(first, file.num_row_groups))
+    batches: Iterator[Any] = file.iter_batches(batch_size=batch_rows, row_groups=row_groups, use_threads=False)
+    return batches
 
 
 def _decoded_row_bytes(file: Any, group: int) -> float:
@@ -255,14 +277,6 @@ def _valid(batches: Iterator[Any]) -> Iterator[Any]:
     for batch in batches:
         batch.validate(full=True)
         yield batch
-
-
-def _from_row(batches: Iterator[Any], row: int) -> Iterator[Any]:
-    """Yield batches without their first `row` rows, and none that is empty."""
-    for batch in batches:
-        if batch.num_rows > row:
-            yield batch.slice(row) if row else batch
-        row = max(0, row - batch.num_rows)
 
 
 def _joined(batches: Iterator[Any]) -> Iterator[Any]:

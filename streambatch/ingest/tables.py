@@ -6,18 +6,23 @@ A position is the number of the row that follows. What is read is accounted for 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from anyio import to_thread
 from anyio.lowlevel import checkpoint_if_cancelled
+from msgspec.structs import replace
 
 from streambatch.codecs.columnar import TableChunk, size_of
-from streambatch.errors import OptionError, SourceError
+from streambatch.errors import SourceError
 from streambatch.ingest.allocator import keep_freed_memory
+from streambatch.ingest.at_once import call_at_once
 from streambatch.ingest.compression import Corrupt
 from streambatch.ingest.feed import Feed
-from streambatch.ingest.matching import partition_name
+from streambatch.ingest.identity import Identity, identity_of
+from streambatch.ingest.input_file import CutBack, naming_errors, open_found
+from streambatch.ingest.known import Found, NoteBook, notes_of
+from streambatch.ingest.matching import mark_of
+from streambatch.ingest.outage import Outages
 from streambatch.ingest.table_file import BATCH_BYTES, ROWS_MAX, TableError, TableFile
 from streambatch.records import Chunk, Intake, Memory, Partition
 
@@ -27,6 +32,7 @@ class TableFramer:
 
     def __init__(self, partition: Partition, position: int = 0) -> None:
         self._partition, self.position = partition, position
+        self.partition = partition.name
         self.pending = 0
 
     def feed(self, block: Any, now: float) -> list[Chunk]:
@@ -40,37 +46,71 @@ class TableFramer:
         return []
 
 
-async def read_table(source: str, path: str, format: str, compression: str, intake: Intake, row: int = 0) -> None:
-    """Push every row of a file from `row` on. Raises SourceError that names the path."""
-    keep_freed_memory()
-    feed = Feed(intake, TableFramer(Partition(source, partition_name(path)), row), source)
-    try:
-        with _naming_errors(source, path):
-            batch_bytes_max = intake.memory.capacity
-            file = await to_thread.run_sync(
-                lambda: TableFile(path, format, compression, batch_bytes_max=batch_bytes_max, row=row)
-            )
-            with contextlib.closing(file):
-                intake.observer.file_changed(source, path, "opened")
-                try:
-                    await _read(file, feed, intake.memory)
-                except (Corrupt, TableError) as error:
-                    raise SourceError(source, f"{path}: {error}; the records before it were read") from error
+class TableReading:
+    """One file of rows, from a row on to its end; opened again after an outage, where it was."""
+
+    def __init__(
+        self, source: str, file: Found, format: str, compression: str, intake: Intake, outages: Outages, book: NoteBook
+    ) -> None:
+        self._source, self._file, self._intake = source, file, intake
+        self._format, self._compression = format, compression
+        self._outages, self._book = outages, book
+        self._has_begun = False
+
+    async def run(self, partition: str, row: int, identity: Identity) -> None:
+        """Push every row from `row` on.
+
+        Raises SourceError that names the path, and CutBack when it isn't a file of that identity, or has less rows.
+        """
+        keep_freed_memory()
+        framer = TableFramer(Partition(self._source, partition), row)
+        feed = Feed(self._intake, framer, self._source)
+        try:
+            with naming_errors(self._source, self._file.path):
+                await self._outages.hold(self._file.path, lambda: self._read(framer, feed, identity))
+        finally:
+            feed.release()
+
+    async def _read(self, framer: TableFramer, feed: Feed, identity: Identity) -> None:
+        source, path, observer = self._source, self._file.path, self._intake.observer
+        file = await to_thread.run_sync(self._open, framer.position)
+        with contextlib.closing(file):
+            if not identity.fits(file.head):
+                raise CutBack
+            mark, own = mark_of(file.status, self._file.mark.folder), identity_of(file.head)
+            notes = notes_of(path, mark, own)
+            self._book.write(framer.partition, notes)
+            if not self._has_begun:
+                self._has_begun = True
+                observer.file_changed(source, path, "opened")
+            try:
+                await self._push_all(file, feed)
+            except (Corrupt, TableError) as error:
+                raise SourceError(source, f"{path}: {error}; the records before it were read") from error
+            if file.rows_missing:
+                raise CutBack
         await feed.end()
-        intake.observer.file_changed(source, path, "completed")
-    finally:
-        feed.release()
+        self._book.write(framer.partition, replace(notes, end=feed.position, size=mark.size))
+        observer.file_changed(source, path, "completed")
 
+    def _open(self, row: int) -> TableFile:
+        open_found(self._source, self._file.path, self._file.mark).close()
+        limit = self._intake.memory.capacity
+        try:
+            return TableFile(self._file.path, self._format, self._compression, batch_bytes_max=limit, row=row)
+        except TableError as error:
+            raise SourceError(self._source, f"{self._file.path}: {error}") from error
 
-async def _read(file: TableFile, feed: Feed, memory: Memory) -> None:
-    expected = BATCH_BYTES
-    while True:
-        await feed.room(expected)
-        batch = await to_thread.run_sync(file.read)
-        if batch is None:
-            return
-        expected = size_of(batch)
-        await _push(batch, feed, memory)
+    async def _push_all(self, file: TableFile, feed: Feed) -> None:
+        expected = BATCH_BYTES
+        while True:
+            await feed.room(expected)
+            batch = await call_at_once(file.read)
+            if batch is None:
+                return
+            self._outages.cured(self._file.path)
+            expected = size_of(batch)
+            await _push(batch, feed, self._intake.memory)
 
 
 async def _push(batch: Any, feed: Feed, memory: Memory) -> None:
@@ -92,13 +132,3 @@ async def _push(batch: Any, feed: Feed, memory: Memory) -> None:
 def _slices(batch: Any) -> list[Any]:
     rows = max(1, min(ROWS_MAX, 2 * BATCH_BYTES * batch.num_rows // size_of(batch)))
     return [batch.slice(start, rows) for start in range(0, batch.num_rows, rows)]
-
-
-@contextlib.contextmanager
-def _naming_errors(source: str, path: str) -> Iterator[None]:
-    try:
-        yield
-    except (Corrupt, TableError, OptionError) as error:
-        raise SourceError(source, f"{path}: {error}") from error
-    except OSError as error:
-        raise SourceError(source, f"{path}: {error.strerror}") from error

@@ -2,40 +2,23 @@
 bytes of a file say goes in, what to read and which file is finished comes out.
 
 No byte is read twice under whatever names its file has, and no two files share a partition. While a file is open its
-device and inode say which one it is; else they are a hint, and its first bytes decide.
+device and inode say which one it is; else they are a hint, and its first bytes decide. Files of an earlier run are
+taken up where it ended, whenever they are seen first.
 """
 
-from collections.abc import Mapping
-from hashlib import blake2b
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import NamedTuple
 
-from streambatch.events import FileEvent
-from streambatch.ingest.matching import Key, Mark, partition_name
+from msgspec.structs import replace
 
-HEAD_BYTES = 4 << 10
-"""How much of a file's beginning tells it from others."""
+from streambatch.events import FileEvent
+from streambatch.ingest.identity import HEAD_BYTES, NOTHING_KNOWN, identity_of
+from streambatch.ingest.known import Found, Known, NoteBook, match, notes_of
+from streambatch.ingest.matching import Key, Mark, PartitionNames, partition_name
+
 MISSES_MIN = 2
 """A folder that is read while a file in it is renamed may show neither name: only the next look tells."""
-
-
-class Identity(NamedTuple):
-    """The digest of a file's first `length` bytes, which grow with the file up to HEAD_BYTES."""
-
-    length: int
-    digest: bytes
-
-    def fits(self, head: bytes) -> bool:
-        """Tell whether a file that begins like this can be the one."""
-        return identity_of(head[: self.length]) == self
-
-
-def identity_of(head: bytes) -> Identity:
-    """Return the identity of a file with these first bytes."""
-    return Identity(len(head), blake2b(head, digest_size=16).digest())
-
-
-NOTHING_KNOWN = identity_of(b"")
 
 
 class Held(NamedTuple):
@@ -49,12 +32,13 @@ class Followed:
     """One file, whatever it is called.
 
     partition: its name for good. path: where it was last found. size: how long it was last seen. read_to: offset of the
-    next byte to read. from_end: read what comes after its last record boundary only.
+    next byte to read. start: where reading began. from_end: it is yet to begin, after the last record that ends within
+    the first `start` bytes. end: where its last record ended, once it is done.
     """
 
     __slots__ = (
-        "from_end", "grew_at", "identity", "is_done", "is_renamed", "links", "mark", "misses", "partition", "path",
-        "read_to", "size", "was_opened",
+        "end", "from_end", "grew_at", "identity", "is_done", "is_renamed", "links", "mark", "misses", "partition",
+        "path", "read_to", "size", "start", "was_opened",
     )  # fmt: skip
 
     def __init__(self, partition: str, path: str, mark: Mark, now: float) -> None:
@@ -63,6 +47,7 @@ class Followed:
         self.identity = NOTHING_KNOWN
         self.from_end = self.is_renamed = self.is_done = self.was_opened = False
         self.misses, self.links = 0, 0
+        self.start = self.end = 0
         self.grew_at = now
 
     @property
@@ -78,11 +63,17 @@ class Tail:
     records written one after the other are then read so, though they are in different files.
     """
 
-    def __init__(self, rotate_wait: float, *, from_end: bool = False) -> None:
-        self._rotate_wait, self._from_end = rotate_wait, from_end
+    def __init__(
+        self, rotate_wait: float, *, from_end: bool = False, known: Iterable[Known] = (), book: NoteBook | None = None
+    ) -> None:
+        self._rotate_wait, self._book = rotate_wait, book or NoteBook()
+        self._absent = {each.partition: each for each in known}
+        # Where there was an earlier run, what it did not see was written since.
+        self._from_end = from_end and not self._absent
+        self._names = PartitionNames(self._absent)
         self._files: dict[Key, Followed] = {}
-        self._names: dict[str, int] = {}
         self._unread: dict[Followed, None] = {}
+        self._held: set[Followed] = set()
         self._first: dict[Followed, int] = {}
         self._is_first_look = True
         self._aside: list[Followed] = []
@@ -93,12 +84,37 @@ class Tail:
         return bool(self._unread)
 
     @property
+    def files(self) -> Mapping[Key, Followed]:
+        """The files being followed."""
+        return self._files
+
+    @property
+    def absent(self) -> list[Known]:
+        """What is known of an earlier run and was not seen in this one."""
+        return list(self._absent.values())
+
+    @property
     def wants_look(self) -> bool:
         """Whether `see` must be told even of marks that are as they were."""
         return bool(self._aside) or any(file.misses for file in self._leaving)
 
-    def see(self, marks: Mapping[str, Mark], held: Mapping[Key, Held], now: float) -> list[Followed]:
-        """Learn which paths match, and what open handles say of the missing files. Returns the files just renamed."""
+    def strange(self, marks: Mapping[str, Mark]) -> list[str]:
+        """Return the paths of which `see` must be told the first bytes: each may be of a file that was known before."""
+        if not self._absent:
+            return []
+        return [path for path, mark in marks.items() if mark.key not in self._files]
+
+    def see(
+        self,
+        marks: Mapping[str, Mark],
+        held: Mapping[Key, Held],
+        now: float,
+        heads: Mapping[str, bytes] | None = None,
+    ) -> list[Followed]:
+        """Learn which paths match, and what open handles say of the missing files. Returns the files just renamed.
+
+        heads: what begins each of the `strange` files; one that it leaves out is not taken up now.
+        """
         paths = {mark.key: path for path, mark in sorted(marks.items(), reverse=True)}
         renamed = []
         for key, file in self._files.items():
@@ -115,8 +131,20 @@ class Tail:
             if file.is_leaving and file in self._unread:
                 self._first.setdefault(file, file.size)
         self._retry_aside()
-        self._add(sorted(paths.values(), key=lambda path: (marks[path].modified_ns, path)), marks, now)
-        return renamed
+        added = self._add(sorted(paths.values(), key=lambda path: (marks[path].modified_ns, path)), marks, heads, now)
+        return renamed + [file for file in added if file.is_renamed]
+
+    def take_up(self, known: Known, path: str, mark: Mark, now: float) -> Followed:
+        """Go on with a file that no matching name leads to, but a handle does. Call it before the first `see`."""
+        file = self._taken_up(self._absent.pop(known.partition), path, mark, now)
+        self._first[file] = file.size
+        self._want(file)
+        return file
+
+    def give_up(self, partition: str) -> None:
+        """Learn that a partition of an earlier run is over: its file won't be seen again."""
+        del self._absent[partition]
+        self._book.write(partition, None)
 
     def next_round(self, files_max: int) -> list[Followed]:
         """Return files to read from, fairly by turns, but one by one, oldest first, what must come before the rest."""
@@ -129,6 +157,8 @@ class Tail:
 
     def started(self, file: Followed, read_to: int) -> bool:
         """Learn where reading starts. True means that the file was never open before."""
+        if file.from_end:
+            file.start = read_to
         file.read_to, file.from_end = read_to, False
         is_first, file.was_opened = not file.was_opened, True
         return is_first
@@ -143,7 +173,8 @@ class Tail:
                 self.forget(old)
                 old.mark, old.size, old.misses, old.is_renamed = file.mark, size, 0, False
                 self._files[old.mark.key] = old
-                self._unread[old] = None
+                self._want(old)
+                self._note(old)
                 return old
         return file
 
@@ -161,25 +192,39 @@ class Tail:
             file.identity = identity_of(head)
         if read:
             self._grew(file, now)
+        self._note(file)
         self._unread.pop(file, None)
         if has_more:
-            self._unread[file] = None
+            self._want(file)
         if file.read_to >= self._first.get(file, 0):
             self._first.pop(file, None)
         return True
 
     def restart(self, file: Followed, now: float) -> None:
         """Read a file that was cut back, or written anew, from its beginning, as another partition."""
-        file.partition = self._new_name(file.path)
-        file.read_to, file.identity, file.from_end = 0, NOTHING_KNOWN, False
+        self._book.write(file.partition, None)
+        file.partition = self._names.take(file.path)
+        file.read_to, file.start, file.identity, file.from_end = 0, 0, NOTHING_KNOWN, False
         self._grew(file, now)
-        self._unread[file] = None
+        self._note(file)
+        self._want(file)
         self._first.pop(file, None)
 
     def set_aside(self, file: Followed) -> None:
         """Learn that its path leads to it no longer; where it is now the next look tells."""
         self._unread.pop(file, None)
         self._aside.append(file)
+
+    def hold(self, file: Followed) -> None:
+        """Learn that it can't be read at the moment: others don't wait for it, and it is not finished."""
+        self._held.add(file)
+        self._unread.pop(file, None)
+
+    def free(self, file: Followed) -> None:
+        """Learn that reading it is worth a try again."""
+        self._held.discard(file)
+        if self._files.get(file.mark.key) is file:
+            self._want(file)
 
     def reread(self, file: Followed, position: int) -> None:
         """Learn that what was read after `position` is forgotten; it is read again when the file grows or is due."""
@@ -190,32 +235,41 @@ class Tail:
         due = []
         for file in self._leaving:
             is_sure = file.misses == 0 or file.misses >= MISSES_MIN
-            if not is_sure or file in self._unread or now - file.grew_at < self._rotate_wait:
+            if not is_sure or file in self._unread or file in self._held:
+                continue
+            if now - file.grew_at < self._rotate_wait:
                 continue
             if file.read_to < file.size:
-                self._unread[file] = None
+                self._want(file)
             else:
                 due.append(file)
         return due
 
-    def finish(self, file: Followed) -> FileEvent:
-        """Take a file that is due as read to its end. One that still matches is kept, should it grow after all."""
+    def finish(self, file: Followed, end: int | None = None) -> FileEvent:
+        """Take a file that is due as read to its end. One that still matches is kept, should it grow after all.
+
+        end: where its last record ended, if that is not where reading did.
+        """
         self._leaving.pop(file, None)
-        file.is_done = True
+        file.is_done, file.end = True, file.read_to if end is None else end
         if not file.misses:
+            self._note(file)
             return "completed"
         self.forget(file)
         return "completed" if file.links else "deleted"
 
     def forget(self, file: Followed) -> None:
         """Follow a file no longer."""
+        self._book.write(file.partition, None)
         self._files.pop(file.mark.key, None)
         self._leaving.pop(file, None)
         self._unread.pop(file, None)
+        self._held.discard(file)
 
     def _find(self, file: Followed, path: str, mark: Mark, now: float) -> None:
-        if mark != file.mark or path != file.path or file.misses:
-            self._unread[file] = None
+        is_changed = mark != file.mark or path != file.path
+        if is_changed or file.misses:
+            self._want(file)
         if path != file.path:
             file.path, file.is_renamed, file.grew_at = path, True, now
         if mark.size != file.size:
@@ -225,6 +279,8 @@ class Tail:
             self._leaving[file] = None
         elif not file.is_leaving:
             self._leaving.pop(file, None)
+        if is_changed:
+            self._note(file)
 
     def _miss(self, file: Followed, held: Held | None, now: float) -> None:
         file.misses += 1
@@ -240,7 +296,7 @@ class Tail:
         if held.size != file.size:
             file.size = held.size
             self._grew(file, now)
-            self._unread[file] = None
+            self._want(file)
         if held.links and file.misses >= MISSES_MIN:
             file.is_renamed = True
 
@@ -252,24 +308,65 @@ class Tail:
     def _retry_aside(self) -> None:
         for file in self._aside:
             if not file.misses and file.mark.key in self._files:
-                self._unread[file] = None
+                self._want(file)
         self._aside.clear()
 
-    def _add(self, paths: list[str], marks: Mapping[str, Mark], now: float) -> None:
+    def _add(
+        self, paths: list[str], marks: Mapping[str, Mark], heads: Mapping[str, bytes] | None, now: float
+    ) -> list[Followed]:
+        if heads is not None:
+            paths = [path for path in paths if path in heads]
+        found = [Found(path, marks[path], (heads or {}).get(path, b""), marks[path].size) for path in paths]
+        matches = match(self._absent.values(), found) if heads else {}
+        added = []
         for path in paths:
-            file = Followed(self._new_name(path), path, marks[path], now)
-            self._files[file.mark.key] = file
-            self._unread[file] = None
-            if self._is_first_look:
-                file.from_end = self._from_end
+            if path in matches:
+                file = self._taken_up(self._absent.pop(matches[path].partition), path, marks[path], now)
+            else:
+                file = Followed(self._names.take(path), path, marks[path], now)
+                file.from_end = self._is_first_look and self._from_end
+                file.start = file.size if file.from_end else 0
+                self._files[file.mark.key] = file
+                self._want(file)
+            if self._is_first_look and file in self._unread:
                 self._first[file] = file.size
+            self._note(file)
+            added.append(file)
         self._is_first_look = False
+        return added
 
-    def _new_name(self, path: str) -> str:
-        """Return a partition name never given before: the path, then `<path>#2` and so on."""
-        base = name = partition_name(path)
-        while name in self._names:
-            self._names[base] += 1
-            name = f"{base}#{self._names[base]}"
-        self._names[name] = 1
-        return name
+    def _taken_up(self, known: Known, path: str, mark: Mark, now: float) -> Followed:
+        """Return a file of an earlier run as it was then, to be read if it changed or waits to be finished."""
+        notes = known.notes
+        file = Followed(known.partition, path, mark, now)
+        file.read_to, file.start, file.identity = known.position, notes.start, known.identity
+        file.is_renamed = notes.renamed or partition_name(path) != notes.path
+        file.from_end = notes.from_end and notes.inode == mark.inode
+        if notes.from_end and not file.from_end:
+            file.read_to = file.start = 0
+        file.is_done, file.end = known.is_unchanged(mark.size), notes.end or 0
+        self._files[file.mark.key] = file
+        if not file.is_done:
+            self._want(file)
+            if file.is_renamed:
+                self._leaving[file] = None
+        return file
+
+    def _want(self, file: Followed) -> None:
+        """Have a file read from, unless that can't be done at the moment."""
+        if file not in self._held:
+            self._unread[file] = None
+
+    def _note(self, file: Followed) -> None:
+        notes = notes_of(file.path, file.mark, file.identity)
+        self._book.write(
+            file.partition,
+            replace(
+                notes,
+                start=file.start,
+                from_end=file.from_end,
+                renamed=file.is_renamed,
+                end=file.end if file.is_done else None,
+                size=file.size if file.is_done else 0,
+            ),
+        )

@@ -9,10 +9,8 @@ from __future__ import annotations
 import logging
 import socket
 import struct
-from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import KW_ONLY
-from functools import cached_property
 from typing import Annotated, Literal
 
 import anyio
@@ -22,11 +20,12 @@ from pydantic import Field
 from streambatch.addresses import address_of, bind, cause_of, parse_address
 from streambatch.codecs.framing import framing_for_format
 from streambatch.errors import SourceError
-from streambatch.ingest.address import Address
 from streambatch.ingest.allocator import keep_freed_memory
 from streambatch.ingest.feed import Feed
+from streambatch.ingest.listening import Listening, MaxRecordBytes, Spool, WhenFull
 from streambatch.options import options
 from streambatch.records import Intake, Partition
+from streambatch.spools import check_spool
 from streambatch.units import Size, format_size
 
 DATAGRAM_BYTES_MAX = 1 << 16
@@ -46,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 @options
-class UdpSource:
+class UdpSource(Listening):
     """Listens on an address and reads the datagrams that come there.
 
     What the system drops is told to the observer when reading goes on.
@@ -58,29 +57,17 @@ class UdpSource:
     name: str = "udp"
     format: Literal["jsonl"] = "jsonl"
     """How a datagram becomes records: one a line, the last with or without an ending."""
-    max_record_bytes: Annotated[Size, Field(ge=1)] = 1 << 20
-    """A longer record is not scored: it becomes a dead letter."""
-    when_full: Literal["block", "drop_newest"] = "block"
+    max_record_bytes: MaxRecordBytes = 1 << 20
+    when_full: WhenFull = "block"
     """While the queue is full, stop reading, so that the system drops, or drop what was read. Either is counted."""
     receive_buffer: Annotated[Size, Field(ge=4096)] = 4 << 20
     """What the system is asked to hold while nobody reads. Linux counts about 800 bytes for a small datagram, and
     allows no more than its net.core.rmem_max to a process that is not privileged."""
+    spool: Spool = None
 
     def __post_init__(self) -> None:
         parse_address(self.listen)
-
-    @property
-    def is_finite(self) -> bool:
-        return False
-
-    @property
-    def bound(self) -> str | None:
-        """Where it listens, with the port that the system chose for port 0; None while it doesn't."""
-        return self._address.value
-
-    async def listening(self) -> str:
-        """Wait until it listens. Returns `bound`."""
-        return await self._address.wait()
+        check_spool(self.spool, max_record_bytes=self.max_record_bytes, when_full=self.when_full)
 
     async def run(self, intake: Intake) -> None:
         """Read until cancelled; what was read by then is put. Raises SourceError when it can't listen."""
@@ -101,16 +88,6 @@ class UdpSource:
             finally:
                 datagrams.release()
                 self._address.clear()
-
-    def acked(self, positions: Mapping[str, int]) -> None:
-        """A datagram can't be asked for again: there is nothing to do."""
-
-    def revoke(self, partition: str) -> None:
-        """Datagrams are no other reader's: there is nothing to do."""
-
-    @cached_property
-    def _address(self) -> Address:
-        return Address()
 
     def _widen(self, sock: socket.socket) -> None:
         """Have the system hold more than it would by itself; say so if it won't."""

@@ -41,6 +41,7 @@ DEAD_LETTERS: tuple[tuple[Stage, Reason], ...] = (
     ("preprocess", "step_error"),
     ("score", "model_error"),
     ("score", "non_finite_score"),
+    ("sink", "sink_refused"),
 )
 """At which stage a record can die of what."""
 DROPPED = (("queue_full", "false"), ("filtered", "true"))
@@ -106,6 +107,7 @@ CATALOGUE: tuple[Metric, ...] = (
     _each("counter", "sink_sent_records_total", "sink", "records", "Scores written to a sink."),
     _each("counter", "sink_sent_bytes_total", "sink", "bytes", "Bytes of scores written to a sink."),
     _each("counter", "sink_errors_total", "sink error_type", "errors", "Writes to a sink that failed."),
+    _each("counter", "sink_retries_total", "sink", "retries", "Writes tried again after an outage of a sink."),
     _each("counter", "records_scored_total", "source", "records", "Records whose score is durable."),
     _each("counter", "records_dead_lettered_total", "stage reason", "records", "Records whose dead letter is durable."),
     _each(
@@ -115,7 +117,19 @@ CATALOGUE: tuple[Metric, ...] = (
         "records",
         "Records given up by config after they were received.",
     ),
-    _each("counter", "checkpoints_total", "outcome", "checkpoints", "Attempts to make outputs durable."),
+    _each("counter", "checkpoints_total", "outcome", "checkpoints", "Checkpoints, stored or failed."),
+    _each(
+        "counter",
+        "spool_corrupt_segments_total",
+        "",
+        "segments",
+        "Damaged segments of spools, put aside.",
+    ),
+    _each("counter", "worker_restarts_total", "", "restarts", "Workers replaced since their call of the model hung."),
+    _each("gauge", "spool_bytes", "", "bytes", "Bytes in spools."),
+    _each("gauge", "spool_capacity_bytes", "", "bytes", "Bytes that spools may hold."),
+    _each("gauge", "batch_target_records", "", "records", "Records at which a batch closes."),
+    _each("gauge", "batch_target_wait_seconds", "", "seconds", "Time after which a batch closes."),
     _each("gauge", "source_connections", "source", "connections", "Clients connected."),
     _each(
         "gauge", "source_last_received_timestamp_seconds", "source", "seconds", "When a source last brought records."

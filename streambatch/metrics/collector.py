@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import isinf
 from typing import Any, NamedTuple, Protocol
 
@@ -36,11 +36,11 @@ from streambatch.metrics.catalogue import (
 )
 from streambatch.metrics.observer import MetricsObserver, Tally
 from streambatch.records import TRIGGERS
+from streambatch.spools import SpoolStatus
 from streambatch.state.report import Snapshot
 
 LAG_SECONDS = 0.25
 """Time between two samples of the event loop's lag."""
-_NO_RETRIES = Buckets(SECONDS)
 
 
 class Named(Protocol):
@@ -155,6 +155,7 @@ def _put_pipeline(families: Mapping[str, Family], attached: _Attached, clock: Cl
     _put_queue(samples, snapshot, wall_ahead)
     _put_stages(samples, snapshot, observer, wall_ahead)
     _put_sink(samples, pipeline.sink.name, snapshot, observer)
+    _put_spools(samples, snapshot.spools.values())
     _put_batches(samples, observer.batches)
     for state in STATES:
         samples.put("pipeline_state", snapshot.state == state, state)
@@ -202,6 +203,9 @@ def _put_queue(samples: _Samples, snapshot: Snapshot, wall_ahead: float) -> None
 
 
 def _put_stages(samples: _Samples, snapshot: Snapshot, observer: MetricsObserver, wall_ahead: float) -> None:
+    samples.put("batch_target_records", snapshot.batch_target_records)
+    samples.put("batch_target_wait_seconds", snapshot.batch_target_wait)
+    samples.put("worker_restarts_total", snapshot.worker_restarts)
     for trigger in TRIGGERS:
         samples.put("batches_total", snapshot.batches.get(trigger, 0), trigger)
     left = observer.batches.batched
@@ -224,6 +228,7 @@ def _put_sink(samples: _Samples, sink: str, snapshot: Snapshot, observer: Metric
     samples.put("sink_sent_bytes_total", observer.batches.payload_size, sink)
     for error_type in ERROR_TYPES:
         samples.put("sink_errors_total", observer.sink_errors[error_type], sink, error_type)
+    samples.put("sink_retries_total", observer.sink_retries, sink)
     samples.put("sink_inflight_batches", snapshot.inflight_batches, sink)
     samples.put("sink_last_success_timestamp_seconds", snapshot.last_written_wall, sink)
     for outcome in CHECKPOINT_OUTCOMES:
@@ -232,11 +237,16 @@ def _put_sink(samples: _Samples, sink: str, snapshot: Snapshot, observer: Metric
     samples.put_buckets("checkpoint_duration_seconds", observer.checkpoint_duration)
 
 
+def _put_spools(samples: _Samples, spools: Collection[SpoolStatus]) -> None:
+    samples.put("spool_bytes", sum(spool.size for spool in spools))
+    samples.put("spool_capacity_bytes", sum(spool.capacity for spool in spools))
+    samples.put("spool_corrupt_segments_total", sum(spool.corrupt_segments for spool in spools))
+
+
 def _put_batches(samples: _Samples, batches: BatchLog) -> None:
     for parts, buckets in ((OF_CHUNK, batches.of_chunks), (OF_BATCH, batches.of_batches)):
         for at, (name, label) in enumerate(parts):
             samples.put_buckets(name, buckets, label, series=at)
-    samples.put_buckets("wait_seconds", _NO_RETRIES, "retry")
     samples.put_buckets("end_to_end_latency_seconds", batches.end_to_end)
     samples.put_buckets("ack_latency_seconds", batches.acks)
     samples.put_buckets("batch_records", batches.records)

@@ -32,6 +32,7 @@ class MetricsObserver(Observer):
         self.rejected: Counter[str] = Counter()
         self.filtered = 0
         self.sink_errors: Counter[str] = Counter()
+        self.sink_retries = 0
         self.checkpoints: Counter[str] = Counter()
         self.checkpoint_duration = Buckets(SECONDS)
 
@@ -70,6 +71,9 @@ class MetricsObserver(Observer):
 
     def sink_failed(self, sink: str, error: BaseException) -> None:
         self.sink_errors[_error_type(error)] += 1
+
+    def sink_retried(self, sink: str) -> None:
+        self.sink_retries += 1
 
     def synced(self, seconds: float, *, ok: bool) -> None:
         self.checkpoints["ok" if ok else "failed"] += 1

@@ -1,10 +1,14 @@
 """The bounded queue of chunks between sources and batcher: one lane per source, served fairly by bytes.
 
 Never holds more than `max_records` records or `max_bytes` bytes; only a lone record larger than `max_bytes` may. What
-doesn't fit waits with the task that brought it, in order within its lane, and lanes are let in by turns.
+doesn't fit waits with the task that brought it, in order within its lane, and lanes are let in by turns. A lane that
+holds little waits for no other: room for it is kept free, and whatever holds no more than its share of a batch goes
+into the next one whole.
 """
 
 from collections import deque
+from collections.abc import Container, Iterable
+from dataclasses import replace
 from math import inf
 from typing import Annotated
 
@@ -18,8 +22,8 @@ from streambatch.units import Size
 
 QUANTUM = 8 << 10
 """Bytes a lane may send before the next one's turn, while several have something to send."""
-RESERVE = 16
-"""While there are several lanes, one that holds over half of the queue leaves one part in so many to the others."""
+KEPT = 4
+"""One part in so many of the queue is kept for lanes that hold little, the same for each; all share the rest."""
 
 
 @options
@@ -29,11 +33,25 @@ class QueueLimits:
     max_records: Annotated[int, Field(ge=1)] = 65536
     """Records that may wait to be batched."""
     max_bytes: Annotated[Size, Field(ge=1)] = 64 << 20
-    """Bytes that may wait to be batched."""
+    """Bytes that may wait to be batched; of `[limits] memory` a quarter at most."""
+
+    def within(self, size: int) -> "QueueLimits":
+        """Return limits of at most `size` bytes, so that a full queue leaves others their part of the memory."""
+        return replace(self, max_bytes=max(1, min(self.max_bytes, size)))
 
 
 class InboxAborted(Exception):
     """The pipeline gave up: what was being put will not be taken in."""
+
+
+class _Place:
+    """A task's place in the line of its lane, and what it still has to put."""
+
+    __slots__ = ("called", "rest")
+
+    def __init__(self, rest: Chunk) -> None:
+        self.called = anyio.Event()
+        self.rest = rest
 
 
 class _Lane:
@@ -41,14 +59,22 @@ class _Lane:
 
     def __init__(self) -> None:
         self.chunks: deque[Chunk] = deque()
-        self.waiting: deque[anyio.Event] = deque()
+        self.waiting: deque[_Place] = deque()
         self.credit = self.records = self.size = 0
+
+    @property
+    def is_hungry(self) -> bool:
+        """Whether something waits for room while the lane holds nothing."""
+        return not self.chunks and bool(self.waiting)
 
 
 class Inbox:
-    """Bounded lanes of chunks. `put` waits for room, `take` never waits, `changed` waits for something to take."""
+    """Bounded lanes of chunks. `put` waits for room, `take` never waits, `changed` waits for something to take.
 
-    def __init__(self, limits: QueueLimits) -> None:
+    sources: those for which room is kept from the start; for others, it is from their first chunk on.
+    """
+
+    def __init__(self, limits: QueueLimits, sources: Iterable[str] = ()) -> None:
         self.limits = limits
         self.records = 0
         self.size = 0
@@ -59,6 +85,11 @@ class Inbox:
         self._busy: deque[_Lane] = deque()
         self._changed: anyio.Event | None = None
         self._aborted = False
+        self._kept = 0, 0
+        self._unused_records = self._unused_size = 0
+        self._first: _Lane | None = None  # a lane that holds nothing and got nothing in: it goes before all others
+        for source in sources:
+            self._lane(source)
 
     @property
     def oldest_arrival(self) -> float:
@@ -68,7 +99,7 @@ class Inbox:
     def is_full_for(self, source: str) -> bool:
         """Whether whatever a source puts now would have to wait."""
         lane = self._lane(source)
-        return bool(lane.waiting) or min(self._room(lane)) <= 0
+        return bool(lane.waiting) or self._room(lane) <= 0 or self._space(lane) <= 0
 
     def has_room(self, chunk: Chunk) -> bool:
         """Tell whether the whole chunk fits now."""
@@ -78,34 +109,46 @@ class Inbox:
         """Add a chunk, in parts as room comes. Raises InboxAborted when the pipeline gives up meanwhile."""
         lane = self._lane(chunk.partition.source)
         rest = chunk if lane.waiting else self._admit(lane, chunk, clock.monotonic())
-        first_in_line = False
-        while rest is not None:
-            await self._turn(lane, first_in_line)
-            before = rest.count
-            rest = self._admit(lane, rest, clock.monotonic())
-            first_in_line = True
-            if rest is not None and rest.count < before:
-                self._admit_next(besides=lane)
-        self._admit_next()
+        try:
+            if rest is not None:
+                await self._put_in_line(lane, rest, clock)
+        finally:
+            self._admit_next()
 
     def take(self, records: int, size: int, *, whole_record: bool) -> Chunk | None:
         """Return the next chunk, or the part of it that fits; with `whole_record` at least one record of any size.
 
-        None means that nothing waits or that the next record doesn't fit.
+        records, size: what the batch has room for. None means that nothing waits or that the next record doesn't fit.
         """
-        while self._busy:
-            lane = self._busy[0]
-            if len(self._busy) > 1 and lane.credit <= 0:
-                lane.credit += QUANTUM
-                self._busy.rotate(-1)
-                continue
-            return self._serve(lane, records, size, whole_record)
+        if not self._busy:
+            return None
+        if len(self._busy) == 1:
+            return self._serve(self._busy[0], records, size, whole_record)
+        light = self._light_lane(records, size)
+        if light is not None:
+            return self._serve(light, records, size, whole_record)
+        while self._busy[0].credit <= 0:
+            self._busy[0].credit += QUANTUM
+            self._busy.rotate(-1)
+        lane = self._busy[0]
+        return self._serve(lane, records, size, whole_record, size_max=lane.credit)
+
+    def take_of(self, sources: Container[str]) -> Chunk | None:
+        """Return the next chunk of one of these sources, out of turn and whole; None when none of theirs waits."""
+        for lane in self._busy:
+            if lane.chunks[0].partition.source in sources:
+                return self._serve(lane, lane.records, lane.size, whole_record=True)
         return None
+
+    def is_waited_for_by(self, sources: Iterable[str]) -> bool:
+        """Tell whether one of these sources waits for room, and will until something of others is taken."""
+        lanes = [self._lanes[source] for source in sources if source in self._lanes]
+        return any(lane.is_hungry and not self._fitting(lane, lane.waiting[0].rest) for lane in lanes)
 
     def hurry(self, trigger: Trigger) -> None:
         """Have every open batch closed at once from now on, since no more than a rest will be put."""
         self.hurried_by = trigger
-        self._notify()
+        self.notify()
 
     def close(self, trigger: Trigger) -> None:
         """Say that nothing more will be put: `flush` at the end of input, `shutdown` at a stop."""
@@ -116,48 +159,73 @@ class Inbox:
         """Make every waiting and later put fail."""
         self._aborted = True
         for lane in self._lanes.values():
-            while lane.waiting:
-                lane.waiting.popleft().set()
+            for place in lane.waiting:
+                place.called.set()
 
-    async def changed(self) -> None:
-        """Wait until something was put or the inbox was closed."""
-        if self._changed is None:
-            self._changed = anyio.Event()
-        await self._changed.wait()
-
-    def _notify(self) -> None:
+    def notify(self) -> None:
+        """Wake who waits in `changed`."""
         if self._changed is not None:
             self._changed.set()
             self._changed = None
+
+    async def changed(self) -> None:
+        """Wait until something was put, or can't be, or the inbox was closed, or until `notify`."""
+        if self._changed is None:
+            self._changed = anyio.Event()
+        await self._changed.wait()
 
     def _lane(self, source: str) -> _Lane:
         lane = self._lanes.get(source)
         if lane is None:
             lane = self._lanes[source] = _Lane()
             self._order.append(lane)
+            parts = KEPT * len(self._lanes)
+            self._kept = self.limits.max_records // parts, self.limits.max_bytes // parts
+            unused = [self._unused(each) for each in self._lanes.values()]
+            self._unused_records, self._unused_size = map(sum, zip(*unused, strict=True))
         return lane
 
-    def _room(self, lane: _Lane) -> tuple[int, int]:
-        """Return how many records and bytes a lane may add."""
-        limits = self.limits
-        records, size = limits.max_records - self.records, limits.max_bytes - self.size
-        if len(self._lanes) > 1 and (2 * lane.records > limits.max_records or 2 * lane.size > limits.max_bytes):
-            records -= limits.max_records // RESERVE
-            size -= limits.max_bytes // RESERVE
-        return records, size
+    def _unused(self, lane: _Lane) -> tuple[int, int]:
+        """Return how many records and bytes of what is kept for a lane it doesn't use."""
+        return max(0, self._kept[0] - lane.records), max(0, self._kept[1] - lane.size)
+
+    def _move(self, lane: _Lane, records: int, size: int) -> None:
+        """Count what a lane now holds more, or less."""
+        unused = self._unused(lane)
+        lane.records += records
+        lane.size += size
+        self.records += records
+        self.size += size
+        now_unused = self._unused(lane)
+        self._unused_records += now_unused[0] - unused[0]
+        self._unused_size += now_unused[1] - unused[1]
+
+    def _room(self, lane: _Lane) -> int:
+        """Return how many records a lane may add, if their bytes let it: see `_space`."""
+        if self._first is not None and self._first is not lane:
+            return 0
+        return self.limits.max_records - self.records - (self._unused_records - self._unused(lane)[0])
+
+    def _space(self, lane: _Lane) -> int:
+        """Return how many bytes a lane may add."""
+        return self.limits.max_bytes - self.size - (self._unused_size - self._unused(lane)[1])
 
     def _fitting(self, lane: _Lane, chunk: Chunk) -> int:
-        records, size = self._room(lane)
+        records = self._room(lane)
         if records <= 0:
             return 0
-        return chunk.fitting(records, size) or (1 if self.records == 0 else 0)
+        return chunk.fitting(records, self._space(lane)) or (1 if self.records == 0 else 0)
 
     def _admit(self, lane: _Lane, chunk: Chunk, entered_at: float) -> Chunk | None:
         if self._aborted:
             raise InboxAborted
         count = self._fitting(lane, chunk)
         if count == 0:
+            if not lane.chunks and self._first is None:
+                self._first = lane  # or something large would never find the room it needs
             return chunk
+        if self._first is lane:
+            self._first = None
         rest = None
         if count < chunk.count:
             chunk, rest = chunk.split_off(count), chunk
@@ -165,55 +233,69 @@ class Inbox:
         if not lane.chunks:
             self._busy.append(lane)
         lane.chunks.append(chunk)
-        self.records += chunk.count
-        self.size += chunk.size
-        lane.records += chunk.count
-        lane.size += chunk.size
-        self._notify()
+        self._move(lane, chunk.count, chunk.size)
+        self.notify()
         return rest
 
-    async def _turn(self, lane: _Lane, first_in_line: bool) -> None:
-        turn = anyio.Event()
-        (lane.waiting.appendleft if first_in_line else lane.waiting.append)(turn)
+    async def _put_in_line(self, lane: _Lane, chunk: Chunk, clock: Clock) -> None:
+        """Keep a place in the lane's line until the whole chunk is in."""
+        place = _Place(chunk)
+        lane.waiting.append(place)
         try:
-            await turn.wait()
-        except BaseException:
-            if turn.is_set():
-                self._admit_next()
-            else:
-                lane.waiting.remove(turn)
-            raise
+            while True:
+                if lane.is_hungry:
+                    self.notify()  # who waits for this lane may have to make room
+                await place.called.wait()
+                place.called = anyio.Event()
+                before = place.rest.count
+                rest = self._admit(lane, place.rest, clock.monotonic())
+                if rest is None:
+                    break
+                place.rest = rest
+                if rest.count < before:
+                    self._admit_next(besides=lane)
+        finally:
+            lane.waiting.remove(place)
+            if self._first is lane:
+                self._first = None
 
     def _admit_next(self, besides: _Lane | None = None) -> None:
         """Wake the next task in line for which there is room, lane by lane."""
-        if self.records >= self.limits.max_records or self.size >= self.limits.max_bytes:
-            return
         for _ in range(len(self._order)):
             lane = self._order[0]
             self._order.rotate(-1)
-            if lane is not besides and lane.waiting and min(self._room(lane)) > 0:
-                lane.waiting.popleft().set()
+            if lane is besides or not lane.waiting or lane.waiting[0].called.is_set():
+                continue
+            if self._room(lane) > 0 and self._space(lane) > 0:
+                lane.waiting[0].called.set()
                 return
 
-    def _serve(self, lane: _Lane, records: int, size: int, whole_record: bool) -> Chunk | None:
+    def _light_lane(self, records: int, size: int) -> _Lane | None:
+        """Return a lane that holds no more than its equal share of that; what the others are left is as much each."""
+        lanes = len(self._busy)
+        for lane in self._busy:
+            if lane.records * lanes <= records and lane.size * lanes <= size:
+                return lane
+        return None
+
+    def _serve(
+        self, lane: _Lane, records: int, size: int, whole_record: bool, *, size_max: int | None = None
+    ) -> Chunk | None:
+        """Return what of a lane's first chunk fits; no more than `size_max` bytes if that is one record at least."""
         chunk = lane.chunks[0]
         count = chunk.fitting(records, size) or (1 if whole_record else 0)
         if count == 0:
             return None
-        if len(self._busy) > 1:
-            count = max(1, min(count, chunk.fitting(records, lane.credit)))
+        if size_max is not None:
+            count = max(1, min(count, chunk.fitting(records, size_max)))
         if count < chunk.count:
             chunk = chunk.split_off(count)
         else:
             lane.chunks.popleft()
-            if not lane.chunks:
-                self._busy.popleft()
-                lane.credit = 0
-        taken = chunk.size
-        lane.credit -= taken
-        lane.records -= chunk.count
-        lane.size -= taken
-        self.records -= chunk.count
-        self.size -= taken
+        lane.credit -= chunk.size
+        if not lane.chunks:
+            self._busy.remove(lane)
+            lane.credit = 0
+        self._move(lane, -chunk.count, -chunk.size)
         self._admit_next()
         return chunk

@@ -1,26 +1,38 @@
 """How many batches are under way between window and output, and whether one more may start. Pure.
 
 A worker must be able to take it, and what waits for its turn to be written is bounded in batches and bytes, so that a
-batch that hangs holds back the output but not, up to that bound, the others.
+batch that hangs holds back the output but not, up to that bound, the others. A batch is cut ahead of a free worker only
+where batches are quick: what arrives meanwhile has to wait for it as well.
 """
+
+from math import inf
 
 from streambatch.records import Batch, Outcome
 
 AHEAD_BATCHES = 1024
 """Batches that may be finished ahead of one that holds the output back."""
+QUICK_SECONDS = 0.005
+"""Batches scored in less are always cut ahead: handing over one takes a share of that, and a worker would idle."""
 
 
 class InFlight:
-    """Batches cut and not yet written, and their bytes."""
+    """Batches cut and not yet written, and their bytes.
 
-    def __init__(self, capacity: int, size_max: int) -> None:
+    capacity: batches that may run or wait for a worker. workers: how many run at once. patience: seconds that a batch
+    may take and still be cut ahead of a free worker; a record then waits no longer for one than it may for its batch.
+    """
+
+    def __init__(self, capacity: int, size_max: int, *, workers: int | None = None, patience: float = inf) -> None:
         self.capacity, self.size_max = capacity, size_max
         self.scoring = self.batches = self.size = 0
+        self._workers = min(capacity, workers or capacity)
+        self._patience, self._seconds = max(patience, QUICK_SECONDS), inf
 
     @property
     def has_slot(self) -> bool:
         """Whether another batch may be cut."""
-        if self.scoring >= self.capacity or self.batches >= self.capacity + AHEAD_BATCHES:
+        scoring_max = self.capacity if self._seconds <= self._patience else self._workers
+        if self.scoring >= scoring_max or self.batches >= self.capacity + AHEAD_BATCHES:
             return False
         return self.batches == 0 or self.size < self.size_max
 
@@ -30,9 +42,10 @@ class InFlight:
         self.batches += 1
         self.size += batch.size
 
-    def scored(self, outcome: Outcome | None) -> None:
+    def scored(self, batch: Batch, outcome: Outcome | None) -> None:
         """Count a batch that came back from the workers, with its scores if it has some."""
         self.scoring -= 1
+        self._seconds = batch.stamps.encoded - batch.stamps.started
         if outcome is not None:
             self.size += outcome.size
 

@@ -4,6 +4,7 @@ A batch holds at most `max_records` records and `max_bytes` bytes (a lone larger
 and is due `max_wait` after its first record arrived.
 """
 
+from collections.abc import Sequence
 from math import inf
 from typing import Annotated
 
@@ -27,12 +28,12 @@ class BatchPolicy:
 
 
 class Window:
-    """The open batch."""
+    """The open batch. next_sequence: the number of the batch that is closed first."""
 
-    def __init__(self, policy: BatchPolicy) -> None:
+    def __init__(self, policy: BatchPolicy, next_sequence: int = 0) -> None:
         self.policy = policy
         self.deadline = inf
-        self._sequence = 0
+        self._sequence = next_sequence
         self._reset()
 
     @property
@@ -75,9 +76,21 @@ class Window:
         """Return the batch and open the next. Raises ValueError when it is empty."""
         if not self._chunks:
             raise ValueError("an empty batch is never emitted")
-        batch = Batch(self._sequence, self._chunks, self._count, self._size, trigger, Stamps(self._opened, now))
-        self._sequence += 1
+        batch = self._batch(self._chunks, self._count, self._size, trigger, Stamps(self._opened, now))
         self._reset()
+        return batch
+
+    def planned(self, chunks: Sequence[Chunk], trigger: Trigger, id: str | None, now: float) -> Batch:
+        """Return a batch of chunks that were put together elsewhere, whatever their size; the open batch stays."""
+        count, size = sum(chunk.count for chunk in chunks), sum(chunk.size for chunk in chunks)
+        stamps = Stamps(min(chunk.taken_at for chunk in chunks), now)
+        return self._batch(chunks, count, size, trigger, stamps, id)
+
+    def _batch(
+        self, chunks: Sequence[Chunk], count: int, size: int, trigger: Trigger, stamps: Stamps, id: str | None = None
+    ) -> Batch:
+        batch = Batch(self._sequence, chunks, count, size, trigger, stamps, id)
+        self._sequence += 1
         return batch
 
     def _reset(self) -> None:

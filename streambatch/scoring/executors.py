@@ -3,18 +3,14 @@ is async, as tasks on the loop.
 
 An executor holds at most `capacity` batches, running or waiting for a worker; whoever submits sees to that. Every
 batch submitted comes back once, through `done`, on the event loop, with its outcome or with the error that ends the
-run; batches come back in any order. What numpy would warn of while a batch is scored is not
-worth a warning: numbers that are not finite become rejects.
+run; batches come back in any order. Only a hard stop leaves batches behind. What numpy would warn of while a batch is
+scored is not worth a warning: numbers that are not finite become rejects.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from queue import SimpleQueue
+import random as numbers
 from types import TracebackType
 from typing import Annotated, Any, Literal, Protocol, Self
 
@@ -23,27 +19,43 @@ import numpy as np
 from anyio.abc import TaskGroup
 from pydantic import Field
 
+from streambatch.errors import ConfigError, ConfigProblem, ModelError
 from streambatch.options import options
-from streambatch.records import Batch, Outcome
-from streambatch.scoring.transform import Now, Prepared, Transform
+from streambatch.records import Batch, FloatArray
+from streambatch.scoring.jobs import Done, Job, Terms
+from streambatch.scoring.retrying import Random, RetryPolicy, TimedOutError
+from streambatch.scoring.threads import ThreadExecutor
+from streambatch.scoring.transform import Now, Transform
+from streambatch.units import Duration, format_duration
 
-Done = Callable[[Batch, Outcome | Exception], None]
+TIMEOUT_SECONDS = 30.0
+"""How long a call of the model may take where nothing else is said."""
 
 
 @options
 class Workers:
-    """Where batches are scored, and how many at once."""
+    """Where batches are scored, how many at once, and what a call of the model may take."""
 
     executor: Literal["inline", "thread"] = "thread"
     """`inline`: in the event loop, least overhead. `thread`: beside it, so that reading and writing go on meanwhile."""
     count: Annotated[int, Field(ge=1, le=256)] = 1
     """Batches scored at once; with `inline`, of an async model only."""
+    timeout: Annotated[Duration, Field(gt=0)] | None = None
+    """Time for one call of the model: 30s by default. With `inline` there is none, but for an async model."""
+    attempts: Annotated[int, Field(ge=1)] = 3
+    """Times a call is tried in all when it times out, or raises an error that the model marks as passing."""
+
+    def __post_init__(self) -> None:
+        if self.timeout is None and self.executor == "thread":
+            object.__setattr__(self, "timeout", TIMEOUT_SECONDS)
 
 
 class Executor(Protocol):
     """Runs the transform."""
 
     capacity: int
+    restarts: int
+    """Workers that were replaced because a call of the model hung."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -56,51 +68,49 @@ class Executor(Protocol):
         ...
 
 
-def make_executor(workers: Workers, transform: Transform, done: Done, now: Now) -> Executor:
-    """Return the executor that the options ask for and the model allows."""
-    if getattr(transform.model, "is_async", False):
-        return TaskExecutor(transform, done, now, workers.count)
-    if workers.executor == "inline":
-        return InlineExecutor(transform, done, now)
-    return ThreadExecutor(transform, done, now, workers.count)
+def make_executor(
+    workers: Workers, transform: Transform, done: Done, now: Now, random: Random = numbers.random
+) -> Executor:
+    """Return the executor that the options ask for and the model allows.
+
+    random: what waits between attempts are drawn with. Raises ConfigError as `check_timeout` does.
+    """
+    check_timeout(workers, transform.model)
+    is_async = _is_async(transform.model)
+    timeout = workers.timeout or (TIMEOUT_SECONDS if is_async else None)
+    policy = RetryPolicy(attempts=workers.attempts)
+    terms = Terms(transform=transform, now=now, policy=policy, random=random, timeout=timeout)
+    if is_async:
+        return TaskExecutor(terms, done, workers.count)
+    if timeout is None:
+        return InlineExecutor(terms, done)
+    return ThreadExecutor(terms, done, workers.count, timeout)
 
 
-class InlineExecutor:
-    """Runs a batch in `submit` itself."""
+def check_timeout(workers: Workers, model: Any) -> None:
+    """Raise ConfigError for a time limit on calls that nothing could end: those that the event loop itself makes."""
+    if workers.executor == "inline" and workers.timeout is not None and not _is_async(model):
+        found = f'{format_duration(workers.timeout)} with executor = "inline" and a model that is not async'
+        raise ConfigError([ConfigProblem("workers.timeout", found, 'none, or executor = "thread"')])
 
-    def __init__(self, transform: Transform, done: Done, now: Now) -> None:
-        self.capacity = 1
-        self._transform, self._done, self._now = transform, done, now
+
+def _is_async(model: Any) -> bool:
+    return bool(getattr(model, "is_async", False))
+
+
+class _LoopExecutor:
+    """Calls the model on the event loop; while a batch waits to be tried again, a task holds it."""
+
+    restarts = 0
+
+    def __init__(self, terms: Terms, done: Done, capacity: int) -> None:
+        self.capacity = capacity
+        self._terms, self._done = terms, done
         self._quiet = np.errstate(all="ignore")
 
     async def __aenter__(self) -> Self:
         self._quiet.__enter__()
-        return self
-
-    async def __aexit__(self, *exit: Any) -> None:
-        self._quiet.__exit__(*exit)
-
-    def submit(self, batch: Batch) -> None:
-        batch.stamps.started = self._now()
-        try:
-            outcome = self._transform.run(batch, self._now)
-        except Exception as error:
-            self._done(batch, error)
-        else:
-            self._done(batch, outcome)
-
-
-class TaskExecutor:
-    """Runs each batch of an async model as a task; decoding and encoding happen on the loop."""
-
-    def __init__(self, transform: Transform, done: Done, now: Now, count: int) -> None:
-        self._transform, self._done, self._now = transform, done, now
-        self.capacity = count
         self._tasks: TaskGroup = anyio.create_task_group()
-        self._quiet = np.errstate(all="ignore")
-
-    async def __aenter__(self) -> Self:
-        self._quiet.__enter__()
         await self._tasks.__aenter__()
         return self
 
@@ -112,131 +122,85 @@ class TaskExecutor:
         finally:
             self._quiet.__exit__(kind, error, trace)
 
-    def submit(self, batch: Batch) -> None:
-        batch.stamps.started = self._now()
-        try:
-            prepared = self._transform.prepare(batch, self._now)
-        except Exception as error:
-            self._done(batch, error)
-            return
-        self._tasks.start_soon(self._score, batch, prepared)
+    async def _call(self, job: Job, span: slice) -> None:
+        """Call the model once."""
+        raise NotImplementedError
 
-    async def _score(self, batch: Batch, prepared: Prepared) -> None:
+    async def _go_on(self, job: Job) -> None:
+        """Do what is left of a job."""
         try:
-            scores = await self._transform.score_async(prepared)
-            batch.stamps.scored = self._now()
-            outcome = self._transform.finish(prepared, scores)
-            batch.stamps.encoded = self._now()
+            while (span := job.trial.span) is not None:
+                if job.trial.wait_seconds:
+                    await anyio.sleep(job.trial.wait_seconds)
+                await self._call(job, span)
+            outcome = job.outcome()
+        except Exception as error:
+            self._done(job.batch, error)
+        else:
+            self._done(job.batch, outcome)
+
+
+class InlineExecutor(_LoopExecutor):
+    """Runs a batch in `submit` itself, but for what has to wait."""
+
+    def __init__(self, terms: Terms, done: Done) -> None:
+        super().__init__(terms, done, 1)
+
+    def submit(self, batch: Batch) -> None:
+        batch.stamps.started = self._terms.now()
+        try:
+            job = Job(self._terms, batch)
+            while (span := job.trial.span) is not None:
+                if job.trial.wait_seconds:
+                    self._tasks.start_soon(self._go_on, job)
+                    return
+                job.call(span)
+            outcome = job.outcome()
         except Exception as error:
             self._done(batch, error)
         else:
             self._done(batch, outcome)
 
+    async def _call(self, job: Job, span: slice) -> None:
+        job.call(span)
 
-class ThreadExecutor:
-    """Runs batches in `count` threads of its own, each with one more batch waiting.
 
-    Threads take batches in order and hand results over in bulk: a busy loop is woken once for several.
-    """
-
-    def __init__(self, transform: Transform, done: Done, now: Now, count: int) -> None:
-        self._transform, self._done, self._now = transform, done, now
-        self.capacity = 2 * count
-        self._count = count
-        self._waiting: SimpleQueue[Batch | None] = SimpleQueue()
-        self._results: deque[tuple[Batch, Outcome | Exception]] = deque()
-        self._is_drain_scheduled = False
-        self._turn = _Turn()
-
-    async def __aenter__(self) -> Self:
-        self._call_soon = _loop_caller()
-        self._running = self._count
-        self._ended = anyio.Event()
-        for number in range(self._count):
-            threading.Thread(target=self._work, name=f"streambatch-worker-{number}", daemon=True).start()
-        return self
-
-    async def __aexit__(self, *_exit: object) -> None:
-        for _ in range(self._count):
-            self._waiting.put(None)
-        await self._ended.wait()
+class TaskExecutor(_LoopExecutor):
+    """Runs each batch of an async model as a task; decoding and encoding happen on the loop."""
 
     def submit(self, batch: Batch) -> None:
-        self._waiting.put(batch)
-
-    def _work(self) -> None:
-        with np.errstate(all="ignore"):
-            self._score_all()
-        self._call_soon(self._leave)
-
-    def _score_all(self) -> None:
-        while (batch := self._waiting.get()) is not None:
-            batch.stamps.started = self._now()
-            result: Outcome | Exception
-            try:
-                result = self._run(batch)
-            except Exception as error:
-                result = error
-            self._results.append((batch, result))
-            if not self._is_drain_scheduled:
-                self._is_drain_scheduled = True
-                self._call_soon(self._drain)
-
-    def _run(self, batch: Batch) -> Outcome:
-        if not self._transform.is_ordered:
-            return self._transform.run(batch, self._now)
-        with self._turn.of(batch.sequence):
-            prepared = self._transform.prepare(batch, self._now)
-        return self._transform.complete(prepared, self._now)
-
-    def _drain(self) -> None:
-        self._is_drain_scheduled = False
-        while self._results:
-            self._done(*self._results.popleft())
-
-    def _leave(self) -> None:
-        self._drain()
-        self._running -= 1
-        if self._running == 0:
-            self._ended.set()
-
-
-class _Turn:
-    """Lets threads through in the order of batches."""
-
-    def __init__(self) -> None:
-        self._next = 0
-        self._moved = threading.Condition()
-
-    @contextlib.contextmanager
-    def of(self, sequence: int) -> Iterator[None]:
-        with self._moved:
-            self._moved.wait_for(lambda: self._next == sequence)
+        batch.stamps.started = self._terms.now()
         try:
-            yield
-        finally:
-            with self._moved:
-                self._next += 1
-                self._moved.notify_all()
+            job = Job(self._terms, batch)
+        except Exception as error:
+            self._done(batch, error)
+            return
+        self._tasks.start_soon(self._go_on, job)
+
+    async def _call(self, job: Job, span: slice) -> None:
+        timeout = self._terms.timeout or TIMEOUT_SECONDS
+        job.trial.started(self._terms.now())
+        result: FloatArray | Exception = TimedOutError(timeout)
+        with anyio.move_on_after(timeout):
+            result = await self._tried(job, span)
+        job.learn(result)
+
+    async def _tried(self, job: Job, span: slice) -> FloatArray | Exception:
+        transform = self._terms.transform
+        try:
+            return await transform.call_async(job.prepared, span)
+        except Exception as error:
+            return error
+        except anyio.get_cancelled_exc_class():
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            if _is_cancelled_from_outside():
+                raise
+            return ModelError(transform.model_name, "cancelled itself")
 
 
-def _loop_caller() -> Callable[[Callable[[], None]], None]:
-    """Return a function that any thread may call to have something called soon on the running event loop."""
-    try:
-        return _unless_closed(asyncio.get_running_loop().call_soon_threadsafe, RuntimeError)
-    except RuntimeError:
-        import trio
-
-        return _unless_closed(trio.lowlevel.current_trio_token().run_sync_soon, trio.RunFinishedError)
-
-
-def _unless_closed(
-    call_soon: Callable[[Callable[[], None]], object], closed: type[Exception]
-) -> Callable[[Callable[[], None]], None]:
-    """Ignore a loop that is gone: a thread that a hard stop left behind has nobody to tell."""
-
-    def call(function: Callable[[], None]) -> None:
-        with contextlib.suppress(closed):
-            call_soon(function)
-
-    return call
+def _is_cancelled_from_outside() -> bool:
+    """Tell whether somebody cancelled the running task by asyncio's own means, of which no cancel scope knows."""
+    if anyio.get_cancelled_exc_class() is not asyncio.CancelledError:
+        return True
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

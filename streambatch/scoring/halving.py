@@ -14,17 +14,17 @@ from streambatch.records import IntArray
 
 
 class Halving:
-    """Rows still to try after the whole of them failed, what succeeded, and who is to blame.
+    """Rows still to try, what succeeded, and who is to blame.
 
-    Ask for `next_span` until it is None; answer each with `succeeded` or `failed`.
+    Ask for `next_span` until it is None, first for all rows together; answer each with `succeeded`, `failed` or
+    `given_up`.
     """
 
-    def __init__(self, rows: int, error: Exception) -> None:
+    def __init__(self, rows: int) -> None:
         self.results: list[tuple[int, int, Any]] = []
         self.guilty: list[tuple[int, Exception]] = []
-        self._todo: list[tuple[int, int]] = []
-        self._current = (0, rows)
-        self.failed(error)
+        self._todo: list[tuple[int, int]] = [(0, rows)] if rows else []
+        self._current = (0, 0)
 
     def next_span(self) -> slice | None:
         """Return the rows to try next; None when all is known."""
@@ -46,6 +46,10 @@ class Halving:
         middle = (start + stop) // 2
         self._todo += [(middle, stop), (start, middle)]
 
+    def given_up(self, error: Exception) -> None:
+        """Learn that the span can't be taken, and that halves of it would fare no better."""
+        self.guilty += [(row, error) for row in range(*self._current)]
+
     def kept(self) -> IntArray:
         """Return the rows that some call took, in order."""
         spans = [np.arange(start, stop) for start, stop, _ in self.results]
@@ -53,8 +57,10 @@ class Halving:
 
 
 def isolate(call: Callable[[slice], Any], rows: int, error: Exception) -> Halving:
-    """Halve until all guilty rows stand alone; `call` takes the rows to try."""
-    halving = Halving(rows, error)
+    """Halve until all guilty rows stand alone; `call` takes the rows to try, `error` is what all of them gave."""
+    halving = Halving(rows)
+    halving.next_span()
+    halving.failed(error)
     while (span := halving.next_span()) is not None:
         try:
             halving.succeeded(call(span))

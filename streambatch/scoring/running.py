@@ -7,10 +7,13 @@ however records were batched.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
+import msgspec
 import numpy as np
+import numpy.typing as npt
 
-from streambatch.errors import ShapeError
+from streambatch.errors import ShapeError, StepError
 from streambatch.records import BoolArray, FloatArray
 
 _LARGEST = 1e140
@@ -33,6 +36,21 @@ class RunningState:
     squares: FloatArray
 
 
+class _Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """A state as it is dumped: little-endian float64, so that it is the same to the bit on any machine."""
+
+    version: int
+    shape: tuple[int, ...]
+    count: bytes
+    shift: bytes
+    total: bytes
+    squares: bytes
+
+
+_VERSION = 1
+_STORED = np.dtype("<f8")
+
+
 class RunningStandardize:
     """(x - mean) / scale, each record with mean and standard deviation of all records up to and with itself.
 
@@ -41,8 +59,12 @@ class RunningStandardize:
 
     is_stateful = True
 
-    def __init__(self, *, name: str = "standardize") -> None:
-        self.name = name
+    def __init__(self, *, name: str = "standardize", shape: tuple[int, ...] | None = None) -> None:
+        self.name, self._shape = name, shape
+
+    def bind(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> RunningStandardize:
+        """Return the step for records of one shape, which then refuses the state of others."""
+        return RunningStandardize(name=self.name, shape=shape)
 
     def initial_state(self) -> RunningState:
         """Return the state before the first record."""
@@ -61,6 +83,31 @@ class RunningStandardize:
             return state, x
         with np.errstate(over="ignore", invalid="ignore"):
             return _standardized(state, x)
+
+    def dump(self, state: RunningState) -> bytes:
+        """Return the state as bytes that hold all of it, exactly."""
+        arrays = {name: getattr(state, name).astype(_STORED).tobytes() for name in RunningState.__slots__}
+        return msgspec.msgpack.encode(_Stored(version=_VERSION, shape=state.count.shape, **arrays))
+
+    def load(self, data: bytes) -> RunningState:
+        """Return the state that was dumped. Raises StepError for one of records of another shape."""
+        try:
+            stored = msgspec.msgpack.decode(data, type=_Stored)
+        except msgspec.MsgspecError as error:
+            raise StepError(self.name, f"its stored statistics can't be read: {error}") from error
+        if stored.version != _VERSION:
+            problem = f"its statistics were stored in version {stored.version}; this one reads {_VERSION}"
+            raise StepError(self.name, problem)
+        if self._shape is not None and stored.shape not in ((), self._shape):
+            problem = f"its stored statistics are of records of shape {stored.shape}; these are of {self._shape}"
+            raise StepError(self.name, problem)
+        return RunningState(**{name: self._array(name, stored) for name in RunningState.__slots__})
+
+    def _array(self, name: str, stored: _Stored) -> FloatArray:
+        data: bytes = getattr(stored, name)
+        if len(data) != _STORED.itemsize * prod(stored.shape):
+            raise StepError(self.name, f"its stored statistics hold {len(data)} bytes of {name} for {stored.shape}")
+        return np.frombuffer(data, _STORED).astype(np.float64).reshape(stored.shape)
 
 
 def _standardized(state: RunningState, x: FloatArray) -> tuple[RunningState, FloatArray]:

@@ -79,6 +79,12 @@ class BoundStep:
         self._rows = max(1, _TILE_BYTES // max(1, record_bytes))
         self._tiles = [np.ascontiguousarray(np.broadcast_to(value, (self._rows, *shape))) for value in parameters]
 
+    def bind(self, shape: Shape, dtype: npt.DTypeLike) -> BoundStep:
+        """Return itself: it is bound already. Raises ShapeError for another shape."""
+        if shape != self._shape:
+            raise ShapeError(f"preprocess step {self.name}", _rows_of(self._shape), shape)
+        return self
+
     def __call__(self, x: FloatArray, /) -> FloatArray:
         """Return a new array; x: (n, *shape). Raises ShapeError for records of another shape."""
         if x.shape[1:] != self._shape:

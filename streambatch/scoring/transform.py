@@ -7,6 +7,7 @@ a thread, in a process or on a distributed engine.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
@@ -36,6 +37,17 @@ from streambatch.records import (
 from streambatch.scoring.check import checked_scores
 from streambatch.scoring.halving import Halving, isolate
 from streambatch.scoring.replies import filtered_line, reject_line, replies_of
+from streambatch.scoring.retrying import ONCE, told
+from streambatch.scoring.states import (
+    States,
+    check_storable,
+    dump_states,
+    has_memory,
+    initial_states,
+    load_states,
+    name_of,
+)
+from streambatch.scoring.trial import Trial
 
 Now = Callable[[], float]
 
@@ -48,9 +60,12 @@ class SourceFormat:
 
 
 class Prepared:
-    """A batch on its way through the transform: the rows still alive, and what became of the others."""
+    """A batch on its way through the transform: the rows still alive, and what became of the others.
 
-    __slots__ = ("batch", "carry", "filtered", "filtered_ids", "ids", "index", "rejects", "x")
+    states: what steps with memory hold after the batch; None where there is no such step.
+    """
+
+    __slots__ = ("batch", "carry", "filtered", "filtered_ids", "ids", "index", "rejects", "states", "x")
 
     def __init__(self, batch: Batch, rows: Rows) -> None:
         self.batch = batch
@@ -58,6 +73,7 @@ class Prepared:
         self.rejects: list[Reject] = list(rows.rejects)
         self.filtered: list[int] = []
         self.filtered_ids: list[RecordId] = []
+        self.states: States | None = None
 
     def places(self) -> IntArray:
         """Return each row's place in the batch."""
@@ -89,8 +105,20 @@ class Transform:
     ) -> None:
         self.formats, self.steps, self.model, self.encoder = formats, steps, model, encoder
         self.model_name, self.reply_encoder = model_name, reply_encoder
-        self.is_ordered = any(getattr(step, "is_stateful", False) for step in steps)
-        self._states = [step.initial_state() if getattr(step, "is_stateful", False) else None for step in steps]
+        self.is_ordered = any(map(has_memory, steps))
+        self._states = initial_states(steps)
+
+    def dump(self, states: States | None) -> bytes:
+        """Return as bytes what an outcome says that steps with memory hold; empty if there are none."""
+        return b"" if states is None else dump_states(self.steps, states)
+
+    def restore(self, data: bytes | None) -> None:
+        """Go on, before the first batch, from what was dumped; from the beginning if that is None or empty.
+
+        Raises StepError for a step whose state can't be stored, or that what was dumped is not of.
+        """
+        check_storable(self.steps)
+        self._states = load_states(self.steps, data) if data else initial_states(self.steps)
 
     def prepare(self, batch: Batch, now: Now) -> Prepared:
         """Decode, validate and preprocess. Must be called in order of batches when `is_ordered`."""
@@ -106,56 +134,96 @@ class Transform:
         for at in range(len(self.steps)):
             if len(prepared.ids):
                 self._preprocess(prepared, at)
+        if self.is_ordered:
+            prepared.states = self._states
         stamps.preprocessed = now()
         return prepared
 
-    def score(self, prepared: Prepared) -> FloatArray:
-        """Return (n,) or (n, k) scores of the rows that the model takes; the others become rejects."""
-        if not len(prepared.ids):
-            return np.empty(0)
-        try:
-            return self._called(prepared.x)
-        except Exception as error:
-            x = prepared.x
-            halving = isolate(lambda span: self._called(x[span]), len(x), error)
-        return self._settle_model(prepared, halving)
+    def call(self, prepared: Prepared, span: slice) -> FloatArray:
+        """Return the model's scores of some of the rows: (n,) or (n, k). Changes nothing; any thread may call it.
 
-    async def score_async(self, prepared: Prepared) -> FloatArray:
-        """The same with a model whose `score` is async."""
-        if not len(prepared.ids):
-            return np.empty(0)
+        Raises what the model raises, always an Exception, but for an interrupt from the keyboard.
+        """
+        x = prepared.x[span]
         try:
-            return await self._awaited(prepared.x)
-        except Exception as error:
-            halving = Halving(len(prepared.x), error)
-        while (span := halving.next_span()) is not None:
+            return checked_scores(self.model_name, self.model.score(_writable(self.model, x)), len(x))
+        except Exception:
+            raise
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise  # in any other thread it is the model's own
+            raise ModelError(self.model_name, f"raised {told(error)}") from error
+
+    async def call_async(self, prepared: Prepared, span: slice) -> FloatArray:
+        """The same for a model whose `score` is async; the caller's cancellation passes."""
+        x = prepared.x[span]
+        try:
+            return checked_scores(self.model_name, await self.model.score(_writable(self.model, x)), len(x))
+        except (SystemExit, GeneratorExit) as error:  # they would end the event loop
+            raise ModelError(self.model_name, f"raised {told(error)}") from error
+
+    def complete(self, prepared: Prepared, trial: Trial, now: Now) -> Outcome:
+        """Make the outcome of a batch whose trial is over.
+
+        Scores that are not finite and rows that the model can't take become rejects. Raises ModelError when the first
+        batch of all has no score at all.
+        """
+        stamps = prepared.batch.stamps
+        scores = self._settle(prepared, trial)
+        stamps.retry_seconds, stamps.scored = trial.retry_seconds, now()
+        outcome = self._finish(prepared, scores, trial.retries)
+        stamps.encoded = now()
+        return outcome
+
+    def run(self, batch: Batch, now: Now) -> Outcome:
+        """Do all of it for a model whose `score` is sync, without retries, and stamp the stages."""
+        prepared = self.prepare(batch, now)
+        trial = Trial(len(prepared.ids), ONCE, float)
+        while trial.span is not None:
+            trial.started(now())
             try:
-                halving.succeeded(await self._awaited(prepared.x[span]))
+                scores = self.call(prepared, trial.span)
             except Exception as error:
-                halving.failed(error)
-        return self._settle_model(prepared, halving)
+                trial.failed(error, now())
+            else:
+                trial.succeeded(scores)
+        return self.complete(prepared, trial, now)
 
-    def finish(self, prepared: Prepared, scores: FloatArray) -> Outcome:
+    async def run_async(self, batch: Batch, now: Now) -> Outcome:
+        """The same for a model whose `score` is async."""
+        prepared = self.prepare(batch, now)
+        trial = Trial(len(prepared.ids), ONCE, float)
+        while trial.span is not None:
+            trial.started(now())
+            try:
+                scores = await self.call_async(prepared, trial.span)
+            except Exception as error:
+                trial.failed(error, now())
+            else:
+                trial.succeeded(scores)
+        return self.complete(prepared, trial, now)
+
+    def _finish(self, prepared: Prepared, scores: FloatArray, retries: int) -> Outcome:
         """Encode the scores that are finite; the others become rejects."""
         if not all_finite(scores):
             scores = self._drop_non_finite(prepared, scores)
         payload = self.encoder.encode(prepared.ids, scores, prepared.carry) if len(prepared.ids) else b""
         prepared.rejects.sort(key=_index_of)
         replies = () if self.reply_encoder is None else self._replies(prepared, payload, scores)
-        return Outcome(payload, _scored(prepared), prepared.rejects, _filtered(prepared), replies)
+        return Outcome(
+            payload,
+            _scored(prepared),
+            prepared.rejects,
+            _filtered(prepared),
+            replies,
+            index=prepared.index,
+            states=prepared.states,
+            retries=retries,
+        )
 
-    def run(self, batch: Batch, now: Now) -> Outcome:
-        """Do all of it for a model whose `score` is sync, and stamp the stages."""
-        return self.complete(self.prepare(batch, now), now)
-
-    def complete(self, prepared: Prepared, now: Now) -> Outcome:
-        """Score and finish what was prepared."""
-        stamps = prepared.batch.stamps
-        scores = self.score(prepared)
-        stamps.scored = now()
-        outcome = self.finish(prepared, scores)
-        stamps.encoded = now()
-        return outcome
+    def refused(self, batch: Batch, place: int, error: str) -> Reject:
+        """Return the reject of a record that was scored and that the sink won't take, by its place in the batch."""
+        return self._reject(batch, place, "sink", "sink_refused", error, None)
 
     def _replies(self, prepared: Prepared, payload: bytes, scores: FloatArray) -> Sequence[bytes]:
         encoder = self.reply_encoder
@@ -168,16 +236,11 @@ class Transform:
         others |= dict(zip(prepared.filtered, map(filtered_line, prepared.filtered_ids), strict=True))
         return replies_of(prepared.batch, lines, prepared.places(), others)
 
-    def _called(self, x: FloatArray) -> FloatArray:
-        return checked_scores(self.model_name, self.model.score(_writable(self.model, x)), len(x))
-
-    async def _awaited(self, x: FloatArray) -> FloatArray:
-        return checked_scores(self.model_name, await self.model.score(_writable(self.model, x)), len(x))
-
     def _preprocess(self, prepared: Prepared, at: int) -> None:
         step, x = self.steps[at], prepared.x
         if self._states[at] is not None:
-            self._states[at], prepared.x = step(self._states[at], x)
+            state, prepared.x = step(self._states[at], x)
+            self._states = (*self._states[:at], state, *self._states[at + 1 :])
             return
         try:
             prepared.x, mask = _stepped(step, x)
@@ -193,30 +256,32 @@ class Transform:
     def _isolate_step(self, prepared: Prepared, step: Any, error: Exception) -> BoolArray | None:
         x = prepared.x
         halving = isolate(lambda span: _stepped(step, x[span]), len(x), error)
-        self._blame(prepared, halving, "preprocess", "step_error", f"preprocess step {_name_of(step)}")
+        self._blame(prepared, halving, "preprocess", "step_error", f"preprocess step {name_of(step)}")
         if not halving.results:
             return None
         prepared.x = np.concatenate([y for _, _, (y, _) in halving.results])
         masks = [np.ones(len(y), bool) if mask is None else mask for _, _, (y, mask) in halving.results]
         return np.concatenate(masks)
 
-    def _settle_model(self, prepared: Prepared, halving: Halving) -> FloatArray:
-        if prepared.batch.sequence == 0 and not halving.results:
-            cause = halving.guilty[0][1]
-            raise ModelError(self.model_name, f"failed on the whole first batch: {_told(cause)}") from cause
-        self._blame(prepared, halving, "score", "model_error", f"model {self.model_name}")
-        if not halving.results:
-            return np.empty(0)
-        return np.concatenate([scores for _, _, scores in halving.results])
+    def _settle(self, prepared: Prepared, trial: Trial) -> FloatArray:
+        halving = trial.halving
+        if halving is None:
+            return np.empty(0) if trial.scores is None else trial.scores
+        if halving.guilty:
+            if prepared.batch.sequence == 0 and not halving.results:
+                cause = halving.guilty[0][1]
+                raise ModelError(self.model_name, f"failed on the whole first batch: {told(cause)}") from cause
+            self._blame(prepared, halving, "score", "model_error", f"model {self.model_name}")
+        parts = [scores for _, _, scores in halving.results]
+        return np.concatenate(parts) if parts else np.empty(0)
 
     def _blame(self, prepared: Prepared, halving: Halving, stage: Stage, reason: Reason, who: str) -> None:
         """Make rejects of the guilty rows and keep the others."""
         places = prepared.places()
         for row, error in halving.guilty:
+            text = str(error) if isinstance(error, ModelError) else f"{who}: {told(error)}"
             prepared.rejects.append(
-                self._reject(
-                    prepared, int(places[row]), stage, reason, f"{who}: {_told(error)}", item(prepared.ids, row)
-                )
+                self._reject(prepared.batch, int(places[row]), stage, reason, text, item(prepared.ids, row))
             )
         mask = np.zeros(len(prepared.ids), bool)
         mask[halving.kept()] = True
@@ -228,15 +293,15 @@ class Transform:
         for row in np.flatnonzero(~mask).tolist():
             error = f"model {self.model_name}: expected a finite score, found {scores[row]}"
             prepared.rejects.append(
-                self._reject(prepared, int(places[row]), "score", "non_finite_score", error, item(prepared.ids, row))
+                self._reject(prepared.batch, int(places[row]), "score", "non_finite_score", error, item(prepared.ids, row))
             )
         prepared.keep(mask)
         return np.asarray(scores[mask])
 
     def _reject(
-        self, prepared: Prepared, place: int, stage: Stage, reason: Reason, error: str, record_id: RecordId
+        self, batch: Batch, place: int, stage: Stage, reason: Reason, error: str, record_id: RecordId | None
     ) -> Reject:
-        chunk, index = prepared.batch.locate(place)
+        chunk, index = batch.locate(place)
         framing = self.formats[chunk.partition.source].framing
         return Reject(
             place,
@@ -255,9 +320,9 @@ def _stepped(step: Any, x: FloatArray) -> tuple[FloatArray, BoolArray | None]:
     result = step(_writable(step, x))
     y, mask = result if isinstance(result, tuple) else (result, None)
     if np.ndim(y) == 0 or len(y) != len(x):
-        raise ShapeError(f"preprocess step {_name_of(step)}", f"({len(x)}, ...)", np.shape(y))
+        raise ShapeError(f"preprocess step {name_of(step)}", f"({len(x)}, ...)", np.shape(y))
     if mask is not None and np.shape(mask) != (len(x),):
-        raise ShapeError(f"mask of preprocess step {_name_of(step)}", f"({len(x)},)", np.shape(mask))
+        raise ShapeError(f"mask of preprocess step {name_of(step)}", f"({len(x)},)", np.shape(mask))
     return y, mask
 
 
@@ -265,10 +330,6 @@ def _writable(part: Any, x: FloatArray) -> FloatArray:
     """Return features that a part may write to: those of a table are shared with it. Parts that are bound to a shape
     are this package's own, which don't."""
     return x if x.flags.writeable or hasattr(part, "bind") else x.copy()
-
-
-def _name_of(part: object) -> str:
-    return str(getattr(part, "name", type(part).__name__))
 
 
 def _runs(chunks: Sequence[Chunk]) -> list[tuple[str, Sequence[Chunk]]]:
@@ -285,10 +346,6 @@ def _source_of(chunk: Chunk) -> str:
 
 def _index_of(reject: Reject) -> int:
     return reject.index
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def _joined(parts: Sequence[Rows], runs: Sequence[tuple[str, Sequence[Chunk]]]) -> Rows:

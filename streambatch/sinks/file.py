@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from streambatch.clock import Clock, SystemClock
+from streambatch.durable import Commit, Mark
 from streambatch.errors import HeldError, OptionError, SinkError
 from streambatch.options import options
 from streambatch.segments import Rotation
@@ -38,9 +39,10 @@ class FileSink:
     """`jsonl`: one JSON object a line. `csv`: a header and one row a record. `arrow`: an IPC stream, readable while it
     is written. `parquet`: always in segments, each readable, and its records acked, once it is closed."""
     if_exists: Literal["error", "append", "replace"] = "error"
-    """An output that is already there: stop, add to it (an unterminated last line is ended first), or empty it. With
-    `rotate` that means all segments: new ones get the next numbers, or the old ones are removed. What can't be gone on
-    with is never added to: `append` needs `rotate` where scores are compressed or columnar."""
+    """An output that is already there, and of which no state knows: stop, add to it (an unterminated last line is ended
+    first), or empty it. With `rotate` that means all segments: new ones get the next numbers, or the old ones are
+    removed. What can't be gone on with is never added to: `append` needs `rotate` where scores are compressed or
+    columnar."""
     rotate: Rotation | None = None
     """Close a segment at this size or age and begin the next, such as `{ max_bytes = "256MiB", max_age = "1h" }`.
     Absent: one file; with parquet 256 MiB and 60 s."""
@@ -80,8 +82,17 @@ class FileSink:
         paths = [*(file.names.found().values() if file.rotation is not None else ()), file.open_path]
         return [path for path in paths if path.exists() and path.stat().st_size]
 
+    def restore(self, mark: Mark | None, commit: Commit) -> None:
+        """Learn, before `open`, how far the output was acked; see `RewindableOutput`."""
+        self._output.file.restore(mark, commit)
+
+    def mark(self) -> Mark:
+        """Return how far the output goes: the number of the open segment and its length in bytes, as far as it holds
+        scores that can be kept, and whether it is being closed."""
+        return self._output.file.mark()
+
     async def open(self, header: bytes) -> None:
-        """Claim the output and start it with `header` if it is empty."""
+        """Claim the output and start it with `header` if it is empty; or take it back to where it was acked to."""
         try:
             await self._start(header)
         except BaseException:
@@ -93,11 +104,15 @@ class FileSink:
         await self._output.write(payload)
 
     async def sync(self) -> int:
-        """Close a segment that is due, and make all that was written to files durable. Returns their length in bytes.
+        """Make all that was written to files durable. Returns their length in bytes.
 
         What that doesn't make readable, see `durable_writes`, isn't durable.
         """
         return await self._output.sync()
+
+    async def close_due(self) -> None:
+        """Close the segment if it is old enough. For the task that writes."""
+        await self._output.close_due()
 
     async def finish(self) -> None:
         """Complete the open file and close the last segment: nothing more will be written."""
@@ -123,18 +138,41 @@ class FileSink:
         return self.format in ("jsonl", "csv") and self.compression in (None, "none")
 
     async def _start(self, header: bytes) -> None:
+        output, file = self._output, self._output.file
+        output.begin(header)
+        if file.has_mark:
+            await self._take_back()
+        else:
+            await self._settle(header)
+        if not file.is_claimed:
+            await file.begin()
+            if file.length and self.if_exists == "error":
+                raise self._held(file.file.path)
+        if file.rotation is None and file.length == 0 and header:
+            await output.write_header()
+        file.opened()
+
+    async def _take_back(self) -> None:
         file = self._output.file
-        closed = await self._output.open(header)
+        await file.take_back()
+        if file.length:
+            if self._is_plain:
+                await file.file.end_line()
+            await self._output.resume()
+
+    async def _settle(self, header: bytes) -> None:
+        """Do with what is there as the config says."""
+        file = self._output.file
+        closed = await file.look()
         there = list(closed.values()) + ([file.file.path] if file.length else [])
         if there and self.if_exists == "error":
             raise self._held(there[0])
         if there and self.if_exists == "replace":
-            await file.file.truncate(0)
-            await file.remove(closed)
+            await file.replace(closed)
         elif file.length:
             await self._go_on(header)
-        if file.rotation is None and file.length == 0 and header:
-            await self._output.write_header()
+        else:
+            await file.settle()
 
     async def _go_on(self, header: bytes) -> None:
         """Go on after what a file holds."""
@@ -145,11 +183,15 @@ class FileSink:
                 'with it; move it away, or set if_exists to "replace"'
             )
         await self._check_columns(header)
+        await file.settle()
         await file.file.end_line()
         file.begin_record()
 
     def _held(self, path: Path) -> HeldError:
-        holds = "is already there" if path != Path(self.path) else f"already holds {self._output.file.length} bytes"
+        file = self._output.file
+        holds = "is already there" if path != Path(self.path) else f"already holds {file.length} bytes"
+        if file.is_restored:
+            holds += ", an output without state beside it"
         return HeldError(f'sink {self.name}: {path} {holds}; move it away, or set if_exists to "append" or "replace"')
 
     async def _check_columns(self, header: bytes) -> None:

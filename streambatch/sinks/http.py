@@ -1,13 +1,13 @@
-"""The sink that posts scores to an HTTP server, one request a write, over one connection that is kept.
+"""The sink that posts scores to an HTTP server, one request a batch, over one connection that is kept.
 
-Every request has an id of its own, by which a server can tell one that comes twice: a request whose connection broke
-before an answer came is sent once more.
+At least once: what wasn't answered is to be posted again, under the same id, by which the server can tell. What is no
+fault of the scores, be it a server that is away, overloaded, or doesn't let us in, is an outage: it may pass. A payload
+that the server can't take for what it holds is refused. Any other answer takes a change of the config.
 """
 
 from __future__ import annotations
 
 import secrets
-import ssl
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Literal
@@ -15,62 +15,77 @@ from urllib.parse import SplitResult, urlsplit
 
 import anyio
 import h11
-from anyio.abc import ByteStream
 from pydantic import Field
 
-from streambatch.addresses import cause_of
-from streambatch.errors import OptionError, SinkError
+from streambatch.errors import OptionError, SinkError, SinkOutage, SinkRefused
 from streambatch.options import options
+from streambatch.sinks.http_client import LOST, Answer, Client, why_lost
 from streambatch.units import Duration
 
-READ_BYTES = 64 << 10
-SHOWN_BYTES = 200
-"""Bytes of a refusal that a message shows."""
 BATCH_ID = "Streambatch-Batch-Id"
-
-_LOST = (anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError, OSError, h11.RemoteProtocolError)
+REFUSALS = (400, 413, 422)
+OUTAGES = (401, 403, 404, 408, 425, 429)
+"""Answers that blame the payload, and those below 500 that don't."""
+_SET_HERE = ("content-length", "transfer-encoding", BATCH_ID.lower())
 
 
 @options
 class HttpSink:
-    """Post scores as JSON lines. Any answer of 200 to 299 means that the server has them; others end the run."""
+    """Post scores as JSON lines. Any answer of 200 to 299 means that the server has them."""
 
     url: str
-    """Where to post: `http://127.0.0.1:8080/scores`, or https."""
+    """Where to post: `http://127.0.0.1:8080/scores`, or https. Redirects are not followed."""
     headers: Mapping[str, str] = Field(default_factory=dict)
     """Headers of every request, such as Authorization."""
+    ca_file: str | None = None
+    """File with the certificates, in PEM, that an https server's is checked against; default: the system's."""
     timeout: Annotated[Duration, Field(gt=0)] = 30.0
-    """How long a request may take, from connecting to the end of the answer."""
+    """How long a request may take, from connecting to the end of the answer, before it is sent again."""
     format: Literal["jsonl"] = "jsonl"
     """One JSON object a line."""
     name: str = "http"
     """Label of the sink in metrics and messages."""
 
     def __post_init__(self) -> None:
-        try:
-            parts = urlsplit(self.url)
-            is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            is_right = False
-        if not is_right:
+        if not _is_url(self.url):
             raise OptionError("url", repr(self.url), "a URL such as http://127.0.0.1:8080/scores")
+        for name, value in self.headers.items():
+            if name.lower() in _SET_HERE:
+                raise OptionError("headers", repr(name), f"headers other than {', '.join(_SET_HERE)}")
+            if not _is_header(name, value):
+                raise OptionError("headers", repr(name), "names and values of one line of ASCII")
+        if self.ca_file is not None and urlsplit(self.url).scheme != "https":
+            raise OptionError("ca_file", repr(self.ca_file), "nothing, unless url begins with https")
 
     async def open(self, header: bytes) -> None:
-        """Start a series of batch ids. The server is first asked for when there is something to send."""
-        self._client.start()
+        """Start a series of batch ids. The server is first asked for when there is something to send.
+
+        Raises SinkError when `ca_file` can't be used.
+        """
+        try:
+            self._client.start()
+        except OSError as error:
+            raise SinkError(self.name, f"ca_file {self.ca_file}: {why_lost(error)}") from error
+        self._own_ids.start()
 
     async def write(self, payload: bytes) -> None:
-        """Post whole records. Raises SinkError unless the server says that it has them."""
+        """Post whole records under an id that no other request has; see `write_batch`."""
+        await self.write_batch(payload, self._own_ids.next())
+
+    async def write_batch(self, payload: bytes, batch_id: str) -> None:
+        """Post the records of one batch. batch_id: ASCII; goes along as the header `Streambatch-Batch-Id`.
+
+        Raises SinkOutage when it may be posted again later, SinkRefused when the server doesn't take such records, and
+        SinkError for answers that no waiting cures. Cancelled, it may have been posted or not.
+        """
         try:
             with anyio.fail_after(self.timeout):
-                status, answer = await self._client.post(payload)
+                answer = await self._client.post(payload, (BATCH_ID, batch_id))
         except TimeoutError as error:
-            raise SinkError(self.name, f"{self.url} took more than {self.timeout:g} s") from error
-        except _LOST as error:
-            raise SinkError(self.name, f"can't post to {self.url}: {_cause(error)}") from error
-        if not 200 <= status < 300:
-            shown = answer.decode(errors="replace").strip()
-            raise SinkError(self.name, f"{self.url} answered {status}" + (f": {shown}" if shown else ""))
+            raise SinkOutage(self.name, f"{self._client.where} took more than {self.timeout:g} s") from error
+        except LOST as error:
+            raise SinkOutage(self.name, f"can't post to {self._client.where}: {why_lost(error)}") from error
+        self._check(answer)
 
     async def sync(self) -> int:
         """Return the bytes posted since `open`: the server has them all."""
@@ -81,96 +96,56 @@ class HttpSink:
         await self._client.close()
 
     @cached_property
-    def _client(self) -> _Client:
-        return _Client(urlsplit(self.url), self.headers)
+    def _client(self) -> Client:
+        url = urlsplit(self.url)
+        return Client(url, [("Content-Type", "application/x-ndjson"), *self.headers.items()], self.ca_file)
+
+    @cached_property
+    def _own_ids(self) -> _Series:
+        return _Series()
+
+    def _check(self, answer: Answer) -> None:
+        if answer.is_success:
+            return
+        status, told = answer.status, answer.text
+        problem = f"{self._client.where} answered {status}" + (f": {told}" if told else "")
+        if status in REFUSALS:
+            raise SinkRefused(self.name, problem, status=status, reason=told)
+        if status in OUTAGES or status >= 500:
+            raise SinkOutage(self.name, problem, answer.retry_after)
+        if answer.location:
+            problem += f"; redirects are not followed: set url to {answer.location} if that is right"
+        raise SinkError(self.name, problem)
 
 
-class _Client:
-    """One connection to one server, one request at a time."""
+class _Series:
+    """Ids for requests that nobody else has named."""
 
-    def __init__(self, url: SplitResult, headers: Mapping[str, str]) -> None:
-        self._url = url
-        self._target = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        self._headers = [("Host", url.netloc.rpartition("@")[2]), ("Content-Type", "application/x-ndjson")]
-        self._headers += list(headers.items())
-        self._stream: ByteStream | None = None
-        self._conn = h11.Connection(h11.CLIENT)
+    def __init__(self) -> None:
         self.start()
 
     def start(self) -> None:
-        self._series, self._posts, self.length = secrets.token_hex(8), 0, 0
+        self._series, self._count = secrets.token_hex(8), 0
 
-    async def post(self, payload: bytes) -> tuple[int, bytes]:
-        """Return status and the beginning of the answer. Cancelled or failed, the connection is not used again."""
-        self._posts += 1
-        is_reused = self._stream is not None
-        try:
-            status, answer = await self._try(payload)
-        except _LOST:
-            if not is_reused:
-                raise
-            # A server may close a connection that is kept at any time, also just when a request is on its way.
-            status, answer = await self._try(payload)
-        self.length += len(payload)
-        return status, answer
-
-    async def close(self) -> None:
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            await anyio.aclose_forcefully(stream)
-
-    async def _try(self, payload: bytes) -> tuple[int, bytes]:
-        is_done = False
-        try:
-            stream = self._stream or await self._connect()
-            head = [*self._headers, ("Content-Length", str(len(payload))), (BATCH_ID, f"{self._series}-{self._posts}")]
-            request = h11.Request(method="POST", target=self._target, headers=head)
-            await stream.send(self._conn.send(request) or b"")
-            await stream.send(self._conn.send(h11.Data(data=payload)) or b"")
-            self._conn.send(h11.EndOfMessage())
-            found = await self._answer(stream)
-            is_done = self._conn.our_state is h11.DONE and self._conn.their_state is h11.DONE
-            if is_done:
-                self._conn.start_next_cycle()
-            return found
-        finally:
-            if not is_done:
-                with anyio.CancelScope(shield=True):
-                    await self.close()
-
-    async def _connect(self) -> ByteStream:
-        url = self._url
-        assert url.hostname is not None
-        if url.scheme == "https":
-            port, context = url.port or 443, ssl.create_default_context()
-            self._stream = await anyio.connect_tcp(
-                url.hostname, port, tls=True, ssl_context=context, tls_standard_compatible=False
-            )
-        else:
-            self._stream = await anyio.connect_tcp(url.hostname, url.port or 80)
-        self._conn = h11.Connection(h11.CLIENT)
-        return self._stream
-
-    async def _answer(self, stream: ByteStream) -> tuple[int, bytes]:
-        status, body = 0, b""
-        while True:
-            event = self._conn.next_event()
-            if event is h11.NEED_DATA:
-                try:
-                    self._conn.receive_data(await stream.receive(READ_BYTES))
-                except anyio.EndOfStream:
-                    self._conn.receive_data(b"")
-            elif isinstance(event, h11.Response):
-                status = event.status_code
-            elif isinstance(event, h11.Data):
-                body = (body + bytes(event.data))[:SHOWN_BYTES]
-            elif isinstance(event, h11.EndOfMessage):
-                return status, body
-            elif isinstance(event, h11.ConnectionClosed):
-                raise anyio.EndOfStream
+    def next(self) -> str:
+        self._count += 1
+        return f"{self._series}-{self._count}"
 
 
-def _cause(error: BaseException) -> str:
-    if isinstance(error, h11.RemoteProtocolError):
-        return f"the answer is no HTTP ({error})"
-    return cause_of(error) if isinstance(error, OSError) else "the connection was lost"
+def _is_url(url: str) -> bool:
+    try:
+        parts: SplitResult = urlsplit(url)
+        host = parts.hostname or ""
+        host.encode("idna")
+        h11.Request(method="POST", target=url.encode("ascii"), headers=[("Host", "x")])
+        return parts.scheme in ("http", "https") and bool(host) and parts.port != 0
+    except (ValueError, h11.LocalProtocolError):
+        return False
+
+
+def _is_header(name: str, value: str) -> bool:
+    try:
+        h11.Request(method="POST", target="/", headers=[("Host", "x"), (name, value)])
+    except (ValueError, h11.LocalProtocolError):
+        return False
+    return True

@@ -10,19 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import anyio
 from anyio import to_thread
 
 from streambatch.clock import Clock
 from streambatch.errors import SinkError
 from streambatch.segments import Rotation, SegmentedFile
-from streambatch.sinks.containers import Compression, Container, Format, Misfit, container_for
+from streambatch.sinks.containers import HEAD_BYTES, Compression, Container, Format, Misfit, container_for
 
 T = TypeVar("T")
 
 
 class Output:
-    """What one sink has written and how much of it is durable. One task writes; any may sync.
+    """What one sink has written and how much of it is durable. One task writes and closes; any may sync.
 
     written, durable: payloads since `open`.
     """
@@ -40,13 +39,23 @@ class Output:
         self.written = self.durable = 0
         self._owner, self._format, self._compression = owner, format, compression
         self._container: Container | None = None
-        self._changing = anyio.Lock()
 
-    async def open(self, header: bytes) -> dict[int, Path]:
-        """Claim the output. Returns the closed segments that are there, by number."""
+    def begin(self, header: bytes) -> None:
+        """Learn what a fresh file starts with; the file is to be opened next."""
         self.written = self.durable = 0
         self._container = container_for(self._format, self._compression, header)
-        return await self.file.open()
+        columns = f", {header.decode(errors='replace').strip()}" if header else ""
+        self.file.layout = f"{self._format} (compression {self._compression}{columns})"
+        self.file.is_whole_only = self._container.is_whole_only
+
+    async def resume(self) -> None:
+        """Go on after what the open file holds. Raises SinkError."""
+        head = await self.file.file.head(HEAD_BYTES)
+        try:
+            self._opened().resume(head)
+        except (ValueError, OSError) as error:
+            raise SinkError(self._owner, f"{self.file.open_path} can't be gone on with: {error}") from error
+        self.file.begin_record()
 
     async def write_header(self) -> None:
         """Start the file without a record."""
@@ -57,23 +66,23 @@ class Output:
         or is old enough. Raises SinkError."""
         if not payload:
             return
-        async with self._changing:
-            await self._make_room(len(payload))
-            block = await self._laid_out(payload)
-            if block:
-                if self.file.is_due(len(block)):
-                    await self._roll()
-                    block = await self._laid_out(payload)
-                await self.file.write(block)
-            self.file.begin_record()
-            self.written += 1
+        await self._make_room(len(payload))
+        block = await self._laid_out(payload)
+        if block:
+            if self.file.is_due(len(block)):
+                await self._roll()
+                block = await self._laid_out(payload)
+            await self.file.write(block)
+        self.file.begin_record()
+        self.written += 1
+
+    async def close_due(self) -> None:
+        """Close the segment if it is old enough. Raises SinkError; may then be called again."""
+        if self.file.is_due():
+            await self._roll()
 
     async def sync(self) -> int:
-        """Close the segment if it is old enough, and sync. Returns the bytes that this output wrote to files."""
-        if self.file.is_due():
-            async with self._changing:
-                if self.file.is_due():
-                    await self._roll()
+        """Sync. Returns the bytes that this output wrote to files."""
         written = self.written
         length = await self.file.sync()
         if not self._opened().is_whole_only:
@@ -82,12 +91,11 @@ class Output:
 
     async def finish(self) -> None:
         """Complete what is open. Raises SinkError; may then be called again."""
-        async with self._changing:
-            await self._end_file()
-            await self.file.finish()
-            if self.file.rotation is not None:
-                self._opened().begin()
-            self.durable = self.written
+        await self._end_file()
+        await self.file.finish()
+        if self.file.rotation is not None:
+            self._opened().begin()
+        self.durable = self.written
 
     async def close(self) -> None:
         """Give the file back as it is; does nothing when it is not open."""
@@ -97,6 +105,7 @@ class Output:
     async def _make_room(self, size: int) -> None:
         """Write what belongs before the next payload, and close the segment if that is due or was tried in vain."""
         container = self._opened()
+        await self.file.begin()
         await self._put_backlog()
         if container.is_ended and self.file.rotation is None:
             raise SinkError(self._owner, f"{self.file.path} was completed")
@@ -104,11 +113,11 @@ class Output:
             await self._roll()
 
     async def _roll(self) -> None:
-        with anyio.CancelScope(shield=True):
-            await self._end_file()
-            await self.file.roll()
-            self._opened().begin()
-            self.durable = self.written
+        await self._end_file()
+        await self.file.close_segment()
+        self._opened().begin()
+        self.durable = self.written
+        await self.file.begin()
 
     async def _end_file(self) -> None:
         if self.file.has_records:

@@ -16,10 +16,11 @@ from typing import Literal
 import anyio
 from anyio import to_thread
 
-from streambatch.errors import SinkError
+from streambatch.errors import SinkError, SinkOutage
 from streambatch.options import options
 
 _STDOUT = 1
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _BLOCK = 64 << 10
 """Bytes per write: what a pipe holds by default on Linux."""
 
@@ -46,7 +47,7 @@ class StdoutSink:
         await self.write(header)
 
     async def write(self, payload: bytes) -> None:
-        """Write whole records. Raises SinkError, also when the reader went away.
+        """Write whole records. Raises SinkOutage when the disk is full, SinkError also when the reader went away.
 
         After an error or a cancellation half-way, the next write starts on a new line.
         """
@@ -69,6 +70,8 @@ class StdoutSink:
     def _error(self, error: OSError) -> SinkError:
         if isinstance(error, BrokenPipeError):
             return SinkError(self.name, "the reader of standard output went away")
+        if error.errno in _FULL:
+            return SinkOutage(self.name, f"standard output: {error.strerror}")
         return SinkError(self.name, f"standard output: {error.strerror}")
 
 

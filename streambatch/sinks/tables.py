@@ -26,17 +26,21 @@ class ArrowStream:
     """An IPC stream, readable up to the last payload and ended when the file is closed; one record batch a write."""
 
     is_whole_only = False
-    is_quick = False
     held = 0
 
     def __init__(self, compression: str) -> None:
         self.backlog = b""
         self._codec = None if compression == "none" else compression
+        self.is_quick = self._codec is None
         self._schema: Any = None
         self.is_ended = False
 
     def begin(self) -> None:
         self.backlog, self.is_ended = b"", False
+
+    def resume(self, head: bytes) -> None:
+        """Take the columns from the file."""
+        self._schema = ipc.read_schema(pa.py_buffer(head))
 
     def add(self, payload: bytes, *, is_first: bool) -> bytes:
         batches = _batches(payload)
@@ -87,6 +91,10 @@ class ParquetFile:
         self._pending: list[Any] = []
         self._rows = self.held = 0
         self._is_fresh, self.is_ended = True, False
+
+    def resume(self, head: bytes) -> None:
+        """Refuse: rows that were not closed were not kept."""
+        raise ValueError("a Parquet file can't be gone on with")
 
     def add(self, payload: bytes, *, is_first: bool) -> bytes:
         batches = _batches(payload)

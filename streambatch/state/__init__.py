@@ -1,1 +1,1 @@
-"""What a pipeline remembers: the ack ledger, dead letters, what a run reports."""
+"""What a pipeline remembers: the ack ledger, the checkpoint store, dead letters, what a run reports."""

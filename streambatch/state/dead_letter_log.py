@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from streambatch.clock import Clock
+from streambatch.durable import Commit, Mark
 from streambatch.records import Reject
 from streambatch.state.dead_letters import DeadLetterFile, DeadLetterOptions, encode_dead_letters
 
@@ -21,6 +22,15 @@ class DeadLetterLog:
         self._file = DeadLetterFile(path, options.rotate, clock) if path is not None else None
         self._pipeline, self._run, self._clock = pipeline, run, clock
 
+    def restore(self, mark: Mark | None, commit: Commit) -> None:
+        """Learn, before `open`, how far the dead letters were acked; see `RewindableOutput`."""
+        if self._file is not None:
+            self._file.restore(mark, commit)
+
+    def mark(self) -> Mark:
+        """Return how far they go; nothing where they are kept nowhere."""
+        return self._file.mark() if self._file is not None else {}
+
     async def open(self) -> None:
         """Claim the file. Raises SinkError or HeldError."""
         if self._file is not None:
@@ -31,6 +41,11 @@ class DeadLetterLog:
         if self._file is not None:
             at = self._clock.wall()
             await self._file.write(encode_dead_letters(rejects, at=at, pipeline=self._pipeline, run=self._run))
+
+    async def close_due(self) -> None:
+        """Close a segment that is old enough. For the task that writes."""
+        if self._file is not None:
+            await self._file.close_due()
 
     async def sync(self) -> None:
         """Make durable what was written."""

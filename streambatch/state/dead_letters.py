@@ -14,13 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-import anyio
 import msgspec
 from anyio import to_thread
 from pydantic import Field
 
 from streambatch.clock import Clock, SystemClock
-from streambatch.errors import SinkError
+from streambatch.durable import Commit, Mark
+from streambatch.files import disk_error
 from streambatch.options import options
 from streambatch.records import Reason, Reject, Stage
 from streambatch.segments import Rotation, SegmentedFile
@@ -78,60 +78,91 @@ class DeadLetterFile:
     def __init__(self, path: Path, rotation: Rotation | None = None, clock: Clock | None = None) -> None:
         self.path = path
         self._file = SegmentedFile(path, OWNER, rotation, clock or SystemClock())
-        self._changing = anyio.Lock()
+        self._file.layout = "dead letters"
+
+    def restore(self, mark: Mark | None, commit: Commit) -> None:
+        """Learn, before `open`, how far the dead letters were acked; see `RewindableOutput`."""
+        self._file.restore(mark, commit)
+
+    def mark(self) -> Mark:
+        """Return how far they go: the number of the open segment and its length in bytes; 0 also if it isn't there."""
+        return self._file.mark()
 
     async def open(self) -> None:
-        """Claim the file if it is there; if not, make sure of the folder it is to be in."""
-        if await anyio.Path(self._file.open_path).exists():
-            await self._claim()
-            return
+        """Claim the file if it is there, taken back to where it was acked to; if not, make sure of its folder."""
         try:
-            await to_thread.run_sync(_prepare_folder, self.path.parent)
-        except OSError as error:
-            raise SinkError(OWNER, f"{error.filename}: {error.strerror}") from error
+            await self._start()
+        except BaseException:
+            await self._file.close()
+            raise
 
     async def write(self, payload: bytes) -> None:
         """Append encoded dead letters; when it raises, none of them is in the file."""
         if not payload:
             return
-        async with self._changing:
-            if not self._file.is_open:
-                await self._claim()
-            if self._file.is_due(len(payload)):
-                await self._file.roll()
-            await self._file.write(payload)
-            self._file.begin_record()
+        if not self._file.is_claimed:
+            await self._claim()
+        if self._file.is_due(len(payload)):
+            await self._file.roll()
+        await self._file.write(payload)
+        self._file.begin_record()
+
+    async def close_due(self) -> None:
+        """Close a segment that is old enough. For the task that writes."""
+        if self._file.is_due():
+            await self._file.roll()
 
     async def sync(self) -> int:
-        """Make all that was written durable, and close a segment that is due.
-
-        Returns the length in bytes of all that this wrote to, 0 while there is nothing.
-        """
-        if self._file.is_due():
-            async with self._changing:
-                if self._file.is_due():
-                    await self._file.roll()
+        """Make all that was written durable. Returns the length in bytes of all that this wrote to, 0 while there is
+        nothing."""
         return await self._file.sync() if self._file.is_open else 0
 
     async def finish(self) -> None:
         """Close the last segment: nothing more will be written."""
         if self._file.is_open:
-            async with self._changing:
-                await self._file.finish()
+            await self._file.finish()
 
     async def close(self) -> None:
         """Give the file back; does nothing when it is not open."""
         await self._file.close()
 
-    async def _claim(self) -> None:
-        await self._file.open()
+    async def _start(self) -> None:
+        file = self._file
+        if file.has_mark:
+            await file.take_back()
+        else:
+            await file.look()
+            await file.settle()
+        if file.is_claimed:
+            await self._go_on()
+        else:
+            await self._prepare()
+        file.opened()
+
+    async def _prepare(self) -> None:
         try:
-            await self._file.file.end_line()
-            if self._file.length:
-                self._file.begin_record()
+            await to_thread.run_sync(_prepare_folder, self.path.parent)
+        except OSError as error:
+            raise disk_error(OWNER, error, self.path.parent) from error
+        if not self._file.is_restored:
+            await self._file.close()  # whoever is first with a dead letter has the file
+
+    async def _claim(self) -> None:
+        try:
+            if not self._file.is_open:
+                await self._file.look()
+            await self._file.begin()
+            await self._go_on()
         except BaseException:
-            await self._file.close()
+            if not self._file.is_restored:
+                await self._file.close()
             raise
+
+    async def _go_on(self) -> None:
+        """Go on after what the file holds."""
+        await self._file.file.end_line()
+        if self._file.length:
+            self._file.begin_record()
 
 
 def _dead_letter(reject: Reject, at: str, pipeline: str, run: str) -> DeadLetter:

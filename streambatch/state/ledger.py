@@ -37,10 +37,14 @@ class Ledger:
         self._open: dict[Partition, deque[_Entry]] = {}
         self._batches: dict[int, list[tuple[Partition, _Entry]]] = {}
         self._known_to: dict[Partition, int] = {}
+        self._resumable: set[str] = set()
+        self._reached: dict[Partition, tuple[int, int]] = {}
 
-    def add_source(self, name: str) -> None:
-        """Start a source's counts at zero."""
+    def add_source(self, name: str, *, is_resumable: bool = False) -> None:
+        """Start a source's counts at zero. is_resumable: note how far its partitions are received; see `reached`."""
         self.sources[name] = Counts()
+        if is_resumable:
+            self._resumable.add(name)
 
     def resume(self, partition: Partition, read_to: int) -> None:
         """Learn that an earlier run received a partition's records up to a position."""
@@ -52,11 +56,20 @@ class Ledger:
         Returns how many were recovered.
         """
         again = self._known(chunk) if self._known_to else 0
-        counts = self.sources[chunk.partition.source]
+        partition = chunk.partition
+        if partition.source in self._resumable:
+            begun = self._reached.get(partition)
+            self._reached[partition] = (chunk.begins_at if begun is None else begun[0], chunk.position)
+        counts = self.sources[partition.source]
         counts.received += chunk.count - again
         counts.recovered += again
         counts.unacked += chunk.count
         return again
+
+    def reached(self) -> Mapping[Partition, tuple[int, int]]:
+        """Return where what was received since the last call begins and ends, by partition."""
+        reached, self._reached = self._reached, {}
+        return reached
 
     def recovered(self, chunk: Chunk) -> None:
         """Count a chunk's records as recovered and in flight."""

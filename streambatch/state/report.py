@@ -9,6 +9,7 @@ import msgspec
 
 from streambatch.events import State
 from streambatch.records import Reason, Stage
+from streambatch.spools import SpoolStatus
 
 Ended = Literal["input_ended", "stopped", "failed"]
 
@@ -119,7 +120,11 @@ class Snapshot(msgspec.Struct, frozen=True):
     memory_used: int
     memory_capacity: int
     inflight_batches: int
+    batch_target_records: int
+    batch_target_wait: float
     workers: int
+    worker_restarts: int
+    spools: dict[str, SpoolStatus]
     drivers: dict[str, DriverState]
     latency: dict[str, float]
     not_ready: list[str]

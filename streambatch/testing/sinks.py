@@ -6,19 +6,22 @@ It writes the payloads that a pipeline would write in the sink's format, and rea
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import anyio
+import msgspec
 
 from streambatch.clock import SystemClock
-from streambatch.errors import StreambatchError
-from streambatch.records import SegmentedSink, Sink
+from streambatch.durable import Mark, RewindableOutput
+from streambatch.errors import SinkOutage, StreambatchError
+from streambatch.records import IdentifiedSink, SegmentedSink, Sink
 from streambatch.testing.conformance import Conformance, nothing_left_behind, skip, turns
 from streambatch.testing.rows import Row, encoded, encoder_of_rows
 
 BATCHES, BATCH_ROWS, LARGE_ROWS = 20, 50, 60_000
+OUTAGE_WRITES = 100
 CANCEL_AFTER = (0, 1, 2, 3, 10)
 """Turns of the event loop after which a write is cancelled."""
 
@@ -49,6 +52,10 @@ class SinkConformance(Conformance):
 
     def mend_output(self, folder: Path) -> None:
         """Undo `break_output`."""
+
+    def outage(self, folder: Path) -> AbstractAsyncContextManager[None]:
+        """Return a context in which the other side is away. For sinks that have one: writes in it raise SinkOutage."""
+        skip("it is not said how to have an outage")
 
     def test_it_says_what_it_is(self, tmp_path: Path) -> None:
         async def test(folder: Path) -> None:
@@ -211,6 +218,104 @@ class SinkConformance(Conformance):
 
         self._run(test, tmp_path)
 
+    def test_an_outage_is_told_and_the_same_write_goes_through_after_it(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            before, *batches = _batches(OUTAGE_WRITES + 2)
+            written = list(before)
+            async with self._open(folder) as (sink, write):
+                await write(before)
+                await sink.sync()
+                async with self.outage(folder):
+                    # A sink that nobody answers may notice later than the write after which the other side left.
+                    while batches and await self._is_taken(sink, write, batches[0]):
+                        written += batches.pop(0)
+                    assert len(batches) > 1, f"the other side is away, and {OUTAGE_WRITES} writes say nothing"
+                    assert not await self._is_taken(sink, write, batches[0]), "a second try in the outage says nothing"
+                for batch in batches[:2]:
+                    await write(batch)
+                    written += batch
+                await _complete(sink)
+            self._check_repeated(folder, written)
+
+        self._run(test, tmp_path)
+
+    def test_it_can_be_opened_when_an_outage_is_over(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            async with self.around(folder):
+                sink = self.make_sink(folder)
+                encoder = encoder_of_rows(sink.format)
+                async with nothing_left_behind(sink):
+                    is_open = False
+                    async with self.outage(folder):
+                        with suppress(SinkOutage):
+                            await sink.open(encoder.header())
+                            is_open = True
+                    if not is_open:
+                        await sink.open(encoder.header())
+                    await sink.write(encoded(encoder, _rows(0, 5)))
+                    await _complete(sink)
+                    await sink.close()
+            self._check_repeated(folder, _rows(0, 5))
+
+        self._run(test, tmp_path)
+
+    def test_a_batch_may_come_twice_under_its_id(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            async with self._open(folder) as (sink, _):
+                if not isinstance(sink, IdentifiedSink):
+                    skip("it takes no ids of batches")
+                encoder = encoder_of_rows(sink.format)
+                for number, batch in enumerate(_batches(3)):
+                    for _ in range(2):
+                        await sink.write_batch(encoded(encoder, batch), f"run-{number}")
+                await _complete(sink)
+            self._check_repeated(folder, [row for batch in _batches(3) for row in batch])
+
+        self._run(test, tmp_path)
+
+    async def _is_taken(self, sink: Sink, write: Any, rows: Sequence[Row]) -> bool:
+        """Write while the other side is away. Returns whether the sink could not know that yet."""
+        try:
+            await write(rows)
+        except SinkOutage as error:
+            assert sink.name in str(error), f"the error does not name sink {sink.name}: {error}"  # noqa: PT017
+            return False
+        except Exception as error:
+            raise AssertionError(f"expected a SinkOutage, found {error!r}") from error
+        return True
+
+    def test_it_can_be_taken_back_to_a_mark(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            kept = _Kept()
+            for round in range(4):  # the first is a stop before anything was written
+                async with self._open(folder, kept) as (sink, write):
+                    for batch in _batches(2 * round, start=1000 * round):
+                        await write(batch)
+                        kept.written.append(batch)
+                        if len(kept.written) % 2:
+                            await kept.checkpoint(sink)
+            async with self._open(folder, kept) as (sink, write):
+                last = _rows(10**6, 5)
+                await write(last)
+                kept.written.append(last)
+                await _complete(sink)
+            self._check(folder, [row for batch in kept.written for row in batch])
+
+        self._run(test, tmp_path)
+
+    def test_it_goes_on_from_the_mark_it_was_completed_with(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            kept = _Kept()
+            for batch in _batches(3):
+                async with self._open(folder, kept) as (sink, write):
+                    await write(batch)
+                    kept.written.append(batch)
+                    await _complete(sink)
+                    await kept.commit(kept.mark_of(sink))
+                self._check(folder, [row for batch in kept.written for row in batch])
+
+        self._run(test, tmp_path)
+
     async def _fails(self, sink: Sink, write: Any, rows: Sequence[Row]) -> None:
         try:
             await write(rows)
@@ -222,8 +327,9 @@ class SinkConformance(Conformance):
             raise AssertionError("the output is broken, and write says nothing")
 
     @asynccontextmanager
-    async def _open(self, folder: Path) -> AsyncIterator[tuple[Sink, Any]]:
-        """Open a sink as a pipeline does. Yields it and what writes rows to it."""
+    async def _open(self, folder: Path, kept: _Kept | None = None) -> AsyncIterator[tuple[Sink, Any]]:
+        """Open a sink as a pipeline does, with a state folder if something is kept. Yields it and what writes rows to
+        it."""
         async with self.around(folder):
             sink = self.make_sink(folder)
             encoder = encoder_of_rows(sink.format)
@@ -233,6 +339,10 @@ class SinkConformance(Conformance):
 
             if isinstance(sink, SegmentedSink):
                 sink.timed_by(SystemClock())
+            if kept is not None:
+                if not isinstance(sink, RewindableOutput):
+                    skip("it can't be taken back")
+                kept.restore(sink)
             async with nothing_left_behind(sink):
                 try:
                     await sink.open(encoder.header())
@@ -251,12 +361,52 @@ class SinkConformance(Conformance):
             f"found {rows[at : at + 2]}, expected {list(expected)[at : at + 2]}"
         )
 
+    def _check_repeated(self, folder: Path, expected: Sequence[Row]) -> None:
+        """Check that all rows came, in order; some may have come again."""
+        rows = self.read_rows(folder)
+        if rows is not None:
+            first = list(dict.fromkeys(rows))
+            assert first == list(expected), f"{len(expected)} rows were written, {len(first)} different ones came"
+
     def _check_torn(self, folder: Path, before: Sequence[Row], cancelled: Sequence[Row], later: Sequence[Row]) -> None:
         rows = self.read_rows(folder)
         if rows is not None:
             count = len(rows) - len(before) - len(later)
             assert 0 <= count <= len(cancelled), f"{len(rows)} rows: some were lost or doubled"
             self._check(folder, [*before, *cancelled[:count], *later])
+
+
+class _Kept:
+    """What a state folder keeps of an output: its mark, and the batches that it covers."""
+
+    def __init__(self) -> None:
+        self.mark: Mark | None = None
+        self.acked: list[list[Row]] = []
+        self.written: list[list[Row]] = []
+        self._at_open = 0
+
+    def restore(self, sink: RewindableOutput) -> None:
+        """Forget what was not acked, and tell the sink where to go back to."""
+        self.written = list(self.acked)
+        self._at_open = len(self.written)
+        mark = None if self.mark is None else msgspec.json.decode(msgspec.json.encode(self.mark))
+        sink.restore(mark, self.commit)
+
+    def mark_of(self, sink: Sink) -> Mark:
+        assert isinstance(sink, RewindableOutput)
+        return sink.mark()
+
+    async def commit(self, mark: Mark) -> None:
+        self.mark, self.acked = mark, list(self.written)
+
+    async def checkpoint(self, sink: Sink) -> None:
+        """Ack what is durable, as a pipeline does while the sink is written."""
+        mark, count = self.mark_of(sink), len(self.written)
+        await sink.sync()
+        if isinstance(sink, SegmentedSink):
+            count = min(count, self._at_open + sink.durable_writes)
+        if count >= len(self.acked):
+            self.mark, self.acked = mark, self.written[:count]
 
 
 async def _complete(sink: Sink) -> None:

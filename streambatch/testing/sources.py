@@ -8,29 +8,26 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, ClassVar
 
 import anyio
-import numpy as np
 
-from streambatch.codecs.columnar import TableChunk
 from streambatch.codecs.framing import framing_for_format
+from streambatch.durable import ResumableSource
 from streambatch.microbatch.budget import SMALLEST_MEMORY
 from streambatch.records import KEPT_OF_OVERSIZE, Chunk, Source
 from streambatch.testing.conformance import Conformance, nothing_left_behind, plain_errors, settled, skip, turns
 from streambatch.testing.fakes import CollectingIntake
+from streambatch.testing.resuming import AckedRecords, Found
+from streambatch.testing.watching import WatchedIntake, check_chunk, check_memory
 
 LIMIT, OVERSIZE = 4096, 100_000
 """`max_record_bytes` in the test of it, and the bytes of a record far over it."""
 FLOOD_BYTES, FLOOD_RECORDS = 32 << 20, 100_000
 """Input for a pipeline that stands still: more than its memory and what the system holds on the way."""
 BLOCK_MAX = 1 << 20
-PUTS_IN_A_ROW = 20_000
-
-Found = dict[str, list[tuple[int, bytes]]]
-"""By partition: position and own bytes of each record."""
 
 
 class SourceConformance(Conformance):
@@ -55,6 +52,11 @@ class SourceConformance(Conformance):
     def around(self, folder: Path) -> AbstractAsyncContextManager[None]:
         """Return what must be there while a source is made and runs, such as a server that it connects to."""
         return _nothing()
+
+    def source_again(self, source: Any) -> Source:
+        """Return a source of the same input as one that was stopped, as after a restart. For those that can resume."""
+        again: Source = dataclasses.replace(source)
+        return again
 
     def record(self, number: int) -> bytes:
         """Return record `number`, without what frames it; no two are equal."""
@@ -100,7 +102,7 @@ class SourceConformance(Conformance):
             started = CollectingIntake().clock.monotonic()
             intake, source = await self._read(folder / "in", self._records(self.many))
             for chunk in intake.chunks:
-                _check_chunk(chunk, source)
+                check_chunk(chunk, source)
                 assert started <= chunk.arrived_at <= intake.clock.monotonic(), (
                     f"{chunk} arrived at {chunk.arrived_at}, outside of the run; expected a time of intake.clock"
                 )
@@ -211,6 +213,46 @@ class SourceConformance(Conformance):
 
         self._run(test, tmp_path)
 
+    def test_it_resumes_where_records_were_acked(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            records = self._records(self.many)
+            if not isinstance(self.make_source_alike(folder, records), ResumableSource):
+                skip("its records can't be read again")
+            for at, (stops, share) in enumerate(product((1, self.many // 2, self.many), (0.0, 0.6, 1.0))):
+                await self._resume_twice(folder / str(at), records, stops, share)
+
+        self._run(test, tmp_path)
+
+    async def _resume_twice(self, folder: Path, records: Sequence[bytes], stops: int, share: float) -> None:
+        """Stop it after so many records, resume from a share of what came, stop that too, and read the rest.
+
+        Records that are sent to the source must be safe with it when `send` returns.
+        """
+        _make(folder)
+        acked, source = AckedRecords(), self.make_source(folder, records)
+        async with self.around(folder):
+            for wanted, part in ((stops, share), (stops // 2, share), (len(records), 1.0)):
+                if acked.stops:
+                    source = self.source_again(source)
+                resumed: Any = source
+                resumed.resume(acked.saved())
+                count = min(wanted, len(records) - acked.count)
+                intake = await self._until(resumed, () if acked.stops else records, count)
+                acked.stopped(self._found(source, intake), resumed.notes(), part)
+        self._check_records(acked.found, records)
+
+    async def _until(self, source: Any, records: Sequence[bytes], count: int) -> CollectingIntake:
+        """Run a source until so many records came, then stop it."""
+        intake = WatchedIntake()
+        async with nothing_left_behind(source), anyio.create_task_group() as reading:
+            reading.start_soon(self._run_source, source, intake)
+            if records:
+                await self.send(source, records)
+            await intake.holds(count)
+            reading.cancel_scope.cancel()
+        check_memory(intake, source)
+        return intake
+
     def make_source_alike(self, folder: Path, records: Sequence[bytes]) -> Source:
         """Return a source to ask for its format; it isn't run."""
         folder.joinpath("alike").mkdir(exist_ok=True)
@@ -221,7 +263,7 @@ class SourceConformance(Conformance):
     ) -> tuple[CollectingIntake, Source]:
         """Run a source until all records have come; one that ends must do so by itself, any other must go on."""
         _make(folder)
-        intake = _WatchedIntake()
+        intake = WatchedIntake()
         async with self.around(folder):
             source = self._made(folder, records, limit)
             async with nothing_left_behind(source), anyio.create_task_group() as tasks:
@@ -235,7 +277,7 @@ class SourceConformance(Conformance):
                         assert not intake.ended, "it is not finite, and ended by itself"
                         reading.cancel_scope.cancel()
                 tasks.cancel_scope.cancel()
-            _check_memory(intake, source)
+            check_memory(intake, source)
         return intake, source
 
     @asynccontextmanager
@@ -244,7 +286,7 @@ class SourceConformance(Conformance):
     ) -> AsyncIterator[tuple[CollectingIntake, anyio.CancelScope]]:
         """Run a source beside the test, until it is cancelled or ends."""
         _make(folder)
-        intake = _WatchedIntake()
+        intake = WatchedIntake()
         if stalled:
             intake.stall()
         async with self.around(folder):
@@ -258,7 +300,7 @@ class SourceConformance(Conformance):
                     finally:
                         intake.go_on()
             finally:
-                _check_memory(intake, source)
+                check_memory(intake, source)
 
     def _made(self, folder: Path, records: Sequence[bytes], limit: int | None) -> Source:
         source: Any = self.make_source(folder, records)
@@ -268,7 +310,7 @@ class SourceConformance(Conformance):
             skip("it has no max_record_bytes")
         return dataclasses.replace(source, max_record_bytes=limit)  # type: ignore[no-any-return]
 
-    async def _run_source(self, source: Source, intake: _WatchedIntake) -> None:
+    async def _run_source(self, source: Source, intake: WatchedIntake) -> None:
         await source.run(intake)
         intake.ended = True
 
@@ -307,28 +349,6 @@ class SourceConformance(Conformance):
         assert not missing, f"{len(missing)} of {len(records)} records did not come, the first is number {missing[0]}"
 
 
-class _WatchedIntake(CollectingIntake):
-    """Notices a source that never lets anything else run: where put never waits, nothing could stop it."""
-
-    ended = False
-    _in_a_row = 0
-
-    @property
-    def has_room(self) -> bool:
-        """Deny it only once something waits, so that a source that asks first comes to wait as well."""
-        return not self.waiting
-
-    async def watch(self) -> None:
-        while True:
-            self._in_a_row = 0
-            await anyio.sleep(0.001)
-
-    async def put(self, chunk: Chunk) -> None:
-        self._in_a_row += 1
-        assert self._in_a_row < PUTS_IN_A_ROW, "it puts and puts and never lets other tasks run: await a checkpoint"
-        await super().put(chunk)
-
-
 Moment = Callable[[CollectingIntake], Awaitable[None]]
 
 
@@ -346,30 +366,6 @@ async def _after_some(intake: CollectingIntake) -> None:
 
 async def _while_it_waits(intake: CollectingIntake) -> None:
     await intake.is_waited_for()
-
-
-def _check_chunk(chunk: Chunk, source: Source) -> None:
-    assert chunk.partition.source == source.name, f"{chunk} is of source {chunk.partition.source}, not {source.name}"
-    assert chunk.partition.name, f"{chunk} has a partition without a name"
-    assert chunk.count > 0, f"{chunk} is empty"
-    assert chunk.fault is None or chunk.count == 1, f"{chunk} has a fault, which is one record's"
-    if not isinstance(chunk, TableChunk):
-        _check_bytes(chunk)
-
-
-def _check_bytes(chunk: Chunk) -> None:
-    payload, ends = chunk.payload, chunk.ends
-    assert isinstance(payload, bytes), f"{chunk} holds {type(payload).__name__}, which may change; expected bytes"
-    assert ends.dtype == np.int64, f"ends of {chunk} are {ends.dtype}; expected int64"
-    assert (np.diff(ends) > 0).all(), f"ends of {chunk} do not rise"
-    assert ends[0] > 0, f"the first record of {chunk} ends where it starts"
-    assert ends[-1] <= len(payload), f"{chunk} ends at {ends[-1]} of {len(payload)} bytes"
-
-
-def _check_memory(intake: CollectingIntake, source: Source) -> None:
-    used, lowest = intake.memory.used, intake.memory.lowest
-    assert lowest >= 0, f"{source.name} put {-lowest} bytes that it never took from the memory budget"
-    assert used == 0, f"{source.name} keeps {used} bytes of the memory budget"
 
 
 def _positions(found: Found) -> list[list[int]]:

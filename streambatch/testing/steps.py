@@ -18,7 +18,8 @@ THREADS, CALLS = 4, 40
 class StepConformance(Conformance):
     """What a pipeline relies on in a preprocess step. Inherit, and say with `make_step` how yours is made.
 
-    A step with memory (`is_stateful`) is called with its state, and must give the same however records were batched.
+    A step with memory (`is_stateful`) is called with its state, and must give the same however records were batched,
+    also when the state was dumped and loaded in between.
     shape: of one record's features. tolerance: how far, relatively, a row may depend on the rows that come with it.
     """
 
@@ -109,6 +110,33 @@ class StepConformance(Conformance):
         _, first = step(state, x)
         _, second = step(state, x)
         assert same(first, second), "a call changed the state it was given; return a new one"
+
+    def test_its_state_outlives_the_process(self) -> None:
+        if not self._is_stateful:
+            skip("it has no memory")
+        for dtype in self.dtypes:
+            step, x = self.make_step(), self.features(64, dtype)
+            state, _ = step(step.initial_state(), x[:40])
+            for before in (step.initial_state(), state):
+                data = step.dump(before)
+                assert isinstance(data, bytes), f"dump returned {type(data).__name__}; expected bytes"
+                other = self.make_step()
+                after, y = other(other.load(data), x[40:])
+                goes_on, wanted = step(before, x[40:])
+                assert same(y, wanted), "rows come out differently with the state that was dumped and loaded"
+                assert other.dump(after) == step.dump(goes_on), "the state moves on differently once it was loaded"
+
+    def test_a_state_that_is_none_is_refused(self) -> None:
+        if not self._is_stateful:
+            skip("it has no memory")
+        step = self.make_step()
+        data = step.dump(step(step.initial_state(), self.features(8, self.dtypes[0]))[0])
+        for broken in (b"", data[: len(data) // 2]):
+            try:
+                step.load(broken)
+            except Exception:  # of any kind: the pipeline says which step it was
+                continue
+            raise AssertionError(f"load took {len(broken)} of the {len(data)} bytes that dump returned")
 
     def test_threads_may_share_it(self) -> None:
         if self._is_stateful:

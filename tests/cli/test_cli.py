@@ -18,7 +18,7 @@ from streambatch import __version__
 from streambatch.cli import main
 from streambatch.plugins import installed
 
-COMMANDS = ("demo", "init", "check", "run", "schema")
+COMMANDS = ("demo", "init", "check", "run", "schema", "state")
 CONFIG = """
     name = "rides"
     [source.rides_in]

@@ -1,14 +1,16 @@
 """The suite for sinks notices what is wrong with a sink that does one thing wrong."""
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from streambatch.errors import SinkError
+from streambatch.durable import Commit, Mark
+from streambatch.errors import HeldError, SinkError, SinkOutage
 from streambatch.records import Sink
 from streambatch.testing import Row, SinkConformance, rows_in
 from tests.conformance.verdicts import check_noticed, failures
@@ -156,6 +158,54 @@ class Overwrites(Csv):
         self.file.write(header)
 
 
+class TellsNoOutage(Csv):
+    """Says of a file that is away for a while that it is broken."""
+
+    async def write(self, payload: bytes) -> None:
+        if self.path.with_name("away").exists():
+            raise SinkError(self.name, "it is away")
+        await super().write(payload)
+
+
+class StaysAway(Csv):
+    """Never notices that an outage is over."""
+
+    is_away = False
+
+    async def write(self, payload: bytes) -> None:
+        if self.is_away or self.path.with_name("away").exists():
+            self.is_away = True
+            raise SinkOutage(self.name, "it is away")
+        await super().write(payload)
+
+
+class LosesInOutage(Csv):
+    """Says that it wrote what it lost."""
+
+    async def write(self, payload: bytes) -> None:
+        if not self.path.with_name("away").exists():
+            await super().write(payload)
+
+
+class OpensOnce(StaysAway):
+    """Can't be opened again after an outage."""
+
+    async def open(self, header: bytes) -> None:
+        await self.write(b"")
+        await super().open(header)
+
+
+class LosesTheSecond(Csv):
+    """Keeps one batch, whatever the others are called."""
+
+    has_one = False
+
+    async def write_batch(self, payload: bytes, batch_id: str) -> None:
+        if not self.has_one:
+            await self.write(payload)
+        self.has_one = True
+
+
 class WritesInSync(Csv):
     """Keeps payloads until sync, and mixes them up when a write comes in between."""
 
@@ -170,6 +220,62 @@ class WritesInSync(Csv):
         self.held = b""
         self.file.write(held)
         return await super().sync()
+
+
+class RightCsv(Csv):
+    async def write(self, payload: bytes) -> None:
+        if self.path.with_name("away").exists():
+            raise SinkOutage(self.name, "it is away")
+        await super().write(payload)
+
+
+class Rewinds(RightCsv):
+    """Can be taken back; subclasses break it."""
+
+    saved: Mark | None = None
+    commit: Commit
+
+    def restore(self, mark: Mark | None, commit: Commit) -> None:
+        self.saved, self.commit = mark, commit
+
+    def mark(self) -> Mark:
+        return {"length": self.file.tell()}
+
+    async def open(self, header: bytes) -> None:
+        if self.saved is None and hasattr(self, "commit"):
+            await self.commit({"length": 0})
+        if self.saved is not None:
+            self.cut(self.saved["length"])
+        await super().open(header)
+
+    def cut(self, length: int) -> None:
+        if length:
+            os.truncate(self.path, length)
+        else:
+            self.path.unlink(missing_ok=True)
+
+
+class StaysWhereItIs(Rewinds):
+    def cut(self, length: int) -> None: ...
+
+
+class StartsAnew(Rewinds):
+    def cut(self, length: int) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+class CountsTooLittle(Rewinds):
+    def mark(self) -> Mark:
+        return {"length": self.file.tell() // 2}
+
+
+class HasNoMarkAtFirst(Rewinds):
+    async def open(self, header: bytes) -> None:
+        if self.saved is None and self.path.exists() and hasattr(self, "commit"):
+            raise HeldError(f"{self.path} is there")
+        if self.saved is not None:
+            self.cut(self.saved["length"])
+        await Csv.open(self, header)
 
 
 class Suite(SinkConformance):
@@ -189,9 +295,16 @@ class Suite(SinkConformance):
     def mend_output(self, folder: Path) -> None:
         (folder / "broken").unlink()
 
+    @asynccontextmanager
+    async def outage(self, folder: Path) -> AsyncIterator[None]:
+        (folder / "away").touch()
+        yield
+        (folder / "away").unlink()
 
-def test_a_right_one_passes(tmp_path: Path) -> None:
-    assert failures(Suite(Csv), tmp_path) == {}
+
+@pytest.mark.parametrize("sink", [RightCsv, Rewinds])
+def test_a_right_one_passes(tmp_path: Path, sink: Callable[[Path], Any]) -> None:
+    assert failures(Suite(sink), tmp_path) == {}
 
 
 def unnamed(path: Path) -> Csv:
@@ -201,6 +314,8 @@ def unnamed(path: Path) -> Csv:
 
 
 ORDER, AGAIN = "rows_are_written_whole_and_in_order", "a_write_that_failed_can_be_repeated"
+OUTAGE = "an_outage_is_told_and_the_same_write_goes_through_after_it"
+BACK, GOES_ON = "it_can_be_taken_back_to_a_mark", "it_goes_on_from_the_mark_it_was_completed_with"
 LENGTH = "sync_returns_a_length_that_never_shrinks"
 
 
@@ -221,8 +336,18 @@ LENGTH = "sync_returns_a_length_that_never_shrinks"
         (Overwrites, "an_output_that_is_there_is_kept_or_replaced_as_a_whole", ""),
         (TearsWhenCancelled, "a_cancelled_write_tears_no_row", ""),
         (RaisesOsError, AGAIN, "expected a SinkError, found OSError('disk full')"),
+        (TellsNoOutage, OUTAGE, "expected a SinkOutage, found SinkError('sink scores: it is away')"),
+        (StaysAway, OUTAGE, "SinkOutage: sink scores: it is away"),
+        (LosesInOutage, OUTAGE, "the other side is away, and 100 writes say nothing"),
+        (OpensOnce, "it_can_be_opened_when_an_outage_is_over", "SinkOutage: sink scores: it is away"),
+        (LosesTheSecond, "a_batch_may_come_twice_under_its_id", "150 rows were written, 50 different ones came"),
         (SaysNothing, AGAIN, "the output is broken, and write says nothing"),
         (WritesHalfAndFails, AGAIN, "they differ from row 6 on"),
+        (StaysWhereItIs, BACK, "they differ from row"),
+        (StartsAnew, BACK, "they differ from row"),
+        (CountsTooLittle, BACK, ""),
+        (HasNoMarkAtFirst, BACK, "is there"),
+        (StartsAnew, GOES_ON, "rows in the output"),
     ],
 )
 def test_a_wrong_one_is_noticed(tmp_path: Path, sink: Callable[[Path], Any], test: str, saying: str) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import anyio.lowlevel
 import numpy as np
 import pytest
 
+from streambatch.durable import Notes, Saved
 from streambatch.records import KEPT_OF_OVERSIZE, Chunk, Fault, Intake, Partition, Source
 from streambatch.testing import SourceConformance
 from tests.conformance.verdicts import check_noticed, failures
@@ -243,6 +244,54 @@ class KeepsAllOfOversize(Rows):
         return Rows.chunks(self, intake)
 
 
+class Resumes(Rows):
+    """Goes on after what was acked; subclasses don't."""
+
+    def resume(self, saved: Mapping[str, Saved]) -> None:
+        self.memory["from"] = max([each.position for each in saved.values()], default=0)
+
+    def notes(self) -> Mapping[str, Notes | None]:
+        return {"rows": {}}
+
+    @cached_property
+    def memory(self) -> dict[str, int]:
+        return {}
+
+    def chunks(self, intake: Intake) -> list[Chunk]:
+        left = []
+        for chunk in super().chunks(intake):
+            chunk.partition = Partition(self.name, "rows")
+            acked = int(np.searchsorted(chunk.ends + chunk.base, self.memory.get("from", 0), side="right"))
+            if 0 < acked < chunk.count:
+                chunk.split_off(acked)
+            if acked < chunk.last:
+                left.append(chunk)
+        return left
+
+
+class StartsOver(Resumes):
+    def resume(self, saved: Mapping[str, Saved]) -> None: ...
+
+
+class StartsOverTheSecondTime(Resumes):
+    def resume(self, saved: Mapping[str, Saved]) -> None:
+        super().resume({} if any(each.notes.get("runs") for each in saved.values()) else saved)
+        self.memory["runs"] = int(bool(saved))
+
+    def notes(self) -> Mapping[str, Notes | None]:
+        return {"rows": {"runs": self.memory["runs"]}}
+
+
+class GoesOnAfterWhatItRead(Resumes):
+    def resume(self, saved: Mapping[str, Saved]) -> None:
+        self.memory["from"] = max([each.read_to for each in saved.values()], default=0)
+
+
+class TellsNoNotes(Resumes):
+    def notes(self) -> Mapping[str, Notes | None]:
+        return {}
+
+
 class Suite(SourceConformance):
     patience_seconds = 3.0
 
@@ -258,8 +307,13 @@ def test_a_right_one_passes(tmp_path: Path) -> None:
     assert failures(Suite(Rows), tmp_path) == {}
 
 
+def test_a_right_one_that_resumes_passes(tmp_path: Path) -> None:
+    assert failures(Suite(Resumes), tmp_path) == {}
+
+
 ORDER, FORM = "every_record_comes_once_and_in_order", "chunks_are_well_formed"
 POSITIONS = "positions_only_move_on_and_are_the_same_each_time"
+RESUMES = "it_resumes_where_records_were_acked"
 CANCELLED = "cancelled_it_keeps_what_it_put_and_leaves_nothing"
 
 
@@ -288,6 +342,10 @@ CANCELLED = "cancelled_it_keeps_what_it_put_and_leaves_nothing"
         (SwallowsErrors, "a_pipeline_that_gives_up_ends_it", "it hangs"),
         (PutsAllAtOnce, "while_the_pipeline_takes_nothing_it_reads_no_further", "puts wait for 1 partitions"),
         (Loses, "it_goes_on_after_a_stall", "it hangs"),
+        (StartsOver, RESUMES, "it went back to"),
+        (StartsOverTheSecondTime, RESUMES, "it went back to"),
+        (GoesOnAfterWhatItRead, RESUMES, "it hangs"),
+        (TellsNoNotes, RESUMES, "it told no notes of rows"),
         (DropsOversize, "an_oversize_record_is_one_fault", "0 faults for one oversize record"),
         (KeepsAllOfOversize, "an_oversize_record_is_one_fault", "0 faults for one oversize record"),
     ],

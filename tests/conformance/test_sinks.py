@@ -5,12 +5,14 @@ import http.server
 import os
 import resource
 import shutil
+import socket
 import socketserver
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from queue import SimpleQueue
+from typing import Any, Literal
 
 import pytest
 
@@ -171,20 +173,69 @@ class TestTcp(SinkConformance):
         return rows_in((folder / "out").read_bytes(), "jsonl")
 
     def around(self, folder: Path) -> AbstractAsyncContextManager[None]:
-        return serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Keeper), folder)
+        return serving(Server(("127.0.0.1", 0), Keeper), folder)
 
     def test_a_cancelled_write_tears_no_row(self, tmp_path: Path) -> None:
         pytest.skip("what was sent can't be taken back, and may come in later than what follows")
 
 
-class TestHttp(TestTcp):
-    shows_synced = True
+class TestHttp(SinkConformance):
+    backends = BOTH
 
     def make_sink(self, folder: Path) -> Sink:
         return HttpSink(f"http://{(folder / 'address').read_text()}/scores")
 
+    def read_rows(self, folder: Path) -> list[Row]:
+        return rows_in((folder / "out").read_bytes(), "jsonl")
+
+    def outage(self, folder: Path) -> AbstractAsyncContextManager[None]:
+        return away(folder)
+
     def around(self, folder: Path) -> AbstractAsyncContextManager[None]:
-        return serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Poster), folder)
+        return serving(Server(("127.0.0.1", 0), Poster), folder)
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """Runs in a thread. folder: where its handlers append to `out`; `address` says where it is.
+
+    is_away: it hangs up on whoever comes.
+    """
+
+    daemon_threads = False
+    is_away = False
+
+    def run(self, folder: Path) -> None:
+        self.folder = folder
+        self.clients: list[socket.socket] = []
+        self.met: SimpleQueue[tuple[str, int]] = SimpleQueue()
+        (folder / "out").touch()
+        (folder / "address").write_text("{}:{}".format(*self.server_address))
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.01,))
+        self.thread.start()
+
+    def end(self) -> None:
+        """Meet all who have come, let handlers read to the end, and stop."""
+        with socket.create_connection(self.socket.getsockname()) as last:
+            while self.met.get(timeout=10) != last.getsockname():
+                pass
+        self.shutdown()
+        self.thread.join()
+        self.server_close()
+
+    def leave(self) -> None:
+        """Hang up on all clients, and on those to come."""
+        self.is_away = True
+        for client in self.clients:
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        self.clients.append(request)
+        self.met.put(client_address)
+        return not self.is_away
+
+
+SERVERS: dict[Path, Server] = {}
 
 
 class Keeper(socketserver.StreamRequestHandler):
@@ -214,17 +265,19 @@ class Poster(http.server.BaseHTTPRequestHandler):
 
 
 @asynccontextmanager
-async def serving(server: socketserver.TCPServer, folder: Path) -> AsyncIterator[None]:
-    """Run a server in a thread; when it is over, all that was sent is in the file."""
-    server.daemon_threads = False  # type: ignore[attr-defined]
-    server.folder = folder  # type: ignore[attr-defined]
-    (folder / "out").touch()
-    (folder / "address").write_text("{}:{}".format(*server.server_address))
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
+async def serving(server: Server, folder: Path) -> AsyncIterator[None]:
+    """Run a server; when it is over, all that was sent is in the file."""
+    server.run(folder)
+    SERVERS[folder] = server
     try:
         yield
     finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+        SERVERS.pop(folder).end()
+
+
+@asynccontextmanager
+async def away(folder: Path) -> AsyncIterator[None]:
+    """Have the folder's server away for a while."""
+    SERVERS[folder].leave()
+    yield
+    SERVERS[folder].is_away = False

@@ -15,8 +15,9 @@ import pytest
 from tests.e2e.running import is_balanced, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
-MAX_WAIT = 0.05
-BATCH_SECONDS = 0.05
+MAX_WAIT = 0.25
+BATCH_SECONDS = 0.02
+QUEUE_RECORDS = 200_000
 ASKED = 30
 
 CONFIG = f"""
@@ -54,13 +55,19 @@ import time
 
 class Model:
     def score(self, x):
+        since = time.monotonic()
         time.sleep({BATCH_SECONDS})
+        with open("seconds.txt", "a") as file:
+            print(time.monotonic() - since, file=file)
         return x[:, 0]
 """
 
 
 def test_two_slow_sources_beside_one_at_full_speed(tmp_path: Path) -> None:
-    """The model takes 20,000 records/s; the loud source sends as fast as it may, and its own queue stands full."""
+    """The model takes 50,000 records/s; the loud source sends as fast as it may, and what it sent waits for seconds.
+
+    Every record of the others is scored within twice `max_wait` and two batch times.
+    """
     (tmp_path / "slow.py").write_text(MODEL)
     np.savez(tmp_path / "model.npz", weights=np.ones(2, np.float32), bias=0.0)
     stop = threading.Event()
@@ -86,11 +93,11 @@ def test_two_slow_sources_beside_one_at_full_speed(tmp_path: Path) -> None:
                 time.sleep(0.01)
         return took
 
-    with running(tmp_path, CONFIG, "--set", "queue.max_records=50000") as daemon:
+    with running(tmp_path, CONFIG, "--set", f"queue.max_records={QUEUE_RECORDS}") as daemon:
         loud, quiet, shy = (daemon.address(name) for name in ("loud", "quiet", "shy"))
         with ThreadPoolExecutor(3) as threads:
             threads.submit(shout, loud)
-            daemon.until(lambda: daemon.status()["queue"]["records"] > 45_000, "the queue is full")
+            daemon.until(lambda: daemon.status()["queue"]["records"] > 0.8 * QUEUE_RECORDS, "the queue is full")
             asked = [threads.submit(ask, address) for address in (quiet, shy)]
             took = [seconds for each in asked for seconds in each.result(100)]
             own = daemon.status()["latency_seconds"]["p95"]
@@ -98,8 +105,8 @@ def test_two_slow_sources_beside_one_at_full_speed(tmp_path: Path) -> None:
             stop.set()
         assert code in (0, 3), daemon.rest()
         assert is_balanced(daemon.report["records"])
-    bound = 2 * MAX_WAIT + 2 * BATCH_SECONDS
-    assert np.median(took) < bound
-    # The very first ones may find a queue that is full to the brim.
-    assert np.percentile(took, 90) < 1.5 * bound, sorted(took)
-    assert max(took) < own / 2, "a quiet record waited with the loud ones"
+    batch_seconds = max(map(float, (tmp_path / "seconds.txt").read_text().split()))
+    bound = 2 * MAX_WAIT + 2 * batch_seconds
+    assert own > 2 * bound, "the loud source doesn't keep the pipeline busy"
+    assert len(took) == 2 * ASKED
+    assert max(took) < bound, sorted(took)

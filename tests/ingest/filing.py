@@ -17,12 +17,25 @@ class FileObserver(CountingObserver):
     def __init__(self) -> None:
         super().__init__()
         self.events: list[tuple[str, FileEvent]] = []
+        self.outages: list[str] = []
         self._changed = anyio.Event()
 
     def file_changed(self, source: str, path: str, event: FileEvent) -> None:
         self.events.append((path, event))
-        self._changed.set()
-        self._changed = anyio.Event()
+        self._notify()
+
+    def source_failed(self, source: str, error: BaseException) -> None:
+        self.outages.append(str(error))
+        self._notify()
+
+    def source_recovered(self, source: str) -> None:
+        self.outages.append("recovered")
+        self._notify()
+
+    async def told(self, outages: int) -> None:
+        """Wait until so much was told of outages: where one began, and where it ended."""
+        while len(self.outages) < outages:
+            await self._changed.wait()
 
     async def saw(self, event: FileEvent, times: int = 1) -> None:
         """Wait until something happened so many times."""
@@ -31,6 +44,10 @@ class FileObserver(CountingObserver):
 
     def count(self, event: FileEvent) -> int:
         return sum(1 for _, each in self.events if each == event)
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
 
 
 class FileIntake(KeepingIntake):

@@ -368,18 +368,7 @@ async def test_idle_files_cost_one_thread_call_a_look(tmp_path: Path, monkeypatc
         calls.clear()
         while len(calls) < 4:
             await anyio.sleep(0.01)
-        assert set(calls[:4]) == {follow._look_at}
-
-
-async def test_an_unreadable_file_is_an_error_that_names_it(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    path.symlink_to("/proc/self/mem")
-    append(tmp_path / "b", b"1\n")
-    with pytest.raises(BaseExceptionGroup) as raised:
-        async with following(follow_all(tmp_path), FileIntake()):
-            await anyio.sleep_forever()
-    assert raised.group_contains(SourceError, match=f"source file: {path}: Input/output error")
-    assert open_files_below(tmp_path) == []
+        assert set(calls[:4]) == {follow.look_at}
 
 
 async def test_a_directory_in_the_glob_is_passed_over_and_one_named_is_an_error(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from streambatch.ingest.identity import HEAD_BYTES, NOTHING_KNOWN, identity_of
 from streambatch.ingest.matching import Mark
-from streambatch.ingest.tail import HEAD_BYTES, NOTHING_KNOWN, Followed, Held, Tail, identity_of
+from streambatch.ingest.tail import Followed, Held, Tail
 
 NAMES = st.sampled_from(["log", "log.1", "log.2", "other"])
 ROTATE_WAIT = 5.0

@@ -172,7 +172,7 @@ async def test_a_loud_lane_leaves_room_for_a_quiet_one() -> None:
         await anyio.wait_all_tasks_blocked()
         inbox.take(20, 1000, whole_record=True)
         await anyio.wait_all_tasks_blocked()
-        assert inbox.records == 150 + 1
+        assert inbox.records == 140 + 1
         assert inbox.is_full_for("loud")
         assert not inbox.is_full_for("quiet")
         with anyio.fail_after(1):
@@ -180,3 +180,80 @@ async def test_a_loud_lane_leaves_room_for_a_quiet_one() -> None:
         while inbox.records:
             inbox.take(20, 1000, whole_record=True)
             await anyio.wait_all_tasks_blocked()
+
+
+async def test_a_lane_known_from_the_start_has_room_in_a_queue_that_others_filled() -> None:
+    inbox = Inbox(QueueLimits(max_records=160), ["loud", "middling", "quiet"])
+    async with anyio.create_task_group() as tasks:
+        for name in ("loud", "middling"):
+            for _ in range(20):
+                tasks.start_soon(inbox.put, chunk_of([b"x"] * 20, partition=Partition(name, "p")), CLOCK)
+            await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(1):
+            await inbox.put(chunk_of([b"y"] * (160 // 12), partition=Partition("quiet", "p")), CLOCK)
+        assert inbox.records == 160
+        while inbox.records:
+            inbox.take(20, 1000, whole_record=True)
+            await anyio.wait_all_tasks_blocked()
+
+
+async def test_a_record_larger_than_what_is_kept_for_its_lane_still_gets_in() -> None:
+    inbox = Inbox(QueueLimits(max_bytes=1000), ["loud", "quiet"])
+    got_in = anyio.Event()
+
+    async def shout() -> None:
+        while not got_in.is_set():
+            await inbox.put(chunk_of([b"x" * 99], partition=Partition("loud", "p")), CLOCK)
+
+    async def speak() -> None:
+        await inbox.put(chunk_of([b"y" * 900], partition=Partition("quiet", "p")), CLOCK)
+        got_in.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(shout)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(speak)
+        await anyio.wait_all_tasks_blocked()
+        taken = 0
+        while not got_in.is_set():
+            assert inbox.take(1, 1000, whole_record=True) is not None
+            taken += 1
+            assert taken <= 10
+            await anyio.wait_all_tasks_blocked()
+        await drain(inbox)
+
+
+@given(
+    held=st.lists(st.lists(st.integers(1, 40), max_size=5), min_size=1, max_size=5),
+    records=st.integers(1, 50),
+    width=st.integers(1, 40),
+)
+def test_what_holds_no_more_than_its_share_goes_into_the_next_batch_and_the_others_get_theirs(
+    held: list[list[int]], records: int, width: int
+) -> None:
+    async def scenario() -> None:
+        inbox, size = Inbox(QueueLimits()), 10 * records
+        for at, counts in enumerate(held):
+            for count in counts:
+                await inbox.put(chunk_of([b"x" * (width - 1)] * count, partition=Partition(f"s{at}", "p")), CLOCK)
+        totals = {f"s{at}": sum(counts) for at, counts in enumerate(held) if counts}
+        records_left, bytes_left = records, size
+        came = dict.fromkeys(totals, 0)
+        while records_left and (chunk := inbox.take(records_left, bytes_left, whole_record=records_left == records)):
+            came[chunk.partition.source] += chunk.count
+            records_left -= chunk.count
+            bytes_left -= chunk.size
+        share = min(records, size // width) // max(1, len(totals))
+        for name, total in totals.items():
+            if total <= share:
+                assert came[name] == total
+        heavy = [name for name, total in totals.items() if total > share]
+        if heavy and share:
+            assert sum(came[name] for name in heavy) >= share
+
+    anyio.run(scenario, backend="trio")
+
+
+def test_a_full_queue_leaves_memory_to_those_who_read() -> None:
+    assert QueueLimits(max_bytes=1000).within(300) == QueueLimits(max_bytes=300)
+    assert QueueLimits(max_bytes=100).within(300) == QueueLimits(max_bytes=100)

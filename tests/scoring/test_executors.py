@@ -6,46 +6,17 @@ from typing import Any
 import anyio
 import pytest
 
-from streambatch.clock import SystemClock
-from streambatch.records import Batch, FloatArray, Outcome
-from streambatch.scoring.executors import Executor, TaskExecutor, ThreadExecutor, Workers, make_executor
-from streambatch.scoring.transform import Transform
+from streambatch.errors import ConfigError
+from streambatch.records import FloatArray, Outcome
+from streambatch.scoring.executors import TaskExecutor, Workers
+from streambatch.scoring.threads import ThreadExecutor
+from tests.scoring.desk import Desk
 from tests.scoring.fakes import Doubling, batch_of, numbers, transform_of
 
 pytestmark = pytest.mark.anyio
 
 
-class Desk:
-    """Submits batches as slots come free and collects what comes back."""
-
-    def __init__(self, transform: Transform, **workers: Any) -> None:
-        self.results: dict[int, Outcome | Exception] = {}
-        self.order: list[int] = []
-        self._held = 0
-        self._freed = anyio.Event()
-        now = SystemClock().monotonic
-        self.executor: Executor = make_executor(Workers(**workers), transform, self._done, now)
-
-    def _done(self, batch: Batch, result: Outcome | Exception) -> None:
-        assert batch.sequence not in self.results
-        self.results[batch.sequence] = result
-        self.order.append(batch.sequence)
-        self._held -= 1
-        self._freed.set()
-        self._freed = anyio.Event()
-
-    async def run(self, batches: int) -> None:
-        with anyio.fail_after(20):
-            async with self.executor:
-                for sequence in range(batches):
-                    while self._held >= self.executor.capacity:
-                        await self._freed.wait()
-                    self._held += 1
-                    self.executor.submit(batch_of(numbers(sequence, sequence + 1), sequence=sequence))
-                while len(self.results) < batches:
-                    await self._freed.wait()
-
-
+STAGES = ("closed", "started", "decoded", "validated", "preprocessed", "scored", "encoded")
 EVERY = [{"executor": "inline"}, {"executor": "thread"}, {"executor": "thread", "count": 4}]
 
 
@@ -54,16 +25,17 @@ async def test_every_batch_comes_back_once_with_its_scores_and_times(workers: di
     desk = Desk(transform_of(Doubling()), **workers)
     await desk.run(200)
     assert sorted(desk.order) == list(range(200))
-    for sequence, outcome in desk.results.items():
-        assert isinstance(outcome, Outcome)
-        assert outcome.payload == b"%d=%d.0|%d\n%d=%d.0|%d\n" % (
-            sequence, 2 * sequence, sequence, sequence + 1, 2 * sequence + 2, sequence + 1,
-        )  # fmt: skip
+    payload = b"".join(outcome.payload for outcome in desk.outcomes())
+    assert payload == b"".join(b"%d=%d.0|%d\n" % (number, 2 * number, number) for number in range(400))
+    for batch in desk.batches.values():
+        times = [getattr(batch.stamps, name) for name in STAGES]
+        assert times == sorted(times)
+        assert batch.stamps.retry_seconds == 0.0
 
 
 @pytest.mark.parametrize("workers", EVERY, ids=str)
 async def test_an_error_that_is_no_records_fault_comes_back_too(workers: dict[str, Any]) -> None:
-    desk = Desk(transform_of(Doubling(*range(3))), **workers)
+    desk = Desk(transform_of(Doubling(*range(2))), **workers)
     await desk.run(10)
     assert isinstance(desk.results[0], Exception)
     assert all(isinstance(desk.results[sequence], Outcome) for sequence in range(1, 10))
@@ -91,8 +63,9 @@ async def test_steps_with_memory_see_batches_in_order_whatever_the_number_of_thr
             return [*state, float(x[0, 0])], x + len(state)
 
     transform = transform_of(Doubling(), [Running()])
-    await Desk(transform, executor="thread", count=4).run(100)
-    assert transform._states == [[float(sequence) for sequence in range(100)]]
+    desk = Desk(transform, executor="thread", count=4)
+    await desk.run(100)
+    assert desk.outcome(99).states == ([2.0 * sequence for sequence in range(100)],)
 
 
 async def test_an_async_model_is_awaited_on_the_loop_up_to_count_at_once() -> None:
@@ -131,3 +104,25 @@ async def test_a_hard_stop_does_not_wait_for_a_model_that_hangs() -> None:
             desk.executor.submit(batch_of(numbers(1)))
             scope.cancel()
     hanging.set()
+
+
+def test_a_time_limit_is_refused_where_nothing_could_end_the_call() -> None:
+    async def score(x: FloatArray) -> FloatArray:
+        return x[:, 0]
+
+    with pytest.raises(ConfigError) as caught:
+        Desk(transform_of(Doubling()), executor="inline", timeout="5s")
+    assert str(caught.value) == (
+        'workers.timeout: found 5 s with executor = "inline" and a model that is not async; '
+        'allowed: none, or executor = "thread"'
+    )
+    model = type("Model", (), {"is_async": True, "score": staticmethod(score)})()
+    Desk(transform_of(model), executor="inline", timeout="5s")
+    assert Workers().timeout == 30.0
+    assert Workers(executor="inline").timeout is None
+
+
+@pytest.mark.parametrize("options", [{"timeout": 0}, {"attempts": 0}, {"attempts": 1.5}], ids=str)
+def test_impossible_limits_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"{next(iter(options))}: found"):
+        Workers(**options)

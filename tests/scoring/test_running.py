@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streambatch.errors import ShapeError
+from streambatch.errors import ShapeError, StepError
 from streambatch.records import FloatArray
 from streambatch.scoring.running import RunningStandardize, RunningState
 
@@ -110,3 +110,34 @@ def test_records_of_another_shape_are_refused() -> None:
     with pytest.raises(ShapeError) as caught:
         step(state, np.zeros((4, 3)))
     assert str(caught.value) == "preprocess step standardize: expected shape (n, 2), found (4, 3)"
+
+
+@given(st.lists(st.tuples(MAYBE, MAYBE), min_size=1, max_size=20), st.lists(VALUES, min_size=1, max_size=20))
+def test_a_state_that_was_dumped_and_loaded_is_the_same_to_the_bit(
+    values: list[tuple[float, float]], more: list[float]
+) -> None:
+    step = RunningStandardize().bind((2,), "f8")
+    state, _ = step(step.initial_state(), np.array(values))
+    loaded = step.load(step.dump(state))
+    for name in RunningState.__slots__:
+        before, after = getattr(state, name), getattr(loaded, name)
+        assert (after.tobytes(), after.shape, after.dtype) == (before.tobytes(), before.shape, before.dtype)
+    x = np.column_stack([more, more])
+    np.testing.assert_array_equal(step(loaded, x)[1], step(state, x)[1])
+
+
+def test_the_state_before_the_first_record_can_be_dumped_too() -> None:
+    step = RunningStandardize()
+    _, y = step(step.load(step.dump(step.initial_state())), np.array([[1.0], [3.0]]))
+    np.testing.assert_array_equal(y, [[0.0], [1.0]])
+
+
+def test_a_state_of_another_shape_or_cut_short_is_refused() -> None:
+    step = RunningStandardize()
+    data = step.dump(step(step.initial_state(), np.zeros((4, 2)))[0])
+    with pytest.raises(StepError, match=r"step standardize: .* of shape \(2,\); these are of \(3,\)"):
+        step.bind((3,), "f8").load(data)
+    with pytest.raises(StepError, match="step standardize: its stored statistics can't be read"):
+        step.load(data[:-1])
+    with pytest.raises(StepError, match="step standardize: its stored statistics hold 16 bytes of count"):
+        step.load(data.replace(b"shape\x91\x02", b"shape\x91\x03"))

@@ -4,13 +4,15 @@ import math
 from typing import Any
 
 import anyio
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streambatch.errors import ModelError
+from streambatch.errors import ModelError, StepError
 from streambatch.records import FloatArray, Outcome, Partition
+from streambatch.scoring.running import RunningStandardize
 from streambatch.scoring.transform import Transform
 from tests.chunks import chunk_of
 from tests.scoring.fakes import Doubling, batch_of, numbers, transform_of
@@ -121,26 +123,134 @@ def test_an_async_model_is_isolated_the_same_way() -> None:
 
     async def scenario() -> Outcome:
         transform = transform_of(Model(2))
-        prepared = transform.prepare(batch_of(numbers(1, 2, 3)), lambda: 0.0)
-        return transform.finish(prepared, await transform.score_async(prepared))
+        return await transform.run_async(batch_of(numbers(1, 2, 3)), lambda: 0.0)
 
     outcome = anyio.run(scenario)
     assert ids(outcome) == ["1", "3"]
     assert [reject.record for reject in outcome.rejects] == [b"2"]
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("deep"), SystemExit(3), GeneratorExit()], ids=repr)
+def test_whatever_a_model_raises_on_a_record_is_that_records_alone(error: BaseException) -> None:
+    class Raising:
+        def score(self, x: FloatArray) -> FloatArray:
+            if 3.0 in x[:, 0]:
+                raise error
+            return x[:, 0]
+
+    class RaisingLater(Raising):
+        async def score(self, x: FloatArray) -> FloatArray:  # type: ignore[override]
+            return super().score(x)
+
+    async def later() -> Outcome:
+        return await transform_of(RaisingLater()).run_async(batch_of(numbers(*range(8))), lambda: 0.0)
+
+    for outcome in (run(transform_of(Raising()), numbers(*range(8))), anyio.run(later)):
+        assert outcome.scored == {"in": 7}
+        (reject,) = outcome.rejects
+        assert (reject.record, reject.reason) == (b"3", "model_error")
+        assert type(error).__name__ in reject.error
+
+
+def test_an_interrupt_from_the_keyboard_is_no_records_fault() -> None:
+    class Interrupted:
+        def score(self, x: FloatArray) -> FloatArray:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(transform_of(Interrupted()), numbers(1))
+
+
+def test_the_outcome_says_which_records_were_scored() -> None:
+    assert run(transform_of(Doubling()), numbers(1, 2)).index is None
+    index = run(transform_of(Doubling(2)), numbers(1, 2, 3)).index
+    assert index is not None
+    assert index.tolist() == [0, 2]
+
+
+class Summing:
+    """A step with memory: each record becomes the sum of all up to it."""
+
+    is_stateful = True
+    name = "summing"
+
+    def initial_state(self) -> float:
+        return 0.0
+
+    def __call__(self, state: float, x: FloatArray) -> tuple[float, FloatArray]:
+        y = state + np.cumsum(x, axis=0)
+        return float(y[-1, 0]), y
+
+    def dump(self, state: float) -> bytes:
+        return state.hex().encode()
+
+    def load(self, data: bytes) -> float:
+        return float.fromhex(data.decode())
+
+
 def test_a_step_with_memory_gets_its_state_back() -> None:
-    class Running:
-        is_stateful = True
-
-        def initial_state(self) -> float:
-            return 0.0
-
-        def __call__(self, state: float, x: FloatArray) -> tuple[float, FloatArray]:
-            y = state + np.cumsum(x, axis=0)
-            return float(y[-1, 0]), y
-
-    transform = transform_of(Doubling(), [Running()])
+    transform = transform_of(Doubling(), [Summing()])
     assert transform.is_ordered
     outcomes = [run(transform, numbers(1, 2), sequence=0), run(transform, numbers(3), sequence=1)]
     assert b"".join(outcome.payload for outcome in outcomes) == b"1=2.0|1\n2=6.0|2\n3=12.0|3\n"
+    assert [outcome.states for outcome in outcomes] == [(3.0,), (6.0,)]
+
+
+def test_without_memory_there_is_no_state_to_keep() -> None:
+    transform = transform_of(Doubling(), [lambda x: x])
+    outcome = run(transform, numbers(1))
+    assert outcome.states is None
+    assert transform.dump(outcome.states) == b""
+    transform.restore(b"")
+    transform.restore(None)
+
+
+def test_states_go_on_after_a_restart_where_the_outcome_was() -> None:
+    steps = [lambda x: x, Summing(), RunningStandardize()]
+    whole = transform_of(Doubling(), steps)
+    wanted = [run(whole, numbers(at, at + 1), sequence=at).payload for at in range(4)]
+    first = transform_of(Doubling(), steps)
+    outcomes = [run(first, numbers(at, at + 1), sequence=at) for at in range(3)]
+    second = transform_of(Doubling(), steps)
+    second.restore(first.dump(outcomes[1].states))
+    again = [run(second, numbers(at, at + 1), sequence=at).payload for at in (2, 3)]
+    assert again == wanted[2:]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ([Summing()], [Summing(), RunningStandardize()], "step standardize: expected the stored state of summing, st"),
+        ([Summing(), RunningStandardize()], [Summing()], "found that of summing, standardize"),
+        ([Summing()], [], "expected the stored state of no step, found that of summing"),
+        ([RunningStandardize().bind((2,), "f8")], [RunningStandardize().bind((3,), "f8")], "its stored statistics are"),
+        ([Summing()], [type("Shy", (Summing,), {"load": lambda self, data: 1 / 0})()], "summing: its stored state doe"),
+    ],
+)  # fmt: skip
+def test_the_state_of_other_steps_is_refused(before: Any, after: Any, message: str) -> None:
+    first = transform_of(Doubling(), before)
+    states = tuple(step(step.initial_state(), np.ones((1, 2)))[0] for step in before)
+    with pytest.raises(StepError) as caught:
+        transform_of(Doubling(), after).restore(first.dump(states))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"nonsense", msgspec.msgpack.encode([2, []])])
+def test_what_is_no_state_is_refused(data: bytes) -> None:
+    message = "step summing: its (stored state can't be read|state was stored in version 2)"
+    with pytest.raises(StepError, match=message):
+        transform_of(Doubling(), [Summing()]).restore(data)
+
+
+def test_memory_that_can_not_be_stored_is_noticed_at_the_start() -> None:
+    class Forgetful:
+        is_stateful = True
+
+        def initial_state(self) -> int:
+            return 0
+
+        def __call__(self, state: int, x: FloatArray) -> tuple[int, FloatArray]:
+            return state, x
+
+    with pytest.raises(StepError, match=r"step Forgetful: it has memory, but no dump\(state\) and load\(data\)"):
+        transform_of(Doubling(), [Forgetful()]).restore(None)

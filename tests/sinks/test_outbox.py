@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streambatch.clock import Clock
-from streambatch.errors import SinkError
+from streambatch.durable import Commit, Mark
+from streambatch.errors import SinkError, StateOutage
 from streambatch.events import Observer
 from streambatch.records import Batch, Outcome, Reject, Stamps
 from streambatch.sinks import outbox as outboxes
 from streambatch.sinks.memory import MemorySink
-from streambatch.sinks.outbox import Outbox
+from streambatch.sinks.outbox import Finished, Marks, Outbox
 from tests.chunks import chunk_of
 from tests.moved_clock import MovedClock
 
@@ -28,7 +29,7 @@ class PiecewiseSink(MemorySink):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
-        self.durable_writes = self.finished = 0
+        self.durable_writes = self.finished = self.looked_at = 0
         self.clock: Clock | None = None
 
     def timed_by(self, clock: Clock) -> None:
@@ -38,6 +39,10 @@ class PiecewiseSink(MemorySink):
         await anyio.lowlevel.checkpoint()
         self.durable_writes = max(self.durable_writes, len(self.payloads) // self.size * self.size)
         return await super().sync()
+
+    async def close_due(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.looked_at += 1
 
     async def finish(self) -> None:
         await anyio.lowlevel.checkpoint()
@@ -51,14 +56,59 @@ class NoDeadLetters:
     def __init__(self) -> None:
         self.synced = self.finished = 0
 
+    def restore(self, mark: Mark | None, commit: Commit) -> None:
+        pass
+
+    def mark(self) -> Mark:
+        return {}
+
+    async def open(self) -> None:
+        pass
+
     async def write(self, rejects: Sequence[Reject]) -> None:
         raise AssertionError("no record died")
+
+    async def close_due(self) -> None:
+        pass
 
     async def sync(self) -> None:
         self.synced += 1
 
     async def finish(self) -> None:
         self.finished += 1
+
+
+class Kept:
+    """Checkpoints in memory: the batches that each acks, by sequence. outage: what the next commit raises."""
+
+    def __init__(self) -> None:
+        self.noted: list[int] = []
+        self.commits: list[list[int]] = []
+        self.outage: Exception | None = None
+
+    def written(self, batch: Batch, outcome: Outcome, place: Mark) -> None:
+        assert batch.chunks[0].payload, "its bytes are there until it was noted"
+        self.noted.append(batch.sequence)
+
+    async def digested(self) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    def point(self) -> int:
+        return len(self.noted)
+
+    async def intend(self, batches: Sequence[Batch]) -> None:
+        raise AssertionError("the sink knows no batches")
+
+    async def commit(self, finished: Sequence[Finished], marks: Marks, point: int) -> None:
+        await anyio.lowlevel.checkpoint()
+        outage, self.outage = self.outage, None
+        if outage is not None:
+            raise outage
+        self.commits.append([batch.sequence for batch, _ in finished])
+
+
+def no_reject(batch: Batch, place: int, error: str) -> Reject:
+    raise AssertionError("nothing is refused")
 
 
 class Run:
@@ -73,11 +123,15 @@ class Run:
             self.dead_letters,
             clock=MovedClock(),
             observer=Observer(),
-            is_durable=is_durable,
             written=lambda batch, outcome: self.written.append(batch.sequence),
             acked=lambda batch, outcome: self.acked.append(batch.sequence),
             is_busy=lambda: False,
+            id_of=lambda batch: str(batch.sequence),
+            refuse=no_reject,
         )
+        self.checkpoints = Kept()
+        if is_durable:
+            self.outbox.restore(self.checkpoints, {})
 
     def add(self, sequence: int, payload: bytes | None = None) -> None:
         batch = Batch(sequence, [chunk_of([b"x"])], 1, 2, "size", Stamps(0.0, 0.0))
@@ -143,6 +197,9 @@ async def test_too_many_that_wait_have_the_segment_closed(monkeypatch: pytest.Mo
             await anyio.wait_all_tasks_blocked()
             assert run.acked == []
             await run.outbox.sync()
+        await anyio.wait_all_tasks_blocked()
+        run.add(4)  # whoever writes the next one sees to it first
+        await anyio.wait_all_tasks_blocked()
         assert run.acked == [0, 1, 2, 3]
         tasks.cancel_scope.cancel()
 
@@ -171,8 +228,34 @@ async def test_a_sink_without_segments_is_acked_by_each_sync() -> None:
     await run.outbox._write(run.outbox._take())
     await run.outbox.sync()
     assert run.acked == [0]
-    await run.outbox.sync()
-    assert run.dead_letters.synced == 1  # nothing was written since
+
+
+async def test_the_task_that_writes_closes_what_is_due_also_while_nothing_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outboxes, "CLOSE_DUE_SECONDS", 0.0)
+    sink = PiecewiseSink(1)
+    run = Run(sink)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run.outbox.run)
+        with anyio.fail_after(5):
+            while sink.looked_at < 3:
+                await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_checkpoint_that_can_not_be_stored_is_held_and_nothing_acked_meanwhile() -> None:
+    run = Run(MemorySink())
+    run.add(0)
+    await run.outbox._write(run.outbox._take())
+    run.checkpoints.outage = StateOutage("state.sqlite3", "no room")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run.outbox.sync)
+        with anyio.fail_after(5):
+            await run.outbox.holding.failed.wait()
+            assert run.acked == []
+            assert "no room" in run.outbox.holding.reasons(0.0)[0]
+    assert (run.acked, run.checkpoints.commits, run.outbox.holding.outages) == ([0], [[0]], {})
 
 
 async def test_it_gives_its_clock_to_a_sink_with_segments() -> None:

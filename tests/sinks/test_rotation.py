@@ -25,7 +25,7 @@ from tests.sinks.reading import FORMATS, closed_in, encoder, payload_of, read, r
 from tests.test_files import file_size_limit
 
 pytestmark = pytest.mark.anyio
-Step = tuple[Literal["write"], int] | tuple[Literal["wait"], float] | tuple[Literal["sync"], None]
+Step = tuple[Literal["write"], int] | tuple[Literal["wait"], float] | tuple[Literal["sync", "close_due"], None]
 EACH = pytest.mark.parametrize(("format", "compression"), FORMATS)
 
 
@@ -46,7 +46,7 @@ steps = st.lists(
     st.one_of(
         st.tuples(st.just("write"), st.integers(1, 40)),
         st.tuples(st.just("wait"), st.sampled_from([0.5, 10.0])),
-        st.tuples(st.just("sync"), st.none()),
+        st.tuples(st.sampled_from(["sync", "close_due"]), st.none()),
     ),
     max_size=12,
 )
@@ -73,8 +73,10 @@ def test_every_record_is_in_one_segment_and_durable_ones_can_be_read(
                 counts.append(written)
             elif what == "wait":
                 clock.now += value or 0.0
-            else:
+            elif what == "sync":
                 await sink.sync()
+            else:
+                await sink.close_due()
             check_durable(folder, format, counts[sink.durable_writes])
         if is_graceful:
             await sink.finish()
@@ -101,7 +103,7 @@ def check_durable(folder: Path, format: Format, count: int) -> None:
 
 
 @EACH
-async def test_a_quiet_segment_is_closed_by_the_next_sync(
+async def test_a_quiet_segment_is_closed_when_it_is_due(
     tmp_path: Path, format: Format, compression: Compression
 ) -> None:
     clock, encode = MovedClock(), encoder(format)
@@ -110,11 +112,14 @@ async def test_a_quiet_segment_is_closed_by_the_next_sync(
     await sink.open(encode.header())
     await sink.write(payload_of(encode, 0, 3))
     clock.now += 59
+    await sink.close_due()
     await sink.sync()
     assert names(tmp_path) == [f"s.{format}.open"]
     assert sink.durable_writes == (0 if format == "parquet" else 1)
     clock.now += 1
     await sink.sync()
+    assert names(tmp_path) == [f"s.{format}.open"]
+    await sink.close_due()
     assert names(tmp_path) == [f"s-00000001.{format}", f"s.{format}.open"]
     assert sink.durable_writes == 1
     await sink.finish()

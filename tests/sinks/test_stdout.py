@@ -79,10 +79,10 @@ def test_a_reader_that_goes_away_is_a_sink_error(backend: str) -> None:
     assert error == b"SinkError sink stdout: the reader of standard output went away\n"
 
 
-def test_a_full_disk_is_a_sink_error() -> None:
+def test_a_full_disk_is_an_outage() -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(write(1, 1), stdout=full, stderr=subprocess.PIPE, timeout=30, check=True)
-    assert done.stderr == b"SinkError sink stdout: standard output: No space left on device\n"
+    assert done.stderr == b"SinkOutage sink stdout: standard output: No space left on device\n"
 
 
 def test_a_closed_standard_output_is_a_sink_error() -> None:

@@ -167,7 +167,7 @@ class TestFile:
         file = DeadLetterFile(tmp_path / "dead.jsonl", Rotation(max_bytes=4, max_age=60), clock)
         await file.open()
         clock.now += 60
-        await file.sync()
+        await file.close_due()
         assert (tmp_path / "dead-00000004.jsonl").read_bytes() == b"44\n"
         await file.write(b"5\n")
         await file.finish()

@@ -1,0 +1,143 @@
+"""`streambatch state`: how far each source has come and what is stored with it, and forgetting that on purpose."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import typer
+
+from streambatch.assemble import load_config
+from streambatch.config import Config
+from streambatch.errors import StateError
+from streambatch.state.database import FILE_NAME
+from streambatch.state.folder import StateFolder, held_by
+from streambatch.state.manifest import rfc3339
+from streambatch.state.store import StateStore
+from streambatch.state.stored import RunSummary, State
+
+NOTES_SHOWN = 60
+"""Characters of a partition's notes that are shown without --json."""
+
+
+def show_state(path: Path, overrides: Sequence[str], *, is_json: bool) -> int:
+    """Print what the last checkpoint left; a pipeline that runs goes on meanwhile. Returns the exit code.
+
+    Raises StreambatchError for a config or a state that can't be read.
+    """
+    config = load_config(path, overrides=overrides)
+    folder = config.state_dir
+    if not (folder / FILE_NAME).exists():
+        print("null" if is_json else f"{'state':<14}{folder}: none yet")
+        return 0
+    with StateStore.read(folder) as store:
+        state, runs = store.load(), store.runs()
+    last = runs[-1] if runs else None
+    holder = held_by(folder)
+    if is_json:
+        print(json.dumps(_as_data(folder, state, last, holder), indent=2))
+        return 0
+    for word, text in _described(config, state, last, holder):
+        print(f"{word:<14}{text}".encode(errors="replace").decode())
+    return 0
+
+
+def reset_state(path: Path, overrides: Sequence[str], source: str | None, *, is_sure: bool) -> int:
+    """Forget how far one source, or everything, has come. Returns the exit code.
+
+    Raises HeldError while a pipeline runs, StateError for a source without state.
+    """
+    config = load_config(path, overrides=overrides)
+    if not (config.state_dir / FILE_NAME).exists():
+        print(f"{'state':<14}{config.state_dir}: none yet; nothing to forget")
+        return 0
+    with StateFolder(config.state_dir), StateStore(config.state_dir) as store:
+        store.open()
+        _check_known(store, source)
+        if not is_sure and not _confirmed(config.state_dir, source):
+            print("nothing was forgotten", file=sys.stderr)
+            return 1
+        store.reset(source)
+    print(f"forgotten: {_what(source)}; the next run reads {'it' if source else 'everything'} from the beginning")
+    return 0
+
+
+def _check_known(store: StateStore, source: str | None) -> None:
+    """Say that there is no such source before asking whether to forget it."""
+    state = store.load()
+    known = {*state.readings, *state.partitions}
+    if source is not None and source not in known:
+        raise StateError(
+            store.path, f"found no source {source}; those with state: {', '.join(sorted(known)) or 'none'}"
+        )
+
+
+def _confirmed(folder: Path, source: str | None) -> bool:
+    if not sys.stdin.isatty():
+        raise StateError(folder, f"--yes is needed to forget {_what(source)} when nobody can be asked")
+    return typer.confirm(f"Forget {_what(source)} in {folder}? What was read will be read again.", err=True)
+
+
+def _what(source: str | None) -> str:
+    return f"how far source {source} has come" if source else "how far all sources and outputs have come"
+
+
+def _described(config: Config, state: State, last: RunSummary | None, holder: str | None) -> Iterator[tuple[str, str]]:
+    """Yield the state, a line each: a word and what there is to say of it."""
+    yield "state", f"{config.state_dir}{f', held by process {holder}' if holder else ''}"
+    yield "checkpoint", rfc3339(state.checkpointed_at) if state.checkpointed_at is not None else "none yet"
+    if last is not None:
+        yield "last run", f"{last.run}: {last.why.replace('_', ' ')}{f', {last.error}' if last.error else ''}"
+    names = {part.options.name for part in config.sources}
+    for source in sorted({*state.readings, *state.partitions}):
+        partitions = state.partitions.get(source, {})
+        gone = "" if source in names else ", not in the config any more"
+        counts = state.counts.get(source)
+        done = f", {counts.scored} scored, {counts.dead_lettered} dead" if counts else ""
+        yield "source", f"{source}: {len(partitions)} partitions{done}{gone}"
+        for name, saved in sorted(partitions.items()):
+            notes = _short(saved.notes)
+            yield "", f"{name}: position {saved.position}, {saved.records} records{f', {notes}' if notes else ''}"
+    for output, mark in sorted(state.outputs.items()):
+        yield "output", f"{output}: {_short(mark)}"
+
+
+def _short(notes: Mapping[str, Any]) -> str:
+    text = ", ".join(f"{key} {value}" for key, value in notes.items())
+    return text if len(text) <= NOTES_SHOWN else f"{text[: NOTES_SHOWN - 3]}..."
+
+
+def _as_data(folder: Path, state: State, last: RunSummary | None, holder: str | None) -> dict[str, Any]:
+    sources = {
+        source: {
+            "reading": state.readings.get(source),
+            "counts": msgspec.to_builtins(state.counts.get(source)),
+            "partitions": {
+                name: msgspec.to_builtins(saved) for name, saved in sorted(state.partitions.get(source, {}).items())
+            },
+        }
+        for source in sorted({*state.readings, *state.partitions})
+    }
+    return {
+        "state_dir": str(folder),
+        "held_by": holder,
+        "checkpointed": rfc3339(state.checkpointed_at) if state.checkpointed_at is not None else None,
+        "next_batch": state.next_batch,
+        "sources": sources,
+        "outputs": dict(sorted(state.outputs.items())),
+        "last_run": None if last is None else _run_data(last),
+    }
+
+
+def _run_data(run: RunSummary) -> dict[str, Any]:
+    return {
+        "run": run.run,
+        "started": rfc3339(run.started),
+        "ended": None if run.ended is None else rfc3339(run.ended),
+        "why": run.why,
+        "error": run.error,
+        "checkpoints": run.checkpoints,
+        "counts": msgspec.to_builtins(run.counts),
+    }

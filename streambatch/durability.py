@@ -1,0 +1,169 @@
+"""What a state folder adds to a pipeline: it goes on where it was, and stores how far it has come.
+
+The folder is held from the first look into it until the run has ended and is stored so; nothing is read from a source
+or written to an output before everything that resumes knows where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+from anyio import to_thread
+from pydantic import Field
+
+from streambatch.clock import Clock
+from streambatch.durable import ResumableSource
+from streambatch.microbatch.recut import PlannedBatch, Recut
+from streambatch.options import options
+from streambatch.records import Batch, Partition, Source
+from streambatch.scoring.transform import Transform
+from streambatch.sinks.outbox import Outbox
+from streambatch.state.checkpointer import Checkpointer, batch_id
+from streambatch.state.folder import StateFolder
+from streambatch.state.ledger import Ledger
+from streambatch.state.manifest import RunsOptions, describe_run
+from streambatch.state.report import RunReport
+from streambatch.state.store import StateStore
+from streambatch.state.stored import State
+from streambatch.units import Duration
+
+PRUNE_SECONDS = 3600.0
+"""How often old runs are forgotten."""
+READING = ("type", "format", "framing", "compression")
+"""Options of a source that change how its bytes become records."""
+
+
+@options
+class Delivery:
+    """When what was written is made durable, and how long a stop may take."""
+
+    checkpoint_interval: Annotated[Duration, Field(gt=0)] = 1.0
+    """Time between two checkpoints."""
+    drain_timeout: Annotated[Duration, Field(ge=0)] = 20.0
+    """Time a graceful stop may take before what is in flight is given up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a pipeline comes from, for the manifest of its runs.
+
+    config: effective, with secrets redacted. model: `path`, `format`, `sha256`, `parameters`. sink: such as `path` and
+    `format`.
+    """
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    config_digest: str | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
+    sink: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Durability:
+    """The state of one run."""
+
+    def __init__(
+        self,
+        folder: Path | StateFolder,
+        *,
+        run: str,
+        pipeline: str,
+        clock: Clock,
+        provenance: Provenance,
+        runs: RunsOptions,
+    ) -> None:
+        self._folder = folder if isinstance(folder, StateFolder) else StateFolder(folder)
+        self._store = StateStore(self._folder.path, clock.wall)
+        self._run, self._pipeline, self._clock = run, pipeline, clock
+        self._provenance, self._runs = provenance, runs
+        self._checkpointer: Checkpointer | None = None
+        self._has_begun = False
+
+    async def resume(
+        self, sources: Sequence[Source], ledger: Ledger, transform: Transform, outbox: Outbox
+    ) -> Recut | None:
+        """Open the state, tell every part how far it has come, and begin a run. Returns what is to be cut again.
+
+        Raises HeldError, StateError, or StepError for steps that don't fit their stored state.
+        """
+        self._folder.__enter__()
+        await outbox.holding.through("state", self._open)
+        state = await to_thread.run_sync(self._store.load)
+        readings = {source.name: _reading(source) for source in sources}
+        for name, reading in readings.items():
+            self._store.check_reading(name, reading)
+        transform.restore(state.steps)
+        _resume(sources, state, ledger)
+        self._checkpointer = Checkpointer(self._store, state, ledger, sources, clock=self._clock, dump=transform.dump)
+        outbox.restore(self._checkpointer, state.outputs)
+        await outbox.holding.through("state", lambda: self._begin(readings))
+        self._checkpointer.start()
+        return self._plan(state)
+
+    async def prune(self) -> None:
+        """Forget old runs now and then, until cancelled."""
+        while True:
+            await to_thread.run_sync(self._store.prune, self._runs.keep, self._clock.wall())
+            await anyio.sleep(PRUNE_SECONDS)
+
+    async def end(self, report: RunReport, ledger: Ledger) -> None:
+        """Store how the run ended, and let go of the folder. Raises StateError."""
+        try:
+            if self._has_begun:
+                at, counts = self._clock.wall(), {name: each.copy() for name, each in ledger.sources.items()}
+                await to_thread.run_sync(
+                    lambda: self._store.end_run(report.run, report.ended, report.error, at, counts, report.as_dict())
+                )
+        finally:
+            if self._checkpointer is not None:
+                self._checkpointer.close()
+            self._store.close()
+            self._folder.__exit__()
+
+    def id_of(self, batch: Batch) -> str:
+        """Return what names a batch for good."""
+        assert self._checkpointer is not None
+        return self._checkpointer.id_of(batch)
+
+    async def _open(self) -> None:
+        await to_thread.run_sync(self._store.open)
+
+    async def _begin(self, readings: Mapping[str, Mapping[str, Any]]) -> None:
+        provenance = self._provenance
+        start = describe_run(
+            run=self._run,
+            pipeline=self._pipeline,
+            started=self._clock.wall(),
+            config=provenance.config,
+            config_digest=provenance.config_digest,
+            model=provenance.model,
+            sinks={"sink": provenance.sink},
+            readings=readings,
+        )
+        await to_thread.run_sync(self._store.begin_run, start)
+        self._has_begun = True
+
+    def _plan(self, state: State) -> Recut | None:
+        intents = self._store.intended()
+        if not intents:
+            return None
+        return Recut(
+            PlannedBatch(ranges=intent.ranges, id=batch_id(state.state_id, intent.batch)) for intent in intents
+        )
+
+
+def _resume(sources: Sequence[Source], state: State, ledger: Ledger) -> None:
+    for source in sources:
+        saved = state.partitions.get(source.name, {})
+        if isinstance(source, ResumableSource):
+            source.resume(saved)
+            for name, partition in saved.items() if not getattr(source, "counts_recovered", False) else ():
+                if partition.read_to > partition.position:
+                    ledger.resume(Partition(source.name, name), partition.read_to)
+
+
+def _reading(source: Source) -> dict[str, Any]:
+    found = {name: getattr(source, name, None) for name in READING}
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,21 @@
+"""Blocking calls in threads that begin before anything else runs.
+
+Whoever hands over what was read and then asks for more finds the next read done when the event loop, busy with scoring
+what came, has time again. anyio's own calls only begin some turns of the loop later.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+import anyio
+
+T = TypeVar("T")
+
+
+async def call_at_once(function: Callable[[], T]) -> T:
+    """Call a function in a thread, on asyncio; cancellation waits until it has returned."""
+    call = asyncio.get_running_loop().run_in_executor(None, function)
+    with anyio.CancelScope(shield=True):
+        await call
+    return call.result()

@@ -1,0 +1,170 @@
+"""Looks at followed files: which match now, and where those are that don't. Blocking: call it in a thread.
+
+A file counts as gone only if that can be told: while its folder can't be looked at, or is no longer mounted, what was
+last seen of it stands.
+"""
+
+import errno
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import NamedTuple
+
+from streambatch.ingest.identity import HEAD_BYTES, Identity
+from streambatch.ingest.known import Known
+from streambatch.ingest.matching import Key, Mark, folder_device, look, mark_of
+from streambatch.ingest.opening import open_file
+from streambatch.ingest.outage import is_passing
+from streambatch.ingest.tail import MISSES_MIN, Followed, Held
+
+FOUND_AGAIN_MAX = 64
+"""Files that are looked for elsewhere in one look: each found stays open until it is done."""
+
+
+class Look(NamedTuple):
+    """What one look showed: the files that match, what the handles say of files that don't, and what can't be seen.
+
+    found_again: handles of files without one whose new name does not match.
+    """
+
+    marks: Mapping[str, Mark]
+    held: Mapping[Key, Held]
+    unseen: Mapping[str, OSError]
+    found_again: dict[Followed, io.FileIO]
+
+
+class Renamed(NamedTuple):
+    """A file where no name that matches leads to it."""
+
+    handle: io.FileIO
+    path: str
+    mark: Mark
+
+
+def look_at(
+    source: str, patterns: Sequence[str], files: Mapping[Key, Followed], handles: Mapping[Followed, io.FileIO]
+) -> Look:
+    """Return what there is now. Raises SourceError for a plain path of what isn't a file."""
+    marks, unseen, _ = look(source, patterns)
+    missing = files.keys() - {mark.key for mark in marks.values()}
+    for key in list(missing):
+        mark = _still_there(files[key], unseen)
+        if mark is not None:
+            marks[files[key].path] = mark
+            missing.remove(key)
+    found_again: dict[Followed, io.FileIO] = {}
+    lost = [files[key] for key in missing if files[key] not in handles and files[key].misses < MISSES_MIN]
+    for file in islice(lost, FOUND_AGAIN_MAX):
+        renamed = _elsewhere(file.path, file.mark.inode, file.identity)
+        if renamed is not None:
+            found_again[file] = renamed.handle
+    held = {}
+    for key in missing:
+        handle = handles.get(files[key]) or found_again.get(files[key])
+        if handle is not None:
+            status = os.fstat(handle.fileno())
+            held[key] = Held(status.st_size, status.st_nlink)
+    return Look(marks, held, unseen, found_again)
+
+
+def read_heads(marks: Mapping[str, Mark]) -> tuple[dict[str, bytes], dict[str, OSError]]:
+    """Return what begins each file, and what can't be read; a file that is another by now is in neither."""
+    heads: dict[str, bytes] = {}
+    unread: dict[str, OSError] = {}
+    for path, mark in marks.items():
+        try:
+            handle = open_file(path, mark.key)
+            if handle is not None:
+                with handle:
+                    heads[path] = os.pread(handle.fileno(), HEAD_BYTES, 0)
+        except OSError as error:
+            unread[path] = error
+    return heads, unread
+
+
+def find_again(known: Iterable[Known], source: str, patterns: Sequence[str]) -> list[tuple[Known, Renamed]]:
+    """Return those of an earlier run that were renamed in their folder to what doesn't match, the oldest first."""
+    matching = {mark.inode for mark in look(source, patterns).marks.values()}
+    found = []
+    for each in known:
+        if each.identity.length and not each.was_read and each.notes.inode not in matching:
+            renamed = _elsewhere(each.notes.path, each.notes.inode, each.identity)
+            if renamed is not None and renamed.mark.size < each.position:
+                renamed.handle.close()
+            elif renamed is not None:
+                found.append((each, renamed))
+    return sorted(found, key=lambda pair: pair[1].mark.modified_ns)
+
+
+def is_gone(known: Iterable[Known]) -> list[Known]:
+    """Return those whose files aren't there under any name, while their folders are as they were."""
+    gone: list[Known] = []
+    inodes: dict[str, set[int]] = {}
+    for each in known:
+        folder = os.path.dirname(each.notes.path)
+        with suppress(OSError):
+            if folder not in inodes:
+                inodes[folder] = _inodes(folder)
+            if folder_device(each.notes.path) == each.notes.folder and each.notes.inode not in inodes[folder]:
+                gone.append(each)
+    return gone
+
+
+def _inodes(folder: str) -> set[int]:
+    try:
+        with os.scandir(folder or ".") as entries:
+            return {entry.inode() for entry in entries}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def _still_there(file: Followed, unseen: dict[str, OSError]) -> Mark | None:
+    """Return the mark of a file that a glob did not show, or could not."""
+    try:
+        status = os.stat(file.path)
+        if (status.st_dev, status.st_ino) == file.mark.key:
+            return None if file.misses else mark_of(status, file.mark.folder)
+        return None
+    except (FileNotFoundError, NotADirectoryError):
+        return _unmounted(file, unseen)
+    except OSError as error:
+        if is_passing(error):
+            unseen[file.path] = error
+    return None if file.misses else file.mark
+
+
+def _unmounted(file: Followed, unseen: dict[str, OSError]) -> Mark | None:
+    if file.misses:
+        return None
+    with suppress(OSError):
+        if folder_device(file.path) == file.mark.folder:
+            return None
+    unseen[file.path] = OSError(errno.ENODEV, "the file system it was on is not mounted")
+    return file.mark
+
+
+def _elsewhere(path: str, inode: int, identity: Identity) -> Renamed | None:
+    """Return a file that was renamed in its folder."""
+    folder = os.path.dirname(path)
+    with suppress(OSError), os.scandir(folder or ".") as entries:
+        for entry in entries:
+            if entry.inode() == inode:
+                return _opened(os.path.join(folder, entry.name), identity)
+    return None
+
+
+def _opened(path: str, identity: Identity) -> Renamed | None:
+    status = os.stat(path)
+    handle = open_file(path, (status.st_dev, status.st_ino))
+    if handle is None:
+        return None
+    try:
+        if identity.length and identity.fits(os.pread(handle.fileno(), HEAD_BYTES, 0)):
+            return Renamed(handle, path, mark_of(status, folder_device(path)))
+    except OSError:
+        handle.close()
+        raise
+    handle.close()
+    return None

@@ -1,0 +1,60 @@
+"""Holds what an outage keeps from being done, and tries it again until it is cured.
+
+An outage elsewhere is no reason to lose, to double or to bury a record, nor to stop: whoever needs what is out waits,
+and everything before it waits too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from random import random
+from typing import NamedTuple
+
+import anyio
+
+from streambatch.clock import Clock
+from streambatch.errors import SinkOutage, StateOutage, StreambatchError
+from streambatch.events import Observer
+from streambatch.sinks.backoff import Backoff
+
+
+class Outage(NamedTuple):
+    """Since when (monotonic seconds) something is out, and what it says."""
+
+    since: float
+    error: StreambatchError
+
+
+class Holding:
+    """What is out at the moment, by its name."""
+
+    def __init__(self, clock: Clock, observer: Observer) -> None:
+        self._clock, self._observer = clock, observer
+        self.outages: dict[str, Outage] = {}
+        self.failed = anyio.Event()
+        """Set at the first outage."""
+
+    async def through(self, name: str, call: Callable[[], Awaitable[object]]) -> None:
+        """Await `call` until it raises no outage. What else it raises is raised."""
+        backoff = Backoff(random)
+        while True:
+            try:
+                await call()
+            except (SinkOutage, StateOutage) as error:
+                self._observer.sink_failed(name, error)
+                known = self.outages.get(name)
+                self.failed.set()
+                self.outages[name] = Outage(known.since if known else self._clock.monotonic(), error)
+                await anyio.sleep(backoff.failed(getattr(error, "retry_after", None)))
+                self._observer.sink_retried(name)
+            except Exception as error:
+                self._observer.sink_failed(name, error)
+                raise
+            else:
+                if self.outages.pop(name, None) is not None:
+                    self._observer.sink_recovered(name)
+                return
+
+    def reasons(self, now: float) -> list[str]:
+        """Say what is out, for how long, and why."""
+        return [f"{outage.error}; held for {now - outage.since:.0f} s" for outage in self.outages.values()]

@@ -1,0 +1,231 @@
+"""Makes checkpoints: gathers what a pipeline says of the batches it writes, and stores it in one transaction.
+
+What a checkpoint says of one moment is true of that moment: counts, positions, lengths and journal are those after the
+batches it acks, whatever goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import msgspec
+from anyio import to_thread
+
+from streambatch.clock import Clock
+from streambatch.durable import Mark, ResumableSource
+from streambatch.records import Batch, Outcome, Partition, Source
+from streambatch.state.digests import Digests, Point
+from streambatch.state.ledger import Ledger
+from streambatch.state.report import Counts
+from streambatch.state.store import StateStore
+from streambatch.state.stored import Checkpoint, Intent, JournalEntry, Progress, Range, State, StoredPartition
+
+Finished = tuple[Batch, Outcome]
+
+
+class Checkpointer:
+    """The checkpoints of one run. Every batch has a number that is its own for good, and an id made of it."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        state: State,
+        ledger: Ledger,
+        sources: Sequence[Source],
+        *,
+        clock: Clock,
+        dump: Callable[[Any], bytes],
+    ) -> None:
+        self._store, self._ledger, self._clock, self._dump = store, ledger, clock, dump
+        self._sources: Mapping[str, ResumableSource] = {
+            source.name: source for source in sources if isinstance(source, ResumableSource)
+        }
+        self._state_id, self._next_number = state.state_id, state.next_batch
+        self._numbers: dict[int, int] = {}
+        self._entries: deque[JournalEntry] = deque()
+        self._cut_to: dict[Partition, int] = {}
+        self._noted = 0
+        self._digests = Digests()
+        self._digest_of: dict[Partition, str] = {}
+        self._partitions = {
+            Partition(source, name): _progress_of(saved)
+            for source, names in state.partitions.items()
+            for name, saved in names.items()
+        }
+        self._reached: dict[Partition, int] = {}
+        self._changed: set[Partition] = set()
+        self._over: set[Partition] = set()
+        self._counts: Mapping[str, Counts] = {}
+        self._outputs: Mapping[str, Mark] = dict(state.outputs)
+
+    def start(self) -> None:
+        """Start to hash what is noted."""
+        self._digests.start()
+
+    def close(self) -> None:
+        """Stop hashing."""
+        self._digests.close()
+
+    def id_of(self, batch: Batch) -> str:
+        """Return what names a batch, also if it is cut again after a crash."""
+        return batch_id(self._state_id, self._number(batch))
+
+    def written(self, batch: Batch, outcome: Outcome, place: Mark) -> None:
+        """Note a batch whose bytes are about to be released."""
+        for chunk in batch.chunks:
+            if chunk.partition.source in self._sources:
+                self._digests.add(chunk)
+        self._noted += 1
+        self._entries.append(
+            JournalEntry(
+                batch=self._number(batch),
+                ranges=_ranges_of(batch, self._cut_to),
+                scored=sum(outcome.scored.values()),
+                dead=sum(outcome.dead.values()),
+                place=(place["segment"], place["length"]) if "segment" in place else None,
+            )
+        )
+        del self._numbers[batch.sequence]
+
+    async def digested(self) -> None:
+        """Wait while what was noted holds too many bytes."""
+        await self._digests.settle()
+
+    def point(self) -> tuple[int, Point]:
+        """Return what stands for all that was noted until now."""
+        return self._noted, self._digests.point()
+
+    async def intend(self, batches: Sequence[Batch]) -> None:
+        """Store which records the batches hold that are about to be sent. Raises StateOutage."""
+        cut_to = dict(self._cut_to)
+        intents = [Intent(batch=self._number(batch), ranges=_ranges_of(batch, cut_to)) for batch in batches]
+        await to_thread.run_sync(self._store.intend, intents)
+
+    async def commit(self, finished: Sequence[Finished], marks: Mapping[str, Mark], point: tuple[int, Point]) -> None:
+        """Store that these batches, the first of those noted, are acked, and how far the outputs go with them.
+
+        Raises StateOutage, after which the same may be stored later.
+        """
+        noted, digests = point
+        self._digest_of |= await digests.reached()
+        is_all = noted == self._noted - len(self._entries) + len(finished)
+        checkpoint = self._checkpoint(finished, marks, with_digests=is_all)
+        if checkpoint is None:
+            return
+        await to_thread.run_sync(self._store.commit, checkpoint)
+        self._stored(checkpoint)
+
+    def _number(self, batch: Batch) -> int:
+        """Return a batch's number: a new one unless it is cut again; numbers go up in the order they are asked for."""
+        number = self._numbers.get(batch.sequence)
+        if number is None:
+            if batch.id is not None:
+                number = int(batch.id.rpartition("-")[2])
+            else:
+                number, self._next_number = self._next_number, self._next_number + 1
+            self._numbers[batch.sequence] = number
+        return number
+
+    def _checkpoint(
+        self, finished: Sequence[Finished], marks: Mapping[str, Mark], *, with_digests: bool
+    ) -> Checkpoint | None:
+        """Return what there is to store at this moment; None if all of it is."""
+        counts = self._ledger.after(finished)
+        entries = list(islice(self._entries, len(finished)))
+        self._look_at_sources()
+        self._advance(entries, with_digests=with_digests)
+        outputs = {name: mark for name, mark in marks.items() if self._outputs.get(name) != mark}
+        if not entries and not outputs and not self._changed and counts == self._counts:
+            return None
+        forgotten = [each for each in self._over if self._is_acked(each)]
+        steps = finished[-1][1].states if finished else None
+        return Checkpoint(
+            at=self._clock.wall(),
+            counts=counts,
+            partitions={each: self._partitions[each] for each in self._changed},
+            forgotten=forgotten,
+            outputs=outputs,
+            steps=self._dump(steps) if steps is not None else None,
+            journal=entries,
+        )
+
+    def _look_at_sources(self) -> None:
+        """Learn which partitions are new, were read on, or are over."""
+        for partition, (begun, reached) in self._ledger.reached().items():
+            self._reached[partition] = reached
+            known = self._partitions.get(partition) or Progress(position=begun, read_to=begun, notes={})
+            self._change(partition, known, read_to=max(known.read_to, reached))
+        for name, source in self._sources.items():
+            for partition_name, notes in source.notes().items():
+                partition = Partition(name, partition_name)
+                if notes is None:
+                    self._over.add(partition)
+                    continue
+                self._over.discard(partition)
+                begun = int(notes.get("start", 0))
+                known = self._partitions.get(partition) or Progress(position=begun, read_to=begun, notes={})
+                self._change(partition, known, notes=notes)
+
+    def _advance(self, entries: Sequence[JournalEntry], *, with_digests: bool) -> None:
+        """Move the positions of what is acked."""
+        acked = {(each.source, each.partition): each.end for entry in entries for each in entry.ranges}
+        for (source, name), position in acked.items():
+            if source in self._sources:
+                partition = Partition(source, name)
+                digest = self._digest_of.get(partition) if with_digests else None
+                known = self._partitions.get(partition) or Progress(position=position, read_to=position, notes={})
+                read_to = max(known.read_to, position)
+                self._change(partition, known, position=position, read_to=read_to, digest=digest)
+
+    def _change(self, partition: Partition, known: Progress, **changes: Any) -> None:
+        self._partitions[partition] = msgspec.structs.replace(known, **changes)
+        self._changed.add(partition)
+
+    def _is_acked(self, partition: Partition) -> bool:
+        known = self._partitions.get(partition)
+        return known is None or known.position >= self._reached.get(partition, 0)
+
+    def _stored(self, checkpoint: Checkpoint) -> None:
+        """Learn that a checkpoint is durable."""
+        for _ in checkpoint.journal:
+            self._entries.popleft()
+        self._counts, self._outputs = checkpoint.counts, {**self._outputs, **checkpoint.outputs}
+        for partition, progress in checkpoint.partitions.items():
+            if self._partitions.get(partition) is progress:
+                self._changed.discard(partition)
+        for partition in checkpoint.forgotten:
+            self._over.discard(partition)
+            self._changed.discard(partition)
+            for each in (self._partitions, self._reached, self._cut_to, self._digest_of):
+                each.pop(partition, None)
+
+
+def batch_id(state_id: str, number: int) -> str:
+    """Return what names a batch outside of its state."""
+    return f"{state_id}-{number}"
+
+
+def _progress_of(saved: StoredPartition) -> Progress:
+    return Progress(position=saved.position, read_to=saved.read_to, notes=saved.notes, digest=None)
+
+
+def _ranges_of(batch: Batch, cut_to: dict[Partition, int]) -> tuple[Range, ...]:
+    """Return what a batch was cut from, and note in `cut_to` where each partition goes on."""
+    if len(batch.chunks) == 1:
+        chunk = batch.chunks[0]
+        partition = chunk.partition
+        start = cut_to.get(partition, chunk.begins_at)
+        cut_to[partition] = chunk.position
+        return (Range(partition.source, partition.name, start, chunk.position, chunk.count),)
+    starts: dict[Partition, int] = {}
+    records: Counter[Partition] = Counter()
+    for chunk in batch.chunks:
+        partition = chunk.partition
+        if partition not in starts:
+            starts[partition] = cut_to.get(partition, chunk.begins_at)
+        cut_to[partition] = chunk.position
+        records[partition] += chunk.count
+    return tuple(Range(each.source, each.name, start, cut_to[each], records[each]) for each, start in starts.items())

@@ -1,0 +1,90 @@
+"""SHA-256 of the records of each partition, in their order, as they are written: what a run can be verified against.
+
+Hashing runs in a thread of its own beside the event loop, which it hardly holds up: large updates release the
+interpreter. What waits for it is bounded.
+"""
+
+from __future__ import annotations
+
+import threading
+from queue import SimpleQueue
+from typing import Any
+
+from anyio import to_thread
+
+from streambatch.records import Chunk, Partition
+
+HELD_BYTES_MAX = 8 << 20
+"""Bytes that may wait to be hashed before whoever brings them waits too."""
+
+
+class Digests:
+    """Running digests by partition. `add` and `point` are called in the order of records, on the event loop."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[tuple[Partition, Chunk, Any, int] | Point | None] = SimpleQueue()
+        self._digests: dict[Partition, Any] = {}
+        self._changed: set[Partition] = set()
+        self._held = 0
+        self._thread: threading.Thread | None = None
+
+    def add(self, chunk: Chunk) -> None:
+        """Take the records of a chunk, which may be released right after."""
+        size = chunk.size
+        self._held += size
+        self._queue.put((chunk.partition, chunk, chunk.digestible(), size))
+
+    def point(self) -> Point:
+        """Return what tells, once it is reached, the digests of all that was added before."""
+        point = Point()
+        self._queue.put(point)
+        return point
+
+    async def settle(self) -> None:
+        """Wait while too much waits to be hashed."""
+        if self._held > HELD_BYTES_MAX:
+            await self.point().reached()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._work, name="streambatch-digests", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread once it has done what it has."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread = None
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, Point):
+                item.reach({partition: self._digests[partition].hexdigest() for partition in self._changed})
+                self._changed.clear()
+                continue
+            partition, chunk, data, size = item
+            digest = self._digests.get(partition)
+            if digest is None:
+                digest = self._digests[partition] = chunk.digest()
+            digest.update(data)
+            self._changed.add(partition)
+            self._held -= size
+
+
+class Point:
+    """The digests of the partitions that changed between the point before and this one, as hexadecimal."""
+
+    def __init__(self) -> None:
+        self._digests: dict[Partition, str] = {}
+        self._reached = threading.Event()
+
+    async def reached(self) -> dict[Partition, str]:
+        """Wait for the digests."""
+        if not self._reached.is_set():
+            await to_thread.run_sync(self._reached.wait, abandon_on_cancel=True)
+        return self._digests
+
+    def reach(self, digests: dict[Partition, str]) -> None:
+        """Tell them, from the thread."""
+        self._digests = digests
+        self._reached.set()

@@ -1,0 +1,61 @@
+"""What the suite for sources watches while one runs, and how it checks what came."""
+
+from __future__ import annotations
+
+import anyio
+import numpy as np
+
+from streambatch.codecs.columnar import TableChunk
+from streambatch.records import Chunk, Source
+from streambatch.testing.fakes import CollectingIntake
+
+PUTS_IN_A_ROW = 20_000
+
+
+class WatchedIntake(CollectingIntake):
+    """Notices a source that never lets anything else run: where put never waits, nothing could stop it."""
+
+    ended = False
+    _in_a_row = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Deny it only once something waits, so that a source that asks first comes to wait as well."""
+        return not self.waiting
+
+    async def watch(self) -> None:
+        """Run beside the source."""
+        while True:
+            self._in_a_row = 0
+            await anyio.sleep(0.001)
+
+    async def put(self, chunk: Chunk) -> None:
+        self._in_a_row += 1
+        assert self._in_a_row < PUTS_IN_A_ROW, "it puts and puts and never lets other tasks run: await a checkpoint"
+        await super().put(chunk)
+
+
+def check_chunk(chunk: Chunk, source: Source) -> None:
+    """Check that a chunk is one, and of this source."""
+    assert chunk.partition.source == source.name, f"{chunk} is of source {chunk.partition.source}, not {source.name}"
+    assert chunk.partition.name, f"{chunk} has a partition without a name"
+    assert chunk.count > 0, f"{chunk} is empty"
+    assert chunk.fault is None or chunk.count == 1, f"{chunk} has a fault, which is one record's"
+    if not isinstance(chunk, TableChunk):
+        _check_bytes(chunk)
+
+
+def _check_bytes(chunk: Chunk) -> None:
+    payload, ends = chunk.payload, chunk.ends
+    assert isinstance(payload, bytes), f"{chunk} holds {type(payload).__name__}, which may change; expected bytes"
+    assert ends.dtype == np.int64, f"ends of {chunk} are {ends.dtype}; expected int64"
+    assert (np.diff(ends) > 0).all(), f"ends of {chunk} do not rise"
+    assert ends[0] > 0, f"the first record of {chunk} ends where it starts"
+    assert ends[-1] <= len(payload), f"{chunk} ends at {ends[-1]} of {len(payload)} bytes"
+
+
+def check_memory(intake: CollectingIntake, source: Source) -> None:
+    """Check that a source gave back what it took."""
+    used, lowest = intake.memory.used, intake.memory.lowest
+    assert lowest >= 0, f"{source.name} put {-lowest} bytes that it never took from the memory budget"
+    assert used == 0, f"{source.name} keeps {used} bytes of the memory budget"
