@@ -112,8 +112,12 @@ class Chunk:
             return self.data()
         return b"".join([_without_blank_lines(bytes(self.raw(index))) for index in range(self.count)])
 
+    def id_of(self, index: int) -> str:
+        """Return what record `index` is called if it has no id: `<partition>:<position>`."""
+        return f"{self.partition.name}:{self.position_of(index)}"
+
     def ids(self) -> list[str]:
-        """Return `<partition>:<position>` for each record."""
+        """Return what the records are called if they have no id."""
         prefix = f"{self.partition.name}:"
         return [f"{prefix}{position}" for position in (self.ends[self.first : self.last] + self.base).tolist()]
 

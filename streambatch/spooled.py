@@ -24,9 +24,9 @@ from streambatch.events import Observer, Refusal
 from streambatch.records import Chunk, Intake, Memory, Source
 from streambatch.spools import DEDUPE_SECONDS, KeyReused, SpoolFull, SpoolOptions, SpoolStatus, StoredRequest
 from streambatch.state.spool import KEY_BYTES, PARTITION, Key, Part, key_part, part_of, tally
-from streambatch.state.spool_folder import Request
 from streambatch.state.spool_keys import hashed
-from streambatch.state.spool_log import SpoolLog, Unit
+from streambatch.state.spool_log import SpoolLog
+from streambatch.state.spool_request import Request, Unit
 
 FOLDER = "spool"
 KEPT_BYTES = 256 << 10

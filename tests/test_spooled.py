@@ -23,6 +23,7 @@ from streambatch.ingest.udp import UdpSource
 from streambatch.ingest.unix import UnixSource
 from streambatch.records import Chunk, Source
 from streambatch.spooled import KEPT_BYTES, SpooledSource, spooled
+from streambatch.state import spool_log
 from streambatch.testing.fakes import CollectingIntake
 from tests.ingest.intakes import ManualClock, until
 
@@ -369,6 +370,7 @@ async def test_a_full_spool_keeps_a_socket_waiting(tmp_path: Path) -> None:
                     with_spool.acked({"spool": intake.chunks[-1].position})
                 assert with_spool.status.size <= 4 * MIB
     assert records(intake) == body
+    assert intake.observer.named("source_blocked")
 
 
 async def test_a_full_disk_holds_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,6 +404,22 @@ async def test_a_full_disk_holds_and_goes_on(tmp_path: Path, monkeypatch: pytest
     assert records(intake) == b"first\nsecond\n"
     assert len(intake.observer.named("source_failed")) == 1
     assert len(intake.observer.named("source_recovered")) == 1
+
+
+async def test_a_stop_does_not_wait_long_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pwrite(fd: int, data: Any, offset: int) -> int:
+        raise full()
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(spool_log, "LAST_SECONDS", 0.05)
+    source, intake = tcp(), CollectingIntake()
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with running(source, tmp_path, intake) as with_spool:
+            await send(source, LINES)
+            await until(lambda: with_spool.status.outage is not None)
+    assert "No space left on device" in str(first_cause(caught.value))
+    assert intake.counts["received"] == 0
+    assert intake.memory.used == 0
 
 
 async def test_what_was_not_acked_comes_again(tmp_path: Path) -> None:

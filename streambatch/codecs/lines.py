@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from streambatch.codecs.framer import PartitionFramer
 from streambatch.chunks import BLANK_LINES
+from streambatch.codecs.framer import PartitionFramer
 from streambatch.records import KEPT_OF_OVERSIZE, Chunk, Fault, Framer, IntArray, Partition
 from streambatch.units import format_size
 
@@ -169,7 +169,7 @@ class LinesFramer(PartitionFramer):
         if len(kept):
             start, end = int(starts[0]), int(kept[-1])
             self._put(payload[start:end], kept - start, self._start + start, now, chunks)
-            if len(kept) < len(ends):
+            if len(kept) < len(ends) and chunks:
                 chunks[-1].findings[BLANK_LINES] = True
 
     def _forced_end(self, data: bytes | bytearray, start: int, searched: int) -> int:

@@ -66,7 +66,7 @@ def reject(chunk: Chunk, at: int, place: int, verdict: Verdict, record: bytes, s
     stage, reason, error, record_id = verdict
     position = chunk.position_of(at)
     if schema.id is None:
-        record_id = chunk.ids()[at]
+        record_id = chunk.id_of(at)
     is_cut = chunk.fault is not None and chunk.fault.truncated
     return Reject(place, chunk.partition, position, stage, reason, error, record, record_id, is_cut)
 

@@ -180,7 +180,7 @@ class Requests:
             return _answer(415, 0, f"content-encoding: expected {allowed} or none", {"accept-encoding": allowed})
         if headers.get("content-type", "").lower().startswith("multipart/"):
             return _answer(415, 0, "content-type: expected records, one a line, found parts of a form")
-        if not _is_key(headers.get(KEY_HEADER)):
+        if self._options.spool is not None and not _is_key(headers.get(KEY_HEADER)):
             return _answer(400, 0, f"{KEY_HEADER}: expected 1 to {KEY_LENGTH_MAX} printable characters of ASCII")
         if int(headers.get("content-length", "0")) > size_max:
             self._intake.refused(1, "size")

@@ -6,7 +6,6 @@ no record. A file that was read to its end, and did not change since, is not ope
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -117,8 +116,7 @@ class Reading:
             await self._read_new(file)
 
     async def _read_new(self, file: Found) -> None:
-        with contextlib.suppress(CutBack):
-            await self._read(file, Place(self._names.take(file.path), 0, NOTHING_KNOWN))
+        await self._read(file, Place(self._names.take(file.path), 0, NOTHING_KNOWN))
 
     async def _read(self, file: Found, place: Place) -> None:
         if self._format in TABLES:

@@ -6,9 +6,9 @@ batches it acks, whatever goes on meanwhile.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from anyio import to_thread
 
 from streambatch.clock import Clock
 from streambatch.durable import Mark, ResumableSource
-from streambatch.records import Batch, Outcome, Partition, Source
+from streambatch.records import Batch, Chunk, Outcome, Partition, Source
 from streambatch.state.digests import Digests, Point
 from streambatch.state.ledger import Ledger
 from streambatch.state.report import Counts
@@ -213,19 +213,16 @@ def _progress_of(saved: StoredPartition) -> Progress:
 
 
 def _ranges_of(batch: Batch, cut_to: dict[Partition, int]) -> tuple[Range, ...]:
-    """Return what a batch was cut from, and note in `cut_to` where each partition goes on."""
-    if len(batch.chunks) == 1:
-        chunk = batch.chunks[0]
-        partition = chunk.partition
-        start = cut_to.get(partition, chunk.begins_at)
-        cut_to[partition] = chunk.position
-        return (Range(partition.source, partition.name, start, chunk.position, chunk.count),)
-    starts: dict[Partition, int] = {}
-    records: Counter[Partition] = Counter()
-    for chunk in batch.chunks:
-        partition = chunk.partition
-        if partition not in starts:
-            starts[partition] = cut_to.get(partition, chunk.begins_at)
-        cut_to[partition] = chunk.position
-        records[partition] += chunk.count
-    return tuple(Range(each.source, each.name, start, cut_to[each], records[each]) for each, start in starts.items())
+    """Return what a batch was cut from, in the order of its records, and note in `cut_to` where partitions go on."""
+    ranges = []
+    for partition, chunks in groupby(batch.chunks, _partition_of):
+        first, *more = chunks
+        start, end = cut_to.get(partition, first.begins_at), (more[-1] if more else first).position
+        cut_to[partition] = end
+        records = first.count + sum(chunk.count for chunk in more)
+        ranges.append(Range(partition.source, partition.name, start, end, records))
+    return tuple(ranges)
+
+
+def _partition_of(chunk: Chunk) -> Partition:
+    return chunk.partition

@@ -18,6 +18,7 @@ from typing import BinaryIO, NamedTuple
 
 from streambatch.state.spool import Head, Key, Part, Scan, block_at, block_bytes, header, scan
 from streambatch.state.spool_keys import SpoolKeys, sync_folder, write_whole
+from streambatch.state.spool_request import Request
 
 _NAME = re.compile(r"(\d{20})\.seg(\.corrupt)?")
 
@@ -40,18 +41,6 @@ class Segment:
         self.length = self.records = 0
         self.keys: list[tuple[float, Key]] = []
         self.is_aside = is_aside
-
-
-class Request(NamedTuple):
-    """Blocks that count together: at least one. staged: where those parts lie that have nothing packed, in order."""
-
-    parts: Sequence[Part]
-    staged: int | None
-    key: Key | None
-
-    @property
-    def block_bytes(self) -> int:
-        return sum(part.block_bytes for part in self.parts)
 
 
 class Placed(NamedTuple):

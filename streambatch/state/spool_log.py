@@ -24,8 +24,9 @@ from streambatch.events import Observer
 from streambatch.records import Chunk, Memory
 from streambatch.spools import SpoolStatus
 from streambatch.state.spool import Part, chunks_of, respooled, tally
-from streambatch.state.spool_folder import Damaged, Found, Placed, Request, Segment, SpoolFolder, SyncFailed
+from streambatch.state.spool_folder import Damaged, Found, Placed, Segment, SpoolFolder, SyncFailed
 from streambatch.state.spool_keys import SpoolKeys
+from streambatch.state.spool_request import Unit
 
 SEGMENT_BYTES = 16 << 20
 SEGMENTS_MIN = 8
@@ -41,31 +42,12 @@ RETRY_SECONDS, RETRY_SECONDS_MAX = 0.1, 5.0
 """How long to wait for space on a full disk, at first and at most."""
 LAST_SECONDS = 5.0
 """How long a stop waits for space on a full disk."""
+BLOCKED_SECONDS_MIN = 0.001
+"""A wait for the writer shorter than this is not told to the observer."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-
-
-class Unit:
-    """A request on its way to the disk. chunks: its records, where they are held in memory; None where staged."""
-
-    def __init__(self, request: Request, chunks: list[Chunk | None]) -> None:
-        self.request, self.chunks = request, chunks
-        self.block_bytes = request.block_bytes
-        self.held = sum(chunk.size for chunk in chunks if chunk is not None)
-        self.failure: Exception | None = None
-        self._done = anyio.Event()
-
-    def settle(self, failure: Exception | None = None) -> None:
-        self.failure = failure
-        self._done.set()
-
-    async def durable(self) -> None:
-        """Wait until it is. Raises SourceError when it never will be."""
-        await self._done.wait()
-        if self.failure is not None:
-            raise self.failure
 
 
 class SpoolLog:
@@ -146,9 +128,13 @@ class SpoolLog:
 
     async def append(self, unit: Unit) -> None:
         """Hand a request to the writer, in turn, once little enough waits to be written. Raises SourceError."""
+        since = self._clock.monotonic()
         with anyio.CancelScope(shield=True):  # what was read is stored, also by a task that is told to stop
             while self._pending_held >= self._share and not self.is_stopping and self._failure is None:
                 await self._room.wait()
+        waited = self._clock.monotonic() - since
+        if waited > BLOCKED_SECONDS_MIN:
+            self._observer.source_blocked(self._source, waited)
         if self._failure is not None:
             self._memory.give(unit.held)
             raise self._failure
@@ -244,16 +230,18 @@ class SpoolLog:
         )
         return is_large and self._folder.is_done(self._acked)
 
-    def _fits(self, block_bytes: int) -> bool:
+    def _fits(self, block_bytes: int, *, is_alone: bool = True) -> bool:
+        """Tell whether there is room; an empty spool takes whatever is next, and a stop stores what was read."""
         size = self._folder.size
-        return size == 0 or size + self.staged + block_bytes <= self._max_bytes or self.is_stopping
+        is_next = is_alone and (size == 0 or self.is_stopping)
+        return is_next or size + self.staged + block_bytes <= self._max_bytes
 
     async def _write_group(self) -> None:
         """Write what waits, as much as fits, with one fsync; wait where nothing does."""
         group: list[Unit] = []
         size = 0
         for unit in self._pending:
-            if (group and size >= GROUP_BYTES) or not self._fits(size + unit.block_bytes):
+            if size >= GROUP_BYTES or not self._fits(size + unit.block_bytes, is_alone=not group):
                 break
             group.append(unit)
             size += unit.block_bytes

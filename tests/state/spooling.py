@@ -5,8 +5,9 @@ from pathlib import Path
 
 from streambatch.records import Chunk, Fault, Partition
 from streambatch.state.spool import Key, chunks_of, key_part, part_of
-from streambatch.state.spool_folder import Damaged, Request, Segment, SpoolFolder
+from streambatch.state.spool_folder import Damaged, Segment, SpoolFolder
 from streambatch.state.spool_keys import SpoolKeys, hashed
+from streambatch.state.spool_request import Request
 from tests.chunks import chunk_of
 
 NOW = 1_000_000.0
