@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import anyio
-import msgspec
 
 from streambatch.clock import SystemClock
-from streambatch.durable import Mark, RewindableOutput
+from streambatch.durable import RewindableOutput
 from streambatch.errors import SinkOutage, StreambatchError
 from streambatch.records import IdentifiedSink, SegmentedSink, Sink
 from streambatch.testing.conformance import Conformance, nothing_left_behind, skip, turns
+from streambatch.testing.kept import Kept
 from streambatch.testing.rows import Row, encoded, encoder_of_rows
 
 BATCHES, BATCH_ROWS, LARGE_ROWS = 20, 50, 60_000
@@ -286,7 +286,7 @@ class SinkConformance(Conformance):
 
     def test_it_can_be_taken_back_to_a_mark(self, tmp_path: Path) -> None:
         async def test(folder: Path) -> None:
-            kept = _Kept()
+            kept = Kept()
             for round in range(4):  # the first is a stop before anything was written
                 async with self._open(folder, kept) as (sink, write):
                     for batch in _batches(2 * round, start=1000 * round):
@@ -305,7 +305,7 @@ class SinkConformance(Conformance):
 
     def test_it_goes_on_from_the_mark_it_was_completed_with(self, tmp_path: Path) -> None:
         async def test(folder: Path) -> None:
-            kept = _Kept()
+            kept = Kept()
             for batch in _batches(3):
                 async with self._open(folder, kept) as (sink, write):
                     await write(batch)
@@ -327,7 +327,7 @@ class SinkConformance(Conformance):
             raise AssertionError("the output is broken, and write says nothing")
 
     @asynccontextmanager
-    async def _open(self, folder: Path, kept: _Kept | None = None) -> AsyncIterator[tuple[Sink, Any]]:
+    async def _open(self, folder: Path, kept: Kept | None = None) -> AsyncIterator[tuple[Sink, Any]]:
         """Open a sink as a pipeline does, with a state folder if something is kept. Yields it and what writes rows to
         it."""
         async with self.around(folder):
@@ -374,39 +374,6 @@ class SinkConformance(Conformance):
             count = len(rows) - len(before) - len(later)
             assert 0 <= count <= len(cancelled), f"{len(rows)} rows: some were lost or doubled"
             self._check(folder, [*before, *cancelled[:count], *later])
-
-
-class _Kept:
-    """What a state folder keeps of an output: its mark, and the batches that it covers."""
-
-    def __init__(self) -> None:
-        self.mark: Mark | None = None
-        self.acked: list[list[Row]] = []
-        self.written: list[list[Row]] = []
-        self._at_open = 0
-
-    def restore(self, sink: RewindableOutput) -> None:
-        """Forget what was not acked, and tell the sink where to go back to."""
-        self.written = list(self.acked)
-        self._at_open = len(self.written)
-        mark = None if self.mark is None else msgspec.json.decode(msgspec.json.encode(self.mark))
-        sink.restore(mark, self.commit)
-
-    def mark_of(self, sink: Sink) -> Mark:
-        assert isinstance(sink, RewindableOutput)
-        return sink.mark()
-
-    async def commit(self, mark: Mark) -> None:
-        self.mark, self.acked = mark, list(self.written)
-
-    async def checkpoint(self, sink: Sink) -> None:
-        """Ack what is durable, as a pipeline does while the sink is written."""
-        mark, count = self.mark_of(sink), len(self.written)
-        await sink.sync()
-        if isinstance(sink, SegmentedSink):
-            count = min(count, self._at_open + sink.durable_writes)
-        if count >= len(self.acked):
-            self.mark, self.acked = mark, self.written[:count]
 
 
 async def _complete(sink: Sink) -> None:

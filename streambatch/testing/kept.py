@@ -1,0 +1,45 @@
+"""What the suite for sinks keeps of an output from one run to the next, as a pipeline does in its state folder.
+
+A mark always goes with the batches that it covers, and is given back as it was read from JSON.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from streambatch.durable import Mark, RewindableOutput
+from streambatch.records import SegmentedSink, Sink
+from streambatch.testing.rows import Row
+
+
+class Kept:
+    """What a state folder keeps of an output: its mark, and the batches that it covers."""
+
+    def __init__(self) -> None:
+        self.mark: Mark | None = None
+        self.acked: list[list[Row]] = []
+        self.written: list[list[Row]] = []
+        self._at_open = 0
+
+    def restore(self, sink: RewindableOutput) -> None:
+        """Forget what was not acked, and tell the sink where to go back to."""
+        self.written = list(self.acked)
+        self._at_open = len(self.written)
+        mark = None if self.mark is None else msgspec.json.decode(msgspec.json.encode(self.mark))
+        sink.restore(mark, self.commit)
+
+    def mark_of(self, sink: Sink) -> Mark:
+        assert isinstance(sink, RewindableOutput)
+        return sink.mark()
+
+    async def commit(self, mark: Mark) -> None:
+        self.mark, self.acked = mark, list(self.written)
+
+    async def checkpoint(self, sink: Sink) -> None:
+        """Ack what is durable, as a pipeline does while the sink is written."""
+        mark, count = self.mark_of(sink), len(self.written)
+        await sink.sync()
+        if isinstance(sink, SegmentedSink):
+            count = min(count, self._at_open + sink.durable_writes)
+        if count >= len(self.acked):
+            self.mark, self.acked = mark, self.written[:count]
