@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from streambatch.assemble import load_pipeline
     from streambatch.codecs.schema import RecordSchema
+    from streambatch.durability import Delivery
     from streambatch.errors import ConfigError, RetryableError, StreambatchError
     from streambatch.ingest.feed import Feed
     from streambatch.ingest.file import FileSource
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from streambatch.microbatch.budget import Limits
     from streambatch.microbatch.inbox import QueueLimits
     from streambatch.microbatch.window import BatchPolicy
-    from streambatch.durability import Delivery
     from streambatch.pipeline import Pipeline
     from streambatch.scoring.executors import Workers
     from streambatch.scoring.linear import LinearModel

@@ -33,9 +33,10 @@ from streambatch.errors import (
     StreambatchError,
     first_cause,
 )
-from streambatch.events import Observer
+from streambatch.events import Observers
 from streambatch.logs import LogObserver, configure_logs, stderr_is_terminal
 from streambatch.metrics import Metrics, MetricsObserver, sample_loop_lag
+from streambatch.notify import Notifier
 from streambatch.pipeline import Pipeline
 from streambatch.state.folder import StateFolder
 from streambatch.state.manifest import code_revision
@@ -82,17 +83,6 @@ def run(
         if report is not None and daemon.pipeline.report is not None:
             code = max(code, _write_report(report, daemon.pipeline.report))
         return code
-
-
-class Observers(Observer):
-    """Tells several observers; an event that only one of them cares for goes to it directly."""
-
-    def __init__(self, *observers: Observer) -> None:
-        for event in [name for name in vars(Observer) if not name.startswith("_")]:
-            unheard = getattr(Observer, event)
-            told = [getattr(one, event) for one in observers if getattr(type(one), event) is not unheard]
-            if told:
-                setattr(self, event, told[0] if len(told) == 1 else _tell_all(told))
 
 
 class Daemon:
@@ -156,12 +146,24 @@ class Daemon:
     async def _start_along(self, along: TaskGroup) -> None:
         if self._config.http.listen != "off":
             from streambatch.web.app import create_app
+            from streambatch.web.feed import Feed
             from streambatch.web.server import serve
 
-            app = create_app(pipeline=self.pipeline, registry=self._registry, effective_config=self._config.effective)
+            feed = Feed(self._watch)
+            app = create_app(
+                pipeline=self.pipeline,
+                registry=self._registry,
+                effective_config=self._config.effective,
+                watch=self._watch,
+                feed=feed,
+                listen=self._config.http.listen,
+                token=self._config.http.token,
+            )
             address = await along.start(serve, app, self._config.http.listen)
             self._log.info("admin_listening", url=f"http://{address}")
             along.start_soon(sample_loop_lag, self._metrics, self._clock)
+            along.start_soon(self._watch.keep)
+            along.start_soon(feed.run)
         for source in self.pipeline.sources:
             if hasattr(source, "listening"):
                 along.start_soon(self._say_listening, source)
@@ -221,14 +223,6 @@ def _settle_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(young, middle, FULL_COLLECTIONS_EVERY)
-
-
-def _tell_all(told: Sequence[Callable[..., None]]) -> Callable[..., None]:
-    def tell(*args: Any, **kwargs: Any) -> None:
-        for one in told:
-            one(*args, **kwargs)
-
-    return tell
 
 
 def _summary(report: RunReport) -> dict[str, Any]:

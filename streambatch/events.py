@@ -6,7 +6,8 @@ and must not raise.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from streambatch.records import Batch, Outcome
@@ -80,3 +81,27 @@ class Observer:
 
     def synced(self, seconds: float, *, ok: bool) -> None:
         """Outputs were made durable, or could not be."""
+
+
+class Observers(Observer):
+    """Tells several observers; an event that only one of them cares for goes to it directly."""
+
+    def __init__(self, *observers: Observer) -> None:
+        for event in [name for name in vars(Observer) if not name.startswith("_")]:
+            unheard = getattr(Observer, event)
+            told = [getattr(one, event) for one in observers if not _is(getattr(one, event), unheard)]
+            if told:
+                setattr(self, event, told[0] if len(told) == 1 else _tell_all(told))
+
+
+def _is(method: Any, unheard: object) -> bool:
+    """Whether an observer's method is still the one that does nothing."""
+    return getattr(method, "__func__", None) is unheard
+
+
+def _tell_all(told: Sequence[Callable[..., None]]) -> Callable[..., None]:
+    def tell(*args: Any, **kwargs: Any) -> None:
+        for one in told:
+            one(*args, **kwargs)
+
+    return tell

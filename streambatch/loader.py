@@ -28,6 +28,7 @@ from streambatch.microbatch.inbox import Inbox, InboxAborted, QueueLimits
 from streambatch.microbatch.intake import SourceIntake
 from streambatch.microbatch.window import BatchPolicy, Window
 from streambatch.records import Batch, Chunk, Fault, Source, Trigger
+from streambatch.spooled import spooled
 from streambatch.units import format_size
 
 Item = TypeVar("Item")
@@ -275,8 +276,8 @@ class SourceBatches(_Reading):
 
     def __init__(self, source: Source, policy: BatchPolicy, queue: QueueLimits, limits: Limits, clock: Clock) -> None:
         super().__init__()
-        self._source, self._clock = source, clock
-        self._inbox, self._memory = Inbox(queue), Budget(limits.memory)
+        self._source, self._clock = spooled(source, None), clock
+        self._inbox, self._memory = Inbox(queue.within(limits.memory // 4)), Budget(limits.memory)
         self._batcher = Batcher(self._inbox, Window(policy), clock)
         self._receipts = _Receipts()
         self._batch: SourceBatch | None = None
@@ -338,6 +339,9 @@ class _Receipts:
 
     def dropped(self, chunk: Chunk, reason: str) -> None:
         self.counts["dropped"] += chunk.count
+
+    def lost(self, source: str, records: int) -> None:
+        self.counts["dropped"] += records
 
     def refused(self, source: str, records: int, reason: str) -> None:
         self.counts["refused"] += records

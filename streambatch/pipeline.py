@@ -19,8 +19,8 @@ from streambatch.clock import Clock, SystemClock
 from streambatch.codecs.schema import RecordSchema
 from streambatch.durability import Delivery, Durability, Provenance
 from streambatch.durable import ResumableSource
-from streambatch.errors import TooManyDeadError, first_cause
-from streambatch.events import Observer
+from streambatch.errors import first_cause
+from streambatch.events import Observer, Observers
 from streambatch.microbatch.batcher import Batcher
 from streambatch.microbatch.budget import Budget, Limits
 from streambatch.microbatch.inbox import Inbox, InboxAborted, QueueLimits
@@ -32,7 +32,7 @@ from streambatch.scoring.executors import Workers, make_executor
 from streambatch.scoring.formats import encoder_for, transform_for
 from streambatch.sinks.outbox import Outbox
 from streambatch.spooled import SpooledSource, spooled
-from streambatch.state.dead_letter_log import DeadLetterLog, stop_share
+from streambatch.state.dead_letter_log import DeadLetterLog, stop_share, too_many_dead
 from streambatch.state.dead_letters import DeadLetterOptions
 from streambatch.state.folder import StateFolder
 from streambatch.state.ledger import Ledger
@@ -44,8 +44,6 @@ TURN_SECONDS = 0.004
 """How long batches are scored on the event loop before others have their turn."""
 LAST_SYNC_SECONDS = 2.0
 """How long a hard stop may take to make durable what was written."""
-SHARE_COUNTS_FROM = 1000
-"""Records after which the share of dead ones is held against `stop_at`."""
 
 
 class Pipeline:
@@ -86,6 +84,7 @@ class Pipeline:
         self.run_id = self._vitals.run_id
         limits, dead_letter = limits or Limits(), dead_letter or DeadLetterOptions()
         self.ledger = Ledger()
+        self._told = Observers(self.observer, self._vitals)
         self._sources = [spooled(source, self.state_dir) for source in self.sources]
         for source in self._sources:
             self.ledger.add_source(source.name, is_resumable=isinstance(source, ResumableSource))
@@ -266,7 +265,7 @@ class Pipeline:
             self.ledger,
             self.budget,
             clock=self.clock,
-            observer=self.observer,
+            observer=self._told,
             run_id=self.run_id,
         )
 
@@ -327,14 +326,8 @@ class Pipeline:
     def _acked(self, batch: Batch, outcome: Outcome) -> None:
         for partition, position in self.ledger.acked(batch, outcome).items():
             self._by_name[partition.source].acked({partition.name: position})
-        if outcome.dead:
-            self._check_share()
-
-    def _check_share(self) -> None:
-        totals = self.ledger.totals()
-        settled = totals.scored + totals.dead_lettered
-        if settled >= SHARE_COUNTS_FROM and totals.dead_lettered > self._stop_at * settled:
-            self._fail(TooManyDeadError(totals.dead_lettered, settled, self._stop_at))
+        if outcome.dead and (error := too_many_dead(self.ledger.totals(), self._stop_at)) is not None:
+            self._fail(error)
 
     async def _deliver(self) -> None:
         """Write and ack until all is out; the tasks that go along end with it."""

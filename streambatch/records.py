@@ -189,16 +189,25 @@ class Intake(Protocol):
         ...
 
     async def put(self, chunk: Chunk) -> None:
-        """Take the chunk over: `received`, then `enqueue`. Its records count as received from the call on, and a
-        graceful stop that cancels the caller while it waits for room loses none of them."""
+        """Take the chunk over. Its records count as received from the call on, and a graceful stop that cancels the
+        caller while it waits for room loses none of them."""
         ...
 
+
+@runtime_checkable
+class CountingIntake(Intake, Protocol):
+    """What a pipeline gives to who keeps records itself between their receipt and the inbox: `put` in parts."""
+
     def received(self, chunk: Chunk) -> None:
-        """Count records as received that are safe where they are, before they are enqueued."""
+        """Count records as received and in flight."""
         ...
 
     def recovered(self, chunk: Chunk) -> None:
         """Count records as in flight again that were received before this run."""
+        ...
+
+    def lost(self, records: int) -> None:
+        """Count records in flight as dropped: what held them is damaged."""
         ...
 
     async def enqueue(self, chunk: Chunk) -> None:

@@ -21,7 +21,7 @@ from streambatch.clock import Clock
 from streambatch.durable import Notes, Saved
 from streambatch.errors import OptionError
 from streambatch.events import Observer, Refusal
-from streambatch.records import Chunk, Intake, Memory, Source
+from streambatch.records import Chunk, CountingIntake, Intake, Memory, Source
 from streambatch.spools import DEDUPE_SECONDS, KeyReused, SpoolFull, SpoolOptions, SpoolStatus, StoredRequest
 from streambatch.state.spool import KEY_BYTES, PARTITION, Key, Part, key_part, part_of, tally
 from streambatch.state.spool_keys import hashed
@@ -70,9 +70,7 @@ class SpooledSource:
     def status(self) -> SpoolStatus:
         """The spool as it is now; as it was at last once the source has ended."""
         if self._log is None:
-            return SpoolStatus(
-                size=0, capacity=self.options.max_bytes, corrupt_segments=0, lost_records=0, backlog_records=0
-            )
+            return SpoolStatus(size=0, capacity=self.options.max_bytes, corrupt_segments=0, backlog_records=0)
         return self._log.status
 
     @property
@@ -86,6 +84,8 @@ class SpooledSource:
         Cancelled, it stores what the source has read, hands over what is in memory, and leaves the rest in the spool.
         Raises what the source raises, and SourceError when nothing can be stored any more.
         """
+        if not isinstance(intake, CountingIntake):
+            raise TypeError(f"source {self.name}: a spool needs an intake that counts records before they are put")
         log = self._log = self._made(intake)
         saved = self._saved or Saved(position=0, read_to=0, notes={})
         acked, known_to = saved.position, max(saved.position, saved.read_to)
@@ -120,7 +120,7 @@ class SpooledSource:
     def revoke(self, partition: str) -> None:
         """A spool is no other reader's: there is nothing to do."""
 
-    async def _run(self, intake: Intake, log: SpoolLog) -> None:
+    async def _run(self, intake: CountingIntake, log: SpoolLog) -> None:
         written, handed_over = anyio.Event(), anyio.Event()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_write, log, written)
@@ -137,7 +137,7 @@ class SpooledSource:
                     while (chunk := log.take_ready()) is not None:
                         await intake.enqueue(chunk)
 
-    def _made(self, intake: Intake) -> SpoolLog:
+    def _made(self, intake: CountingIntake) -> SpoolLog:
         return SpoolLog(
             self.name,
             self.folder,
@@ -147,6 +147,7 @@ class SpooledSource:
             clock=intake.clock,
             observer=intake.observer,
             received=intake.received,
+            lost=intake.lost,
         )
 
 
@@ -171,7 +172,7 @@ async def _write(log: SpoolLog, written: anyio.Event) -> None:
         written.set()
 
 
-async def _hand_over(log: SpoolLog, intake: Intake, ended: anyio.Event) -> None:
+async def _hand_over(log: SpoolLog, intake: CountingIntake, ended: anyio.Event) -> None:
     try:
         while True:
             chunk = await log.next()
@@ -193,7 +194,6 @@ class SpoolIntake:
         self.observer: Observer = intake.observer
         self.memory: Memory = intake.memory
         self.run_id = intake.run_id
-        self.received, self.recovered = intake.received, intake.recovered
         self.request_bytes_max = max_bytes // REQUEST_SHARE
         self.held = 0
         self._under_way: dict[bytes, anyio.Event] = {}
@@ -210,10 +210,6 @@ class SpoolIntake:
         """Take the chunk over; its records count once they are durable."""
         part = part_of(chunk, self.clock.wall())
         await self._log.append(Unit(Request([part], None, None), [chunk]))
-
-    async def enqueue(self, chunk: Chunk) -> None:
-        """Take the chunk over; see `put`."""
-        await self.put(chunk)
 
     async def begin(self, key: str | None) -> StoredRequest:
         """Begin a request; see spools.RequestIntake."""
@@ -239,7 +235,6 @@ class _Request:
         self._intake, self._log, self._key, self._earlier = intake, log, key, earlier
         self.clock, self.observer, self.memory = intake.clock, intake.observer, intake.memory
         self.run_id, self.refused = intake.run_id, intake.refused
-        self.received, self.recovered = intake.received, intake.recovered
         self._digest = blake2b(digest_size=KEY_BYTES)
         self._parts: list[Part] = []
         self._chunks: list[Chunk | None] = []
@@ -270,10 +265,6 @@ class _Request:
         self._chunks.append(chunk)
         if self._held > KEPT_BYTES or self._intake.held > self.memory.capacity // SHARE:
             await self._stage()
-
-    async def enqueue(self, chunk: Chunk) -> None:
-        """Take the chunk over; see `put`."""
-        await self.put(chunk)
 
     async def commit(self) -> int:
         """Store the request, unless it is a repeated one; see spools.StoredRequest."""

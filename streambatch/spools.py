@@ -33,15 +33,13 @@ class SpoolOptions:
 class SpoolStatus:
     """A spool at this moment.
 
-    size, capacity: bytes. corrupt_segments: put aside since the start. lost_records: those that were received in this
-    run, or counted as recovered, and went with a corrupt segment. backlog_records: durable and not handed over yet.
-    outage: why nothing can be stored for now.
+    size, capacity: bytes. corrupt_segments: put aside since the start. backlog_records: durable and not handed over
+    yet. outage: why nothing can be stored for now.
     """
 
     size: int
     capacity: int
     corrupt_segments: int
-    lost_records: int
     backlog_records: int
     outage: str | None = None
 

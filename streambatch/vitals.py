@@ -23,7 +23,7 @@ STALL_SECONDS = 5.0
 """How long a sink may take for a write before the pipeline is no longer ready."""
 
 
-class Vitals:
+class Vitals(Observer):
     """The state of one run, and what its parts say; call it on the event loop.
 
     waits_for: what keeps the next batch from being cut. scored_at: when a worker last finished a batch, or got one
@@ -36,6 +36,7 @@ class Vitals:
         self.state: State = "starting"
         self.report: RunReport | None = None
         self.waits_for = "input"
+        self._sources_out: dict[str, tuple[float, BaseException]] = {}
         self._batches: dict[str, int] = dict.fromkeys(TRIGGERS, 0)
         self._latency = Quantiles()
         self.begin()
@@ -50,6 +51,14 @@ class Vitals:
         if self.state != state:
             self.state = state
             self._observer.state_changed(state)
+
+    def source_failed(self, source: str, error: BaseException) -> None:
+        """Learn that a source can't be read for now."""
+        self._sources_out[source] = (self._clock.monotonic(), error)
+
+    def source_recovered(self, source: str) -> None:
+        """Learn that it can again."""
+        self._sources_out.pop(source, None)
 
     def cut(self, batch: Batch) -> None:
         """Count a batch that goes to the workers."""
@@ -119,7 +128,7 @@ class Vitals:
             spools=dict(spools),
             drivers=self._drivers(now, in_flight, outbox, is_supervised=workers.timeout is not None),
             latency=self._latency.as_dict(),
-            not_ready=self._not_ready(now, outbox, spools),
+            not_ready=self._not_ready(now, outbox),
             last_synced_wall=outbox.last_synced_wall,
             last_written_wall=outbox.last_written_wall,
         )
@@ -136,10 +145,10 @@ class Vitals:
             "sink": DriverState(now, "retry" if outbox.holding.outages else writing),
         }
 
-    def _not_ready(self, now: float, outbox: Outbox, spools: Mapping[str, SpoolStatus]) -> list[str]:
+    def _not_ready(self, now: float, outbox: Outbox) -> list[str]:
         reasons = [] if self.state == "running" else [f"the pipeline is {self.state}"]
         reasons += outbox.holding.reasons(now)
-        reasons += [f"spool {name}: {spool.outage}" for name, spool in spools.items() if spool.outage]
+        reasons += [f"{error}; held for {now - since:.0f} s" for since, error in self._sources_out.values()]
         since = outbox.writing_since
         if since is not None and now - since > STALL_SECONDS and not outbox.holding.outages:
             reasons.append(f"sink {self._sink}: a write has been waiting for {now - since:.0f} s")

@@ -39,7 +39,7 @@ LAYERS = (
     ("plugins",),
     ("assemble",),
     ("ops",),
-    ("web",),
+    ("notify", "web"),
     ("daemon",),
     ("cli",),
     ("streambatch",),  # the package itself, which names the public parts

@@ -128,6 +128,29 @@ def run(
 
 
 @app.command()
+def top(
+    urls: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[URL]...", help="Admin ports to watch; http://127.0.0.1:9464 if none is named."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Print one picture as text and exit.")] = False,
+    is_json: Annotated[bool, typer.Option("--json", help="Print one as JSON, a line for each, and exit.")] = False,
+    token: Annotated[
+        str | None, typer.Option(metavar="TOKEN", help="Sent along; else what STREAMBATCH_TOKEN holds.")
+    ] = None,
+) -> None:
+    """Watch daemons: rates, latency, queue, the stage that limits and the knob to turn.
+
+    Refreshed once a second; q or Ctrl-C quits. A daemon that is down is shown as down and comes back by itself. Where
+    stdout is no terminal, one picture is printed, as with --once. Exit codes: 0 done; 1 with --once or --json, a daemon
+    can't be reached.
+    """
+    from streambatch.cli.top import watch_daemons
+
+    raise typer.Exit(watch_daemons(urls or [], token=token, once=once, as_json=is_json))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of the config, installed plugins included.
 
@@ -181,6 +204,69 @@ def state_reset(
     from streambatch.cli.state import reset_state
 
     raise typer.Exit(reset_state(config, overrides or [], source, is_sure=is_sure))
+
+
+@app.command("audit")
+def audit_command(
+    config: _Config,
+    overrides: _Overrides = None,
+    is_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+) -> None:
+    """Prove from state and files alone that every record is accounted for.
+
+    Counts balance, the journal has each record once, the files hold what was committed and as many records as were
+    scored and died. Runs nothing, changes nothing; of a pipeline that runs it looks at the last checkpoint. Exit codes:
+    0 all of it holds; 1 something doesn't; 2 config or state can't be read.
+    """
+    from streambatch.cli.audit import audit_state
+
+    raise typer.Exit(audit_state(config, overrides or [], is_json=is_json))
+
+
+_runs = typer.Typer(
+    help="List past runs, say what one was made of, or verify that it still comes to what it wrote.\n\n"
+    "`streambatch runs list CONFIG`, `runs show CONFIG RUN` and `runs verify CONFIG RUN` say more with --help.",
+    rich_markup_mode=None,
+)
+app.add_typer(_runs, name="runs")
+_Run = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, or `latest`.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")]
+
+
+@_runs.command("list")
+def runs_list(config: _Config, overrides: _Overrides = None, is_json: _Json = False) -> None:
+    """Print the runs that are kept, oldest first.
+
+    `[runs] keep` says how long they are. Exit codes: 0 done; 2 config or state can't be read.
+    """
+    from streambatch.cli.runs import list_runs
+
+    raise typer.Exit(list_runs(config, overrides or [], is_json=is_json))
+
+
+@_runs.command("show")
+def runs_show(config: _Config, run: _Run = "latest", overrides: _Overrides = None, is_json: _Json = False) -> None:
+    """Print what a run was made of: its manifest.
+
+    Code, config, model, what was read of each partition, where scores went, counts. Exit codes: 0 done; 2 config or
+    state can't be read, or there is no such run.
+    """
+    from streambatch.cli.runs import show_run
+
+    raise typer.Exit(show_run(config, overrides or [], run, is_json=is_json))
+
+
+@_runs.command("verify")
+def runs_verify(config: _Config, run: _Run = "latest", overrides: _Overrides = None, is_json: _Json = False) -> None:
+    """Read again what a run read, score it again, and compare bit for bit.
+
+    Says what differs: input, model, config, scores or dead letters, and the first records that do. Changes nothing; a
+    pipeline that runs goes on meanwhile. Exit codes: 0 all that is there agrees; 1 something differs; 2 config or state
+    can't be read, or there is no such run.
+    """
+    from streambatch.cli.runs import verify
+
+    raise typer.Exit(verify(config, overrides or [], run, is_json=is_json))
 
 
 def _refuse(message: str) -> int:

@@ -127,15 +127,6 @@ class _Taken:
     def refused(self, records: int, reason: Refusal) -> None:
         raise AssertionError("a file has nobody to refuse")
 
-    def received(self, chunk: Chunk) -> None:
-        """Count nothing: it is only looked at."""
-
-    def recovered(self, chunk: Chunk) -> None:
-        """Count nothing: it is only looked at."""
-
-    async def enqueue(self, chunk: Chunk) -> None:
-        await self.put(chunk)
-
     async def put(self, chunk: Chunk) -> None:
         if self._left < chunk.count:
             chunk = chunk.split_off(self._left) if self._left else chunk

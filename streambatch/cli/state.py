@@ -1,6 +1,7 @@
 """`streambatch state`: how far each source has come and what is stored with it, and forgetting that on purpose."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ import typer
 from streambatch.assemble import load_config
 from streambatch.config import Config
 from streambatch.errors import StateError
+from streambatch.spooled import FOLDER as SPOOLS
 from streambatch.state.database import FILE_NAME
 from streambatch.state.folder import StateFolder, held_by
 from streambatch.state.manifest import rfc3339
 from streambatch.state.store import StateStore
 from streambatch.state.stored import RunSummary, State
+from streambatch.units import format_size
 
 NOTES_SHOWN = 60
 """Characters of a partition's notes that are shown without --json."""
@@ -56,11 +59,16 @@ def reset_state(path: Path, overrides: Sequence[str], source: str | None, *, is_
     with StateFolder(config.state_dir), StateStore(config.state_dir) as store:
         store.open()
         _check_known(store, source)
-        if not is_sure and not _confirmed(config.state_dir, source):
+        spool = config.state_dir / SPOOLS / (source or "")
+        waiting = sum(file.stat().st_size for file in spool.rglob("*.seg"))
+        if not is_sure and not _confirmed(config.state_dir, source, waiting):
             print("nothing was forgotten", file=sys.stderr)
             return 1
         store.reset(source)
+        shutil.rmtree(spool, ignore_errors=True)
     print(f"forgotten: {_what(source)}; the next run reads {'it' if source else 'everything'} from the beginning")
+    if waiting:
+        print(f"removed: {spool}, with {format_size(waiting)}")
     return 0
 
 
@@ -74,10 +82,11 @@ def _check_known(store: StateStore, source: str | None) -> None:
         )
 
 
-def _confirmed(folder: Path, source: str | None) -> bool:
+def _confirmed(folder: Path, source: str | None, waiting: int) -> bool:
     if not sys.stdin.isatty():
         raise StateError(folder, f"--yes is needed to forget {_what(source)} when nobody can be asked")
-    return typer.confirm(f"Forget {_what(source)} in {folder}? What was read will be read again.", err=True)
+    spooled = f" What waits in its spool ({format_size(waiting)}) will be lost." if waiting else ""
+    return typer.confirm(f"Forget {_what(source)} in {folder}? What was read will be read again.{spooled}", err=True)
 
 
 def _what(source: str | None) -> str:
@@ -127,11 +136,12 @@ def _as_data(folder: Path, state: State, last: RunSummary | None, holder: str | 
         "next_batch": state.next_batch,
         "sources": sources,
         "outputs": dict(sorted(state.outputs.items())),
-        "last_run": None if last is None else _run_data(last),
+        "last_run": None if last is None else run_data(last),
     }
 
 
-def _run_data(run: RunSummary) -> dict[str, Any]:
+def run_data(run: RunSummary) -> dict[str, Any]:
+    """Return a run in short, as JSON shows it."""
     return {
         "run": run.run,
         "started": rfc3339(run.started),

@@ -27,7 +27,7 @@ from streambatch.scoring.executors import Workers
 from streambatch.state.dead_letters import DeadLetterOptions
 from streambatch.state.manifest import RunsOptions
 
-__all__ = ["Config", "Find", "Group", "HttpOptions", "Part", "load_config"]
+__all__ = ["Config", "Find", "Group", "HttpOptions", "Part", "load_config", "restore_config"]
 
 REDACTED = "***"
 _USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]+@")
@@ -81,6 +81,24 @@ def load_config(
     if draft.problems:
         raise ConfigError(draft.problems, where=str(path))
     return _config(draft, sections, state_dir)
+
+
+def restore_config(path: Path, effective: Mapping[str, Any], find: Find) -> Config:
+    """Return the config that was once effective, from how it was recorded; secrets stay redacted.
+
+    Raises ConfigError when its parts can't be made any more.
+    """
+    draft = Draft(path.absolute(), _without_absent(effective))
+    sections = read_sections(draft, find)
+    if draft.problems:
+        raise ConfigError(draft.problems, where=f"{path} as recorded")
+    return _config(draft, sections, Path(str(effective["state_dir"])))
+
+
+def _without_absent(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_absent(inner) for key, inner in value.items() if inner is not None}
+    return [_without_absent(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _state_dir(draft: Draft, sections: Sections, environ: Mapping[str, str]) -> Path:

@@ -33,6 +33,8 @@ Find = Callable[[Group, str | None], type[Any]]
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 """What pipelines, sources and sinks may be called."""
 _TOKEN = re.compile(r"[!-~]+")
+PATHS = ("path", "ca_file")
+"""Options that name files."""
 _INDEX = re.compile(r"\.(\d+)(?=\.|$)")
 _TOP = (
     "name", "state_dir", "source", "record", "queue", "limits", "batch", "preprocess", "model", "workers", "sink",
@@ -249,13 +251,12 @@ class _Reader:
         return None
 
     def _anchored(self, table: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the table with its `path` relative to the config file's folder."""
-        path = table.get("path")
-        if isinstance(path, str):
-            return {**table, "path": self._anchor(path)}
-        if isinstance(path, list):
-            return {**table, "path": [self._anchor(one) if isinstance(one, str) else one for one in path]}
-        return dict(table)
+        """Return the table with its paths relative to the config file's folder."""
+        anchored: dict[str, Any] = {key: self._anchor(table[key]) for key in PATHS if isinstance(table.get(key), str)}
+        paths = table.get("path")
+        if isinstance(paths, list):
+            anchored["path"] = [self._anchor(one) if isinstance(one, str) else one for one in paths]
+        return {**table, **anchored}
 
     def _anchor(self, path: str) -> str:
         base = Path(glob.escape(str(self._base))) if glob.has_magic(path) else self._base

@@ -44,7 +44,7 @@ DEAD_LETTERS: tuple[tuple[Stage, Reason], ...] = (
     ("sink", "sink_refused"),
 )
 """At which stage a record can die of what."""
-DROPPED = (("queue_full", "false"), ("filtered", "true"))
+DROPPED = (("queue_full", "false"), ("filtered", "true"), ("corrupt", "false"))
 """Why a record is dropped, and whether somebody wanted just that record gone."""
 
 

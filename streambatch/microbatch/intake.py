@@ -25,6 +25,8 @@ class Receipts(Protocol):
 
     def dropped(self, chunk: Chunk, reason: str) -> None: ...
 
+    def lost(self, source: str, records: int) -> None: ...
+
     def refused(self, source: str, records: int, reason: str) -> None: ...
 
 
@@ -67,8 +69,12 @@ class SourceIntake:
         self._receipts.recovered(chunk)
         self.observer.records_recovered(self._source, chunk.count)
 
+    def lost(self, records: int) -> None:
+        """Count records in flight as dropped; see records.CountingIntake."""
+        self._receipts.lost(self._source, records)
+
     async def enqueue(self, chunk: Chunk) -> None:
-        """Take over a chunk that was counted; see records.Intake."""
+        """Take over a chunk that was counted; see records.CountingIntake."""
         if self._inbox.has_room(chunk):
             await self._inbox.put(chunk, self.clock)
         elif self._when_full == "drop_newest":

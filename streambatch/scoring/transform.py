@@ -292,9 +292,8 @@ class Transform:
         places = prepared.places()
         for row in np.flatnonzero(~mask).tolist():
             error = f"model {self.model_name}: expected a finite score, found {scores[row]}"
-            prepared.rejects.append(
-                self._reject(prepared.batch, int(places[row]), "score", "non_finite_score", error, item(prepared.ids, row))
-            )
+            place, record_id = int(places[row]), item(prepared.ids, row)
+            prepared.rejects.append(self._reject(prepared.batch, place, "score", "non_finite_score", error, record_id))
         prepared.keep(mask)
         return np.asarray(scores[mask])
 

@@ -55,7 +55,6 @@ class Checkpointer:
             for source, names in state.partitions.items()
             for name, saved in names.items()
         }
-        self._reached: dict[Partition, int] = {}
         self._changed: set[Partition] = set()
         self._over: set[Partition] = set()
         self._counts: Mapping[str, Counts] = {}
@@ -155,7 +154,6 @@ class Checkpointer:
     def _look_at_sources(self) -> None:
         """Learn which partitions are new, were read on, or are over."""
         for partition, (begun, reached) in self._ledger.reached().items():
-            self._reached[partition] = reached
             known = self._partitions.get(partition) or Progress(position=begun, read_to=begun, notes={})
             self._change(partition, known, read_to=max(known.read_to, reached))
         for name, source in self._sources.items():
@@ -186,7 +184,7 @@ class Checkpointer:
 
     def _is_acked(self, partition: Partition) -> bool:
         known = self._partitions.get(partition)
-        return known is None or known.position >= self._reached.get(partition, 0)
+        return known is None or known.position >= known.read_to
 
     def _stored(self, checkpoint: Checkpoint) -> None:
         """Learn that a checkpoint is durable."""
@@ -199,7 +197,7 @@ class Checkpointer:
         for partition in checkpoint.forgotten:
             self._over.discard(partition)
             self._changed.discard(partition)
-            for each in (self._partitions, self._reached, self._cut_to, self._digest_of):
+            for each in (self._partitions, self._cut_to, self._digest_of):
                 each.pop(partition, None)
 
 

@@ -5,10 +5,14 @@ from pathlib import Path
 
 from streambatch.clock import Clock
 from streambatch.durable import Commit, Mark
+from streambatch.errors import TooManyDeadError
 from streambatch.records import Reject
 from streambatch.state.dead_letters import DeadLetterFile, DeadLetterOptions, encode_dead_letters
+from streambatch.state.report import Counts
 
 FILE_NAME = "dead_letters.jsonl"
+SHARE_COUNTS_FROM = 1000
+"""Records after which the share of dead ones is held against `stop_at`."""
 
 
 class DeadLetterLog:
@@ -67,3 +71,11 @@ def stop_share(options: DeadLetterOptions, *, is_finite: bool) -> float:
     if options.stop_at is not None:
         return options.stop_at
     return 0.5 if is_finite else 1.0
+
+
+def too_many_dead(totals: Counts, stop_at: float) -> TooManyDeadError | None:
+    """Return the error that ends a run in which more than the share `stop_at` of the records died."""
+    settled = totals.scored + totals.dead_lettered
+    if settled < SHARE_COUNTS_FROM or totals.dead_lettered <= stop_at * settled:
+        return None
+    return TooManyDeadError(totals.dead_lettered, settled, stop_at)

@@ -83,6 +83,12 @@ class Ledger:
         counts.unacked -= chunk.count
         _add(counts.dropped, reason, chunk.count)
 
+    def lost(self, source: str, records: int) -> None:
+        """Count records in flight as given up since what held them is damaged."""
+        counts = self.sources[source]
+        counts.unacked -= records
+        _add(counts.dropped, "corrupt", records)
+
     def refused(self, source: str, records: int, reason: str) -> None:
         """Count records whose sender was told no."""
         _add(self.sources[source].refused, reason, records)

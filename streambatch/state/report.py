@@ -12,6 +12,8 @@ from streambatch.records import Reason, Stage
 from streambatch.spools import SpoolStatus
 
 Ended = Literal["input_ended", "stopped", "failed"]
+STUCK_SECONDS = 30.0
+"""A driver that neither turned nor waits by design for so long is stuck."""
 
 
 class Counts(msgspec.Struct):

@@ -67,9 +67,10 @@ class SpoolLog:
         clock: Clock,
         observer: Observer,
         received: Callable[[Chunk], None],
+        lost: Callable[[int], None],
     ) -> None:
         self._source, self._path, self._max_bytes, self._memory = source, folder, max_bytes, memory
-        self._clock, self._observer, self._received = clock, observer, received
+        self._clock, self._observer, self._received, self._tell_lost = clock, observer, received, lost
         self.keys = SpoolKeys(folder, window)
         self._folder = SpoolFolder(folder, min(SEGMENT_BYTES, max_bytes // SEGMENTS_MIN), self.keys)
         self._share = memory.capacity // SHARE
@@ -81,7 +82,7 @@ class SpoolLog:
         self._acked = self._durable = self._read_to = 0
         self._at: Segment | None = None
         self._offset = self._read_of_segment = 0
-        self._backlog = self._lost = 0
+        self._backlog = 0
         self._outage: str | None = None
         self._failure: Exception | None = None
         self.is_stopping = False
@@ -110,7 +111,6 @@ class SpoolLog:
             size=self._folder.size + self.staged,
             capacity=self._max_bytes,
             corrupt_segments=self._folder.corrupt,
-            lost_records=self._lost,
             backlog_records=self._backlog,
             outage=self._outage,
         )
@@ -364,8 +364,8 @@ class SpoolLog:
             self._for_writer.set()
             await done.wait()
         lost = segment.records - self._read_of_segment
-        self._lost += lost
         self._backlog -= lost
+        self._tell_lost(lost)
         self._read_to = max(self._read_to, segment.end)
 
     def _give_up(self) -> None:

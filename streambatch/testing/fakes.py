@@ -68,7 +68,7 @@ class CollectingIntake:
     """Keeps every chunk; while it is stalled, whoever puts one waits.
 
     chunks, count, size: what was put, and its records and bytes. waiting: how many wait in `put`.
-    counts: records received and recovered.
+    counts: records received and recovered. lost_records: those dropped for damage.
     failure: set it, and every `put` raises it, as when a pipeline gives up.
     """
 
@@ -81,6 +81,7 @@ class CollectingIntake:
         self.chunks: list[Chunk] = []
         self.refusals: Counter[Refusal] = Counter()
         self.counts = {"received": 0, "recovered": 0}
+        self.lost_records = 0
         self.count = self.size = self.waiting = 0
         self.failure: Exception | None = None
         self._changed = anyio.Event()
@@ -98,6 +99,9 @@ class CollectingIntake:
 
     def recovered(self, chunk: Chunk) -> None:
         self.counts["recovered"] += chunk.count
+
+    def lost(self, records: int) -> None:
+        self.lost_records += records
 
     async def put(self, chunk: Chunk) -> None:
         """Take a chunk, or wait with it while stalled."""

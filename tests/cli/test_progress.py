@@ -2,41 +2,25 @@
 
 import io
 import sys
-from math import inf
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from streambatch.cli.progress import ProgressBar, figures_of
 from streambatch.state.report import Counts, Snapshot
+from tests.snapshots import QUIET
 
 
 def snapshot(taken_at: float = 0.0, scored: int = 0, *, queued: int = 0) -> Snapshot:
-    return Snapshot(
-        pipeline="rides",
-        run_id="r",
-        state="running",
-        started_at_wall=0.0,
+    return msgspec.structs.replace(
+        QUIET,
         taken_at=taken_at,
         uptime_seconds=taken_at,
-        sources={},
         totals=Counts(received=1_234_567, recovered=1, scored=scored, dead_lettered=3),
-        dead_letters={},
-        batches={},
         queue_records=queued,
-        queue_bytes=0,
         queue_capacity_records=100,
-        queue_capacity_bytes=100,
-        queue_oldest_arrival=inf,
-        memory_used=0,
-        memory_capacity=1,
-        inflight_batches=0,
-        workers=1,
-        drivers={},
         latency={"p50": 0.0, "p95": 0.0, "p99": 0.0123, "max": 0.0},
-        not_ready=[],
-        last_synced_wall=0.0,
-        last_written_wall=0.0,
     )
 
 

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import shutil
 import subprocess
 import tempfile
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+
+import pytest
 
 PATIENCE_SECONDS = 30.0
 SWITCHES = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
-    "--disable-default-apps", "--no-default-browser-check", "--hide-scrollbars",
+    "--disable-default-apps", "--no-default-browser-check", "--hide-scrollbars", "about:blank",
 )  # fmt: skip
 TAB = "\ue004"
+needs_browser = pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")) and "CI" not in os.environ,
+    reason="needs chromium and chromedriver",
+)
 _STARTED = re.compile(rb"started successfully on port (\d+)")
 
 
@@ -51,6 +60,13 @@ class Browser:
         """Return the text of the first element that a CSS selector finds; empty if there is none."""
         return str(self.run("return document.querySelector(arguments[0])?.textContent ?? ''", selector))
 
+    def until(self, is_true: Callable[[], Any], what: str) -> None:
+        """Wait until the page shows something."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not is_true():
+            assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS} s: {what}; {self.text('body')}"
+            time.sleep(0.05)
+
     def press(self, key: str) -> None:
         """Press a key and let it go."""
         keys = [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]
@@ -62,6 +78,10 @@ class Browser:
         self._command("Emulation.setDeviceMetricsOverride", metrics)
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self._command("Emulation.setEmulatedMedia", {"features": features})
+
+    def without_scripts(self, *, are_off: bool = True) -> None:
+        """Run no scripts of pages from now on, or run them again."""
+        self._command("Emulation.setScriptExecutionDisabled", {"value": are_off})
 
     def picture(self) -> bytes:
         """Return what the screen shows, as PNG."""

@@ -51,7 +51,7 @@ def score(x):
 def config_of(folder: Path, *, features: int = 10, max_records: int = 512, workers: int = 1) -> str:
     """Return a config, with its model and its input beside it: 2,000 records in feed.jsonl."""
     np.savez(folder / "model.npz", weights=np.ones(features), bias=np.float64(0))
-    row = [round(0.1234 + 0.001 * at, 4) for at in range(features)]
+    row = [at % 10 for at in range(features)]
     lines = (json.dumps({"id": number, "features": row}) + "\n" for number in range(2000))
     (folder / "feed.jsonl").write_text("".join(lines))
     return CONFIG.format(features=features, max_records=max_records, workers=workers)
@@ -79,7 +79,10 @@ def verdict_of(daemon: Daemon, stage: str) -> dict[str, Any]:
         found.update(status["verdict"] or {})
         return status["uptime_seconds"] > 4 and found.get("stage") == stage
 
-    daemon.until(is_right, f"the verdict is {stage}, after {found}")
+    try:
+        daemon.until(is_right, f"the verdict is {stage}")
+    except AssertionError as error:
+        raise AssertionError(f"the last verdict was {found}") from error
     return found
 
 
@@ -155,7 +158,7 @@ def slow_reader() -> Iterator[str]:
         reader = threading.Thread(target=read, args=(server,))
         reader.start()
         try:
-            yield "127.0.0.1:{}".format(server.getsockname()[1])
+            yield f"127.0.0.1:{server.getsockname()[1]}"
         finally:
             done.set()
             reader.join()

@@ -1,7 +1,6 @@
-"""What the daemon is made of, as far as it needs no process: observers side by side."""
+"""Observers side by side."""
 
-from streambatch.daemon import Observers
-from streambatch.events import Observer
+from streambatch.events import Observer, Observers
 
 
 class Hears(Observer):

@@ -1,0 +1,48 @@
+"""`streambatch audit`: whether every record is accounted for, by state and files alone."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from streambatch.assemble import load_config
+from streambatch.ops.audit import Audit, audit
+from streambatch.state.database import FILE_NAME
+from streambatch.state.store import StateStore
+
+RIGHT, WRONG = 0, 1
+
+
+def audit_state(path: Path, overrides: Sequence[str], *, is_json: bool) -> int:
+    """Print what was checked, and whether it holds. Returns the exit code: 1 if something doesn't."""
+    config = load_config(path, overrides=overrides)
+    if not (config.state_dir / FILE_NAME).exists():
+        print("null" if is_json else f"{'state':<14}{config.state_dir}: none yet; nothing to audit")
+        return RIGHT
+    with StateStore.read(config.state_dir) as store:
+        result = audit(config, store)
+    if is_json:
+        print(json.dumps({"is_right": result.is_right, **msgspec.to_builtins(result)}, indent=2))
+    else:
+        _print(result)
+    return RIGHT if result.is_right else WRONG
+
+
+def _print(result: Audit) -> None:
+    lines = [f"{'state':<14}{result.state_dir}"]
+    lines += [f"{name:<14}{count}" for name, count in result.counts.items()]
+    lines.append("")
+    for check in result.checks:
+        word = "ok" if check.is_right else "WRONG"
+        numbers = (
+            str(check.found) if check.expected == check.found else f"expected {check.expected}, found {check.found}"
+        )
+        lines.append(f"{word:<7}{check.what}: {numbers}{f'; {check.why}' if check.why else ''}")
+    lines += [f"note   {note}" for note in result.notes]
+    wrong = sum(not check.is_right for check in result.checks)
+    lines.append(
+        f"\nverdict: {f'{wrong} of {len(result.checks)} checks fail' if wrong else 'every record is accounted for'}"
+    )
+    sys.stdout.write("".join(f"{line}\n" for line in lines).encode(errors="replace").decode())
