@@ -39,6 +39,12 @@ CASES = {
     "loop-512": Case(module="benchmarks.loop", options={"batch": 512}),
     "inline-512": Case(module="benchmarks.streambatch_runs", options={"batch": 512, "executor": "inline"}),
     "thread-512": Case(module="benchmarks.streambatch_runs", options={"batch": 512, "executor": "thread"}),
+    "inline-512-exactly-once": Case(
+        module="benchmarks.streambatch_runs", options={"batch": 512, "executor": "inline", "with_state": True}
+    ),
+    "thread-512-exactly-once": Case(
+        module="benchmarks.streambatch_runs", options={"batch": 512, "executor": "thread", "with_state": True}
+    ),
     "loop-64": Case(module="benchmarks.loop", options={"batch": 64}),
     "inline-64": Case(module="benchmarks.streambatch_runs", options={"batch": 64, "executor": "inline"}),
     "record-at-a-time": Case(
@@ -50,6 +56,8 @@ COMPARISONS = (
     Comparison(case="inline-512", against="loop-512", at_least=0.90),
     Comparison(case="inline-64", against="loop-64", at_least=0.70),
     Comparison(case="thread-512", against="loop-512", at_least=0.75),
+    Comparison(case="inline-512-exactly-once", against="inline-512", at_least=0.95),
+    Comparison(case="thread-512-exactly-once", against="thread-512", at_least=0.95),
     Comparison(case="inline-512", against="record-at-a-time", at_least=90, whole_process=True),
 )
 

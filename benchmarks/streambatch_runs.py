@@ -1,6 +1,7 @@
 """streambatch through its public API; imported by name, so that lazy imports are over before the time is taken."""
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -17,14 +18,20 @@ from streambatch import (
 )
 
 
-def run(source: Path, target: Path, batch: int, executor: Literal["inline", "thread"]) -> None:
-    """Score `source` into `target` with one worker."""
-    report = asyncio.run(pipeline(source, target, batch, executor).run())
+def run(
+    source: Path, target: Path, batch: int, executor: Literal["inline", "thread"], *, with_state: bool = False
+) -> None:
+    """Score `source` into `target` with one worker. with_state: exactly once, with a checkpoint a second."""
+    folder = target.with_name("state")
+    shutil.rmtree(folder, ignore_errors=True)
+    report = asyncio.run(pipeline(source, target, batch, executor, folder if with_state else None).run())
     if report.records["scored"] != report.records["received"]:
         raise RuntimeError(f"not every record was scored: {report.records}")
 
 
-def pipeline(source: Path, target: Path, batch: int, executor: Literal["inline", "thread"]) -> Pipeline:
+def pipeline(
+    source: Path, target: Path, batch: int, executor: Literal["inline", "thread"], state_dir: Path | None = None
+) -> Pipeline:
     return Pipeline(
         name="benchmark",
         sources=[FileSource(str(source))],
@@ -34,4 +41,5 @@ def pipeline(source: Path, target: Path, batch: int, executor: Literal["inline",
         model=LinearModel(WEIGHTS, BIAS),
         sink=FileSink(str(target), if_exists="replace"),
         workers=Workers(executor=executor, count=1),
+        state_dir=state_dir,
     )

@@ -121,6 +121,16 @@ class Chunk:
         prefix = f"{self.partition.name}:"
         return [f"{prefix}{position}" for position in (self.ends[self.first : self.last] + self.base).tolist()]
 
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Where in the payload the records lie, for `cut`."""
+        return self.start, self.end
+
+    @staticmethod
+    def cut(payload: Any, start: int, end: int) -> Any:
+        """Return a part of a payload without copying it, as `data` does of that between a chunk's bounds."""
+        return memoryview(payload)[start:end]
+
     def data(self) -> memoryview | bytes:
         """Return the records' bytes, framing included, without copying them."""
         if self.first == 0 and self.end == len(self.payload):

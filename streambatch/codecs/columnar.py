@@ -62,6 +62,16 @@ class TableChunk(Chunk):
 
         return TableDigest()
 
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Which rows of the record batch they are, for `cut`."""
+        return self.first, self.last
+
+    @staticmethod
+    def cut(payload: Any, start: int, end: int) -> Any:
+        """Return rows of a record batch, without copying them."""
+        return payload.slice(start, end - start)
+
     def data(self) -> Any:
         """Return the rows as a record batch, without copying them."""
         return self.payload.slice(self.first, self.count)  # type: ignore[attr-defined]  # a record batch

@@ -12,37 +12,64 @@ from typing import Any
 
 from anyio import to_thread
 
+from streambatch.chunks import BLANK_LINES
 from streambatch.records import Chunk, Partition
 
 HELD_BYTES_MAX = 8 << 20
 """Bytes that may wait to be hashed before whoever brings them waits too."""
 
 
+class _Run:
+    """Records that follow each other in one payload, on their way to be hashed at once: a thread is woken once for many
+    batches."""
+
+    __slots__ = ("chunk", "end", "payload", "size", "start")
+
+    def __init__(self, chunk: Chunk) -> None:
+        self.chunk, self.payload, self.size = chunk, chunk.payload, chunk.size
+        self.start, self.end = chunk.bounds
+        if BLANK_LINES in chunk.findings:
+            self.payload = chunk.digestible()
+            self.start, self.end = 0, len(self.payload)
+
+    def takes(self, chunk: Chunk) -> bool:
+        """Take a chunk that follows; False if it doesn't."""
+        start, end = chunk.bounds
+        if chunk.payload is not self.payload or start != self.end or chunk.partition != self.chunk.partition:
+            return False
+        self.end = end
+        self.size += chunk.size
+        return True
+
+
 class Digests:
     """Running digests by partition. `add` and `point` are called in the order of records, on the event loop."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[tuple[Partition, Chunk, Any, int] | Point | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Run | Point | None] = SimpleQueue()
+        self._run: _Run | None = None
         self._digests: dict[Partition, Any] = {}
         self._changed: set[Partition] = set()
-        self._held = 0
+        self._added = self._hashed = 0  # each is counted by one thread only
         self._thread: threading.Thread | None = None
 
     def add(self, chunk: Chunk) -> None:
         """Take the records of a chunk, which may be released right after."""
-        size = chunk.size
-        self._held += size
-        self._queue.put((chunk.partition, chunk, chunk.digestible(), size))
+        self._added += chunk.size
+        if self._run is None or not self._run.takes(chunk):
+            self._send()
+            self._run = _Run(chunk)
 
     def point(self) -> Point:
         """Return what tells, once it is reached, the digests of all that was added before."""
+        self._send()
         point = Point()
         self._queue.put(point)
         return point
 
     async def settle(self) -> None:
         """Wait while too much waits to be hashed."""
-        if self._held > HELD_BYTES_MAX:
+        if self._added - self._hashed > HELD_BYTES_MAX:
             await self.point().reached()
 
     def start(self) -> None:
@@ -56,19 +83,27 @@ class Digests:
             self._queue.put(None)
             self._thread = None
 
+    def _send(self) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            self._queue.put(run)
+
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             if isinstance(item, Point):
                 item.reach({partition: self._digests[partition].hexdigest() for partition in self._changed})
                 self._changed.clear()
-                continue
-            partition, chunk, data, size = item
-            digest = self._digests.get(partition)
-            if digest is None:
-                digest = self._digests[partition] = chunk.digest()
-            digest.update(data)
-            self._changed.add(partition)
-            self._held -= size
+            else:
+                self._hash(item)
+
+    def _hash(self, run: _Run) -> None:
+        partition = run.chunk.partition
+        digest = self._digests.get(partition)
+        if digest is None:
+            digest = self._digests[partition] = run.chunk.digest()
+        digest.update(run.chunk.cut(run.payload, run.start, run.end))
+        self._changed.add(partition)
+        self._hashed += run.size
 
 
 class Point:
