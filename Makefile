@@ -6,10 +6,10 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin/
 
-.PHONY: help demo test test-fast lint docs dashboards bench clean
+.PHONY: help demo test test-fast lint docs pictures dashboards bench clean
 
 help:
-	@echo 'make demo | test | test-fast | lint | docs | dashboards | bench | clean'
+	@echo 'make demo | test | test-fast | lint | docs | pictures | dashboards | bench | clean'
 
 demo: $(READY)
 	$(RUN)streambatch demo
@@ -27,6 +27,9 @@ lint: $(READY)
 
 docs: $(READY)
 	$(RUN)python docs/generate.py
+
+pictures: $(READY)
+	$(RUN)python -m docs.pictures
 
 dashboards: $(READY)
 	$(RUN)python -m grafana.generate

@@ -14,13 +14,23 @@ import numpy as np
 from streambatch import config as configs
 from streambatch.config import Config
 from streambatch.durability import Provenance
-from streambatch.errors import ConfigError, ConfigProblem, OptionError, RetryableError, StreambatchError
+from streambatch.errors import (
+    ConfigError,
+    ConfigProblem,
+    ModelError,
+    OptionError,
+    RetryableError,
+    ShapeError,
+    StreambatchError,
+)
 from streambatch.events import Observer
 from streambatch.pipeline import Pipeline
 from streambatch.plugins import find_part
 from streambatch.records import BoolArray, FloatArray
 from streambatch.scoring.check import checked_scores
 from streambatch.scoring.executors import check_timeout
+from streambatch.scoring.states import has_memory
+from streambatch.settings import Settings
 from streambatch.state.folder import StateFolder
 
 TRIED_ROWS = 2
@@ -30,8 +40,11 @@ TRIED_ROWS = 2
 class Assembly:
     """What a config was made into: steps, model, and from them the pipeline."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, running: Assembly | None = None) -> None:
         """Build the steps and load the model.
+
+        running: what a pipeline runs by, that is to go on by this: its steps stay where they have memory and are asked
+        for as they were, and its model where this is the same one. What those could do, these must.
 
         Raises ConfigError, StepError or ModelError for a part that can't be made, ShapeError when steps and model
         don't fit the records.
@@ -39,9 +52,15 @@ class Assembly:
         self.config = config
         self.steps = tuple(_made(f"preprocess[{at}]", part, config) for at, part in enumerate(config.preprocess))
         self.model = _made("model", config.model, config)
+        if running is not None:
+            self._take_over(running)
         check_timeout(config.workers, self.model)
-        self.untried: Exception | None = _dry_run(config, self.steps, self.model)
+        self.scores_shape: tuple[int, ...] | None = None
+        """The shape of one record's scores; None if it could not be tried."""
+        self.untried: Exception | None = self._dry_run(running)
         """What the parts raised on zeros, other than for their shape: records may still fare better."""
+        if running is not None:
+            self._compare(running)
 
     def pipeline(self, observer: Observer | None = None, folder: StateFolder | None = None) -> Pipeline:
         """Return the pipeline. folder: the state folder, if it is held already."""
@@ -64,6 +83,61 @@ class Assembly:
             provenance=self._provenance(),
             observer=observer,
         )
+
+    def settings(self) -> Settings:
+        """Return what a running pipeline can go on by."""
+        config = self.config
+        return Settings(
+            preprocess=self.steps,
+            model=self.model,
+            batch=config.batch,
+            workers=config.workers,
+            queue=config.queue,
+            delivery=config.delivery,
+            dead_letter=config.dead_letter,
+            provenance=self._provenance(),
+        )
+
+    def _dry_run(self, running: Assembly | None) -> Exception | None:
+        """Pass zeros through steps and model. Raises what is known to be wrong with them; returns what they raise.
+
+        A model that runs is left alone: others may be calling it.
+        """
+        config, model = self.config, self.model
+        x = np.zeros((TRIED_ROWS, *config.record.feature_shape), config.record.numpy_dtype)
+        try:
+            with np.errstate(all="ignore"):
+                for step in self.steps:
+                    x = _stepped(step, x)
+                if running is not None and model is running.model:
+                    self.scores_shape = running.scores_shape
+                elif len(x) and not getattr(model, "is_async", False):
+                    scores = checked_scores(str(getattr(model, "name", config.model.type)), model.score(x), len(x))
+                    self.scores_shape = scores.shape[1:]
+        except RetryableError as error:
+            return error
+        except StreambatchError:
+            raise
+        except Exception as error:
+            return error
+        return None
+
+    def _take_over(self, running: Assembly) -> None:
+        if self.config.preprocess == running.config.preprocess and any(map(has_memory, running.steps)):
+            self.steps = running.steps
+        digests = [getattr(each.model, "digest", None) for each in (self, running)]
+        if self.config.model == running.config.model and digests[0] == digests[1]:
+            self.model = running.model
+
+    def _compare(self, running: Assembly) -> None:
+        name = str(getattr(self.model, "name", self.config.model.type))
+        if self.untried is not None and running.untried is None:
+            problem = f"with zeros as features, steps and model raised {type(self.untried).__name__}: {self.untried}"
+            raise ModelError(name, f"{problem}; those that run did not")
+        if running.scores_shape is not None and self.scores_shape not in (None, running.scores_shape):
+            wanted = ", ".join(map(str, ("n", *running.scores_shape)))
+            given = (TRIED_ROWS, *(self.scores_shape or ()))
+            raise ShapeError(f"scores of model {name}", f"({wanted}), as the model that runs gives", given)
 
     def _provenance(self) -> Provenance:
         config, model = self.config, self.model
@@ -110,24 +184,6 @@ def _made(key: str, part: configs.Part, config: Config) -> Any:
     except OptionError as error:
         problem = ConfigProblem(f"{key}.{error.option}", str(error.found), error.allowed)
     raise ConfigError([problem], where=str(config.path))
-
-
-def _dry_run(config: Config, steps: Sequence[Any], model: Any) -> Exception | None:
-    """Pass zeros through steps and model. Raises what is known to be wrong with them; returns what they raise."""
-    x = np.zeros((TRIED_ROWS, *config.record.feature_shape), config.record.numpy_dtype)
-    try:
-        with np.errstate(all="ignore"):
-            for step in steps:
-                x = _stepped(step, x)
-            if len(x) and not getattr(model, "is_async", False):
-                checked_scores(str(getattr(model, "name", config.model.type)), model.score(x), len(x))
-    except RetryableError as error:
-        return error
-    except StreambatchError:
-        raise
-    except Exception as error:
-        return error
-    return None
 
 
 def _stepped(step: Any, x: FloatArray) -> FloatArray:

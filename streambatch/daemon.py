@@ -101,7 +101,9 @@ class Daemon:
             clock=self._clock,
         )
         counting, recent = MetricsObserver(), Recent(self._clock)
-        self.pipeline: Pipeline = assembly.pipeline(Observers(counting, recent, LogObserver(self._clock)), folder)
+        self._notifier = Notifier(drain_seconds=self._config.delivery.drain_timeout, clock=self._clock)
+        observer = Observers(counting, recent, LogObserver(self._clock), self._notifier)
+        self.pipeline: Pipeline = assembly.pipeline(observer, folder)
         digest = getattr(assembly.model, "digest", None) or ""
         self._metrics.attach(self.pipeline, counting, model_format=self._config.model.type, model_digest=digest)
         self._watch = Watch(
@@ -164,6 +166,7 @@ class Daemon:
             along.start_soon(sample_loop_lag, self._metrics, self._clock)
             along.start_soon(self._watch.keep)
             along.start_soon(feed.run)
+        along.start_soon(self._notifier.keep, self.pipeline)
         for source in self.pipeline.sources:
             if hasattr(source, "listening"):
                 along.start_soon(self._say_listening, source)
@@ -176,6 +179,8 @@ class Daemon:
             is_first = True
             async for number in signals:
                 self._log.info("stopping" if is_first else "stopping_hard", signal=signal.Signals(number).name)
+                if is_first:
+                    self._notifier.stopping()
                 (self.pipeline.stop if is_first else self.pipeline.abort)()
                 is_first = False
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from streambatch.durable import ResumableSource
 from streambatch.microbatch.recut import PlannedBatch, Recut
 from streambatch.options import options
 from streambatch.records import Batch, Partition, Source
+from streambatch.scoring.states import dump_states
 from streambatch.scoring.transform import Transform
 from streambatch.sinks.outbox import Outbox
 from streambatch.state.checkpointer import Checkpointer, batch_id
@@ -28,7 +30,7 @@ from streambatch.state.ledger import Ledger
 from streambatch.state.manifest import RunsOptions, describe_run
 from streambatch.state.report import RunReport
 from streambatch.state.store import StateStore
-from streambatch.state.stored import State
+from streambatch.state.stored import RunChange, State
 from streambatch.units import Duration
 
 PRUNE_SECONDS = 3600.0
@@ -96,7 +98,8 @@ class Durability:
             self._store.check_reading(name, reading)
         transform.restore(state.steps)
         _resume(sources, state, ledger)
-        self._checkpointer = Checkpointer(self._store, state, ledger, sources, clock=self._clock, dump=transform.dump)
+        dump = partial(dump_states, transform.steps)  # and not the transform's own: its model may be replaced
+        self._checkpointer = Checkpointer(self._store, state, ledger, sources, clock=self._clock, dump=dump)
         outbox.restore(self._checkpointer, state.outputs)
         await outbox.holding.through("state", lambda: self._begin(readings))
         self._checkpointer.start()
@@ -121,6 +124,24 @@ class Durability:
                 self._checkpointer.close()
             self._store.close()
             self._folder.__exit__()
+
+    def reloaded(self, sequence: int, provenance: Provenance) -> None:
+        """Learn what batches from this sequence on are made with; it is stored with the first of them that is acked."""
+        before, self._provenance = self._provenance, provenance
+        if (before.config_digest, before.model) == (provenance.config_digest, provenance.model):
+            return
+        assert self._checkpointer is not None
+        differing = {key: value for key, value in provenance.config.items() if before.config.get(key) != value}
+        self._checkpointer.changed(
+            sequence,
+            RunChange(
+                at=self._clock.wall(),
+                batch=-1,
+                config=differing,
+                config_digest=provenance.config_digest,
+                model=provenance.model,
+            ),
+        )
 
     def id_of(self, batch: Batch) -> str:
         """Return what names a batch for good."""
@@ -152,6 +173,22 @@ class Durability:
         return Recut(
             PlannedBatch(ranges=intent.ranges, id=batch_id(state.state_id, intent.batch)) for intent in intents
         )
+
+
+def durability_in(
+    folder: Path | StateFolder | None,
+    *,
+    run: str,
+    pipeline: str,
+    clock: Clock,
+    provenance: Provenance | None,
+    runs: RunsOptions | None,
+) -> Durability | None:
+    """Return the state of a run in a folder; None without one."""
+    if folder is None:
+        return None
+    provenance, runs = provenance or Provenance(), runs or RunsOptions()
+    return Durability(folder, run=run, pipeline=pipeline, clock=clock, provenance=provenance, runs=runs)
 
 
 def _resume(sources: Sequence[Source], state: State, ledger: Ledger) -> None:

@@ -1,9 +1,9 @@
 """Tells systemd how a pipeline stands: ready, stopping, alive, and one line on how it gets on.
 
-Speaks the protocol of sd_notify(3): datagrams of `NAME=VALUE` lines to the socket that NOTIFY_SOCKET names. The watchdog
-is fed from what the pipeline did and by no timer of its own: a driver that is stuck starves it, a wait for somebody
-else's outage does not. Without a NOTIFY_SOCKET nothing is said. A datagram that finds no room is said again later, and
-one that can't be sent at all stops nothing.
+Speaks the protocol of sd_notify(3): datagrams of `NAME=VALUE` lines to the socket that NOTIFY_SOCKET names. The
+watchdog is fed from what the pipeline did and by no timer of its own: a driver that is stuck starves it, a wait for
+somebody else's outage does not. Without a NOTIFY_SOCKET nothing is said. A datagram that finds no room is said again
+later, and one that can't be sent at all stops nothing.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def status_line(snapshot: Snapshot, before: Snapshot | None) -> str:
     if before is not None and (seconds := snapshot.taken_at - before.taken_at) > 0:
         came = (totals.received - before.totals.received) / seconds
         went = (totals.scored - before.totals.scored) / seconds
-        words.append(f"{came:,.0f} records/s in, {went:,.0f} scored")
+        words.append(f"{came:,.0f} records/s in, {went:,.0f} out")
     words += [
         f"{totals.scored:,} scored",
         f"{totals.dead_lettered:,} dead-lettered",

@@ -8,19 +8,20 @@ The pipeline knows protocols, never a concrete source, model or sink.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 from anyio.lowlevel import checkpoint
 
+from streambatch.backlog import CountableSource
 from streambatch.clock import Clock, SystemClock
 from streambatch.codecs.schema import RecordSchema
-from streambatch.durability import Delivery, Durability, Provenance
+from streambatch.durability import Delivery, Provenance, durability_in
 from streambatch.durable import ResumableSource
 from streambatch.errors import first_cause
 from streambatch.events import Observer, Observers
+from streambatch.ingest.naming import distinctly_named
 from streambatch.microbatch.batcher import Batcher
 from streambatch.microbatch.budget import Budget, Limits
 from streambatch.microbatch.inbox import Inbox, InboxAborted, QueueLimits
@@ -28,8 +29,10 @@ from streambatch.microbatch.inflight import InFlight
 from streambatch.microbatch.intake import SourceIntake
 from streambatch.microbatch.window import BatchPolicy, Window
 from streambatch.records import Batch, Outcome, Sink, Source
-from streambatch.scoring.executors import Workers, make_executor
+from streambatch.scoring.executors import Workers, make_executor, terms_of
 from streambatch.scoring.formats import encoder_for, transform_for
+from streambatch.scoring.transform import Transform
+from streambatch.settings import Settings
 from streambatch.sinks.outbox import Outbox
 from streambatch.spooled import SpooledSource, spooled
 from streambatch.state.dead_letter_log import DeadLetterLog, stop_share, too_many_dead
@@ -74,7 +77,7 @@ class Pipeline:
         observer: Observer | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self.name, self.sink, self.model = name, sink, model
+        self.name, self.sink, self.model, self._record = name, sink, model, record
         self.state_dir = state_dir.path if isinstance(state_dir, StateFolder) else state_dir
         self.sources = distinctly_named(sources)
         self.clock: Clock = clock or SystemClock()
@@ -89,12 +92,14 @@ class Pipeline:
         for source in self._sources:
             self.ledger.add_source(source.name, is_resumable=isinstance(source, ResumableSource))
         self._by_name = {source.name: source for source in self._sources}
+        self._intakes: dict[str, SourceIntake] = {}
         self.inbox = Inbox((queue or QueueLimits()).within(limits.memory // 4), self._by_name)
         self.budget = Budget(limits.memory)
         policy = batch or BatchPolicy()
         self._window = Window(policy)
         self._batcher = Batcher(self.inbox, self._window, self.clock)
         self._encoder = encoder_for(sink.format, record)
+        self._preprocess = tuple(preprocess)
         self._transform = transform_for(self.sources, record, preprocess, model, self._encoder)
         self._executor = make_executor(self.workers, self._transform, self._scored, self.clock.monotonic)
         self._in_flight = InFlight(
@@ -103,7 +108,8 @@ class Pipeline:
         self._dead_letters = DeadLetterLog(
             dead_letter, self.state_dir, pipeline=name, run=self.run_id, clock=self.clock
         )
-        self._stop_at = stop_share(dead_letter, is_finite=all(source.is_finite for source in self.sources))
+        self._is_finite = all(source.is_finite for source in self.sources)
+        self._stop_at = stop_share(dead_letter, is_finite=self._is_finite)
         self._outbox = Outbox(
             sink,
             self._dead_letters,
@@ -111,16 +117,18 @@ class Pipeline:
             observer=self.observer,
             written=self._written,
             acked=self._acked,
-            is_busy=lambda: self.inbox.records >= policy.max_records,
+            is_busy=lambda: self.inbox.records >= self._window.policy.max_records,
             id_of=self._id_of,
-            refuse=self._transform.refused,
+            refuse=lambda *record: self._transform.refused(*record),
         )
-        self._durability = self._kept_in(state_dir, provenance, runs) if state_dir is not None else None
+        self._durability = durability_in(
+            state_dir, run=self.run_id, pipeline=name, clock=self.clock, provenance=provenance, runs=runs
+        )
         self._tasks: anyio.abc.TaskGroup | None = None
         self._freed: anyio.Event | None = None
         self._failure: Exception | None = None
         self._failed = anyio.Event()
-        self._stop_asked = anyio.Event()
+        self._stop_asked, self._reloaded = anyio.Event(), anyio.Event()
 
     async def run(self) -> RunReport:
         """Run to the end of the input or until stopped, and report.
@@ -158,6 +166,34 @@ class Pipeline:
         if self._tasks is not None:
             self._tasks.cancel_scope.cancel()
 
+    def transform_of(self, settings: Settings) -> Transform:
+        """Return what batches are scored with by other settings, for `reload`. Any thread may call it.
+
+        Raises what `Settings.check` raises, and what a Pipeline does for steps and models that don't fit.
+        """
+        settings.check(self.model, self.workers, self._preprocess)
+        return transform_for(self.sources, self._record, settings.preprocess, settings.model, self._encoder)
+
+    def reload(self, settings: Settings, transform: Transform) -> None:
+        """Go on by other settings, of which `transform` was made: from the next batch that is cut on.
+
+        Batches that were cut before end as they began. Call it on the event loop, once the pipeline runs.
+        """
+        transform.go_on_from(self._transform)
+        self._transform, self.model, self._preprocess = transform, settings.model, tuple(settings.preprocess)
+        self.workers, self.delivery = settings.workers, settings.delivery
+        self._executor.replace(terms_of(self.workers, transform, self.clock.monotonic), self.workers.count)
+        patience = settings.batch.max_wait
+        self._in_flight.resize(self._executor.capacity, workers=self.workers.count, patience=patience)
+        self._window.replace(settings.batch)
+        self.inbox.resize(settings.queue.within(self.budget.capacity // 4))
+        self._stop_at = stop_share(settings.dead_letter, is_finite=self._is_finite)
+        if self._durability is not None:
+            self._durability.reloaded(self._window.next_sequence, settings.provenance)
+        self._free()
+        self.inbox.notify()
+        self._reloaded.set()
+
     def snapshot(self) -> Snapshot:
         """Return counts and state of this moment; call it on the event loop."""
         return self._vitals.snapshot(
@@ -170,6 +206,8 @@ class Pipeline:
             workers=self.workers,
             worker_restarts=getattr(self._executor, "restarts", 0),
             spools={source.name: source.status for source in self._sources if isinstance(source, SpooledSource)},
+            intakes=self._intakes,
+            countable={source.name: source for source in self._sources if isinstance(source, CountableSource)},
         )
 
     def is_resumable(self, source: str) -> bool:
@@ -180,18 +218,6 @@ class Pipeline:
     def safe_records(self) -> int:
         """Records that are not scored and wait in a spool."""
         return sum(source.backlog_records for source in self._sources if isinstance(source, SpooledSource))
-
-    def _kept_in(
-        self, state_dir: Path | StateFolder, provenance: Provenance | None, runs: RunsOptions | None
-    ) -> Durability:
-        return Durability(
-            state_dir,
-            run=self.run_id,
-            pipeline=self.name,
-            clock=self.clock,
-            provenance=provenance or Provenance(),
-            runs=runs or RunsOptions(),
-        )
 
     async def _open_run_close(self) -> None:
         if not await self._open():
@@ -214,20 +240,10 @@ class Pipeline:
             recut = await self._durability.resume(self._sources, self.ledger, self._transform, self._outbox)
             self._batcher = Batcher(self.inbox, self._window, self.clock, recut)
         try:
-            async with anyio.create_task_group() as opening:
-                opening.start_soon(self._give_up_opening, opening.cancel_scope)
-                await self._outbox.open(self._encoder.header())
-                opening.cancel_scope.cancel()
-                return True
+            return await self._outbox.open_unless(self._stop_asked, self._encoder.header())
         except BaseException:
             await self._close_outputs()
             raise
-        return False
-
-    async def _give_up_opening(self, scope: anyio.CancelScope) -> None:
-        await self._outbox.holding.failed.wait()
-        await self._stop_asked.wait()
-        scope.cancel()
 
     async def _close(self) -> None:
         try:
@@ -258,7 +274,7 @@ class Pipeline:
         self._batcher.give_up(source.name)
 
     def _intake(self, source: Source) -> SourceIntake:
-        return SourceIntake(
+        intake = self._intakes[source.name] = SourceIntake(
             source.name,
             getattr(source, "when_full", "block"),
             self.inbox,
@@ -268,6 +284,7 @@ class Pipeline:
             observer=self._told,
             run_id=self.run_id,
         )
+        return intake
 
     async def _stop_reading(self, scope: anyio.CancelScope) -> None:
         await self._stop_asked.wait()
@@ -352,7 +369,9 @@ class Pipeline:
 
     async def _sync_regularly(self) -> None:
         while True:
-            await anyio.sleep(self.delivery.checkpoint_interval)
+            self._reloaded = anyio.Event()
+            with anyio.move_on_after(self.delivery.checkpoint_interval):
+                await self._reloaded.wait()
             await self._outbox.sync()
 
     def _fail(self, error: Exception) -> None:
@@ -377,17 +396,3 @@ class Pipeline:
             with anyio.move_on_after(LAST_SYNC_SECONDS, shield=True):
                 await self._durability.end(report, self.ledger)
         return report
-
-
-def distinctly_named(sources: Sequence[Source]) -> list[Source]:
-    """Return the sources, each with a name of its own: a second `file` becomes `file_2`."""
-    seen: dict[str, int] = {}
-    named = []
-    for source in sources:
-        seen[source.name] = number = seen.get(source.name, 0) + 1
-        named.append(source if number == 1 else _renamed(source, f"{source.name}_{number}"))
-    return named
-
-
-def _renamed(source: Any, name: str) -> Source:
-    return replace(source, name=name)  # type: ignore[no-any-return]  # every source is a dataclass

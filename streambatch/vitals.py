@@ -6,11 +6,13 @@ import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from streambatch.backlog import CountableSource
 from streambatch.clock import Clock
 from streambatch.events import Observer, State
 from streambatch.microbatch.budget import Budget
 from streambatch.microbatch.inbox import Inbox
 from streambatch.microbatch.inflight import InFlight
+from streambatch.microbatch.intake import SourceIntake
 from streambatch.microbatch.window import BatchPolicy
 from streambatch.records import TRIGGERS, Batch
 from streambatch.scoring.executors import Workers
@@ -99,6 +101,8 @@ class Vitals(Observer):
         workers: Workers,
         worker_restarts: int,
         spools: Mapping[str, SpoolStatus],
+        intakes: Mapping[str, SourceIntake],
+        countable: Mapping[str, CountableSource],
     ) -> Snapshot:
         """Return counts and state of this moment."""
         now = self._clock.monotonic()
@@ -131,6 +135,8 @@ class Vitals(Observer):
             not_ready=self._not_ready(now, outbox),
             last_synced_wall=outbox.last_synced_wall,
             last_written_wall=outbox.last_written_wall,
+            waiting_seconds={name: intake.waited(now) for name, intake in intakes.items()},
+            backlogs={name: source.backlog() for name, source in countable.items()},
         )
 
     def _drivers(

@@ -151,6 +151,22 @@ def top(
 
 
 @app.command()
+def health(
+    url: Annotated[str, typer.Argument(metavar="[URL]", help="The daemon's admin port.")] = "http://127.0.0.1:9464",
+    is_ready_asked: Annotated[
+        bool, typer.Option("--ready", help="Ask whether it takes in records and can write scores.")
+    ] = False,
+) -> None:
+    """Ask a daemon whether every stage gets on, for health checks where there is no curl.
+
+    Prints what /livez answers, or /readyz. Exit codes: 0 yes; 1 no, or no answer; 2 the URL is none.
+    """
+    from streambatch.cli.health import probe
+
+    raise typer.Exit(probe(url, is_ready_asked=is_ready_asked))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of the config, installed plugins included.
 
@@ -267,6 +283,61 @@ def runs_verify(config: _Config, run: _Run = "latest", overrides: _Overrides = N
     from streambatch.cli.runs import verify
 
     raise typer.Exit(verify(config, overrides or [], run, is_json=is_json))
+
+
+_dead_letters = typer.Typer(
+    help="See which records died and why, or replay them after a fix.\n\n"
+    "`streambatch dead-letters list CONFIG` and `streambatch dead-letters replay CONFIG` say more with --help.",
+    rich_markup_mode=None,
+)
+app.add_typer(_dead_letters, name="dead-letters")
+_Stage = Annotated[str | None, typer.Option(metavar="STAGE", help="Only those that died in this stage.")]
+_Reason = Annotated[str | None, typer.Option(metavar="REASON", help="Only those that died for this reason.")]
+_Source = Annotated[str | None, typer.Option(metavar="NAME", help="Only those of this source.")]
+_OfRun = Annotated[str | None, typer.Option(metavar="RUN", help="Only those of this run.")]
+
+
+@_dead_letters.command("list")
+def dead_letters_list(
+    config: _Config,
+    overrides: _Overrides = None,
+    stage: _Stage = None,
+    reason: _Reason = None,
+    source: _Source = None,
+    run: _OfRun = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=0, help="Print the first N of them; all are counted.")] = 20,
+    is_json: Annotated[bool, typer.Option("--json", help="Print all of them as lines of JSON instead.")] = False,
+) -> None:
+    """Print which records died, and how many of what.
+
+    Those that are committed; with --json each as it is in its file, and whether it was replayed. Exit codes: 0 done; 1
+    a file holds something else; 2 config or state can't be read.
+    """
+    from streambatch.cli.dead_letters import list_dead_letters
+
+    wanted = (stage, reason, source, run)
+    raise typer.Exit(list_dead_letters(config, overrides or [], wanted, limit, is_json=is_json))
+
+
+@_dead_letters.command("replay")
+def dead_letters_replay(
+    config: _Config,
+    overrides: _Overrides = None,
+    stage: _Stage = None,
+    reason: _Reason = None,
+    source: _Source = None,
+    run: _OfRun = None,
+    is_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+) -> None:
+    """Send records that died through the pipeline once more, after a fix of config, step or model.
+
+    Their scores are added to the output; what dies again is a dead letter again. Each is replayed once, also when a
+    replay is killed: the next one begins with what is left. Exit codes: 0 done; 1 failed; 2 usage, config, or the
+    pipeline runs; 3 stopped with work unfinished.
+    """
+    from streambatch.cli.dead_letters import replay_dead_letters
+
+    raise typer.Exit(replay_dead_letters(config, overrides or [], (stage, reason, source, run), is_json=is_json))
 
 
 def _refuse(message: str) -> int:

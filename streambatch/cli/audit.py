@@ -13,6 +13,8 @@ from streambatch.state.database import FILE_NAME
 from streambatch.state.store import StateStore
 
 RIGHT, WRONG = 0, 1
+SHOWN = 60
+"""Of more checks only those that fail are printed without --json."""
 
 
 def audit_state(path: Path, overrides: Sequence[str], *, is_json: bool) -> int:
@@ -34,15 +36,15 @@ def _print(result: Audit) -> None:
     lines = [f"{'state':<14}{result.state_dir}"]
     lines += [f"{name:<14}{count}" for name, count in result.counts.items()]
     lines.append("")
-    for check in result.checks:
+    wrong = [check for check in result.checks if not check.is_right]
+    shown = result.checks if len(result.checks) <= SHOWN else wrong
+    for check in shown:
         word = "ok" if check.is_right else "WRONG"
         numbers = (
             str(check.found) if check.expected == check.found else f"expected {check.expected}, found {check.found}"
         )
         lines.append(f"{word:<7}{check.what}: {numbers}{f'; {check.why}' if check.why else ''}")
     lines += [f"note   {note}" for note in result.notes]
-    wrong = sum(not check.is_right for check in result.checks)
-    lines.append(
-        f"\nverdict: {f'{wrong} of {len(result.checks)} checks fail' if wrong else 'every record is accounted for'}"
-    )
+    lines.append(f"\n{len(result.checks) - len(wrong)} of {len(result.checks)} checks hold")
+    lines.append(f"verdict: {'not every' if wrong else 'every'} record is accounted for")
     sys.stdout.write("".join(f"{line}\n" for line in lines).encode(errors="replace").decode())

@@ -35,10 +35,10 @@ def draw(views: Sequence[View], width: int, height: int | None) -> RenderableTyp
     return shown if height is None else Group(shown, Text("q quits", style="dim"))
 
 
-def sparkline(values: Sequence[float | None], width: int) -> str:
-    """Return the last `width` values as bars from 0 to the largest; nothing known is a space."""
+def sparkline(values: Sequence[float | None], width: int, top: float | None = None) -> str:
+    """Return the last `width` values as bars from 0 to `top`, or to the largest; nothing known is a space."""
     shown = values[-width:] if width > 0 else []
-    largest = max((value for value in shown if value is not None), default=0.0)
+    largest = top or max((value for value in shown if value is not None), default=0.0)
     return "".join(" " if value is None else _bar(value, largest) for value in shown).rjust(max(0, width))
 
 
@@ -51,7 +51,7 @@ def _panel(view: View, width: int, height: int | None) -> RenderableType:
     inner = max(20, width - 4)
     lines: list[Text] = []
     if view["down"]:
-        lines += [_down(view), Text()]
+        lines += [_down(view).append("; below is what was last known" if view["run"] else ""), Text()]
     if view["run"]:
         lines += [*_figures(view, inner), Text(), *_verdict(view), *_lists(view, inner)]
     elif not view["down"]:
@@ -84,8 +84,7 @@ def _state(view: View) -> Text:
 
 def _down(view: View) -> Text:
     since = datetime.fromtimestamp(view["down"]["since"]).strftime("%H:%M:%S")
-    shown = "; below is what was last known" if view["run"] else ""
-    return Text(f"down since {since}: {_plain(view['down']['error'])} ({view['url']}){shown}", style="red")
+    return Text(f"down since {since}: {_plain(view['down']['error'])} ({view['url']})", style="red")
 
 
 def _figures(view: View, width: int) -> Iterator[Text]:
@@ -97,10 +96,12 @@ def _figures(view: View, width: int) -> Iterator[Text]:
     yield _row("dead", dead, history["dead_lettered"], width, style=style)
     yield _row("latency", _latency(view), history["p99"], width)
     fill = f"{queue['fill']:4.0%}  {queue['records']:,} of {queue['capacity_records']:,}"
-    yield _row("queue", fill, history["queue_fill"], width, style=_fill_style(queue["fill"]))
+    yield _row("queue", fill, history["queue_fill"], width, style=_fill_style(queue["fill"]), top=1.0)
     process = view["process"]
     memory = f"  {format_size(process['rss_bytes'])}" if process["rss_bytes"] else ""
-    yield _row("cpu", f"{process['cores']:.2f} of {process['cpus']}{memory}", history["cores"], width)
+    yield _row(
+        "cpu", f"{process['cores']:.2f} of {process['cpus']}{memory}", history["cores"], width, top=process["cpus"]
+    )
     yield _batch(view)
     yield _stages(view)
     yield _parts(view)
@@ -108,10 +109,12 @@ def _figures(view: View, width: int) -> Iterator[Text]:
     yield _about(view)
 
 
-def _row(name: str, figures: str, history: Sequence[float | None], width: int, style: str = "") -> Text:
+def _row(
+    name: str, figures: str, history: Sequence[float | None], width: int, *, style: str = "", top: float | None = None
+) -> Text:
     bars = width - 9 - _FIGURES_WIDTH
     line = Text.assemble((f"{name:<9}", "dim"), (f"{figures:<{_FIGURES_WIDTH}}", style))
-    return line.append(sparkline(history, bars), style="cyan") if bars >= 8 else line
+    return line.append(sparkline(history, bars, top), style="cyan") if bars >= 8 else line
 
 
 def _latency(view: View) -> str:

@@ -14,6 +14,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from streambatch.config.credentials import read_credential
 from streambatch.errors import ConfigError, ConfigProblem
 
 PREFIX = "STREAMBATCH_"
@@ -158,7 +159,7 @@ def _resolve(draft: Draft, key: str, environ: Mapping[str, str], match: re.Match
         return ""
     if looks_secret(variable):
         draft.secrets.add(key)
-    value = environ.get(variable)
+    value = environ[variable] if variable in environ else _credential(draft, key, variable, environ)
     if operator is None and value is not None:
         return value
     if operator is not None and value:
@@ -168,6 +169,19 @@ def _resolve(draft: Draft, key: str, environ: Mapping[str, str], match: re.Match
     why = f": {text}" if text else ""
     draft.problem(key, f"${{{variable}}}, which is not set{why}", f"a value in the environment variable {variable}")
     return ""
+
+
+def _credential(draft: Draft, key: str, name: str, environ: Mapping[str, str]) -> str | None:
+    """Return a secret that came as a file, and note that it is one."""
+    try:
+        value = read_credential(name, environ)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        draft.problem(key, f"${{{name}}}, a credential that can't be read: {why}", "text in UTF-8 of at most 1 MiB")
+        return ""
+    if value is not None:
+        draft.secrets.add(key)
+    return value
 
 
 def _strings(value: Any, key: str) -> Iterator[tuple[Any, Any, str, str]]:

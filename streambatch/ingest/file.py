@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from streambatch.backlog import Backlog, CountableSource, no_files
 from streambatch.codecs.framing import framing_for_format
 from streambatch.durable import Notes, Saved
 from streambatch.errors import OptionError
@@ -30,6 +31,7 @@ class _Memory:
     def __init__(self) -> None:
         self.known: list[Known] = []
         self.book = NoteBook()
+        self.at_work: CountableSource | None = None
 
 
 @options
@@ -90,6 +92,11 @@ class FileSource:
         else:
             await self._read(intake)
 
+    def backlog(self) -> Backlog:
+        """Return what files hold that was not read; see backlog.CountableSource."""
+        at_work = self._memory.at_work
+        return at_work.backlog() if at_work is not None else Backlog(0, no_files())
+
     def acked(self, positions: Mapping[str, int]) -> None:
         """A file keeps what was read: there is nothing to do."""
 
@@ -116,6 +123,7 @@ class FileSource:
             known=self._memory.known,
             book=self._memory.book,
         )
+        self._memory.at_work = follower
         await follower.run()
 
     async def _read(self, intake: Intake) -> None:
@@ -129,4 +137,5 @@ class FileSource:
             known=self._memory.known,
             book=self._memory.book,
         )
+        self._memory.at_work = reading
         await reading.run()

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import anyio
 from anyio import to_thread
 
+from streambatch.backlog import Backlog, FileState, no_files
 from streambatch.events import FileEvent
 from streambatch.ingest.feed import Feed
 from streambatch.ingest.identity import HEAD_BYTES
@@ -101,6 +102,15 @@ class Follower:
                 feed.release()
             for handle in self._handles.values():
                 handle.close()
+
+    def backlog(self) -> Backlog:
+        """Return what files hold that was not read, by their lengths when they were last seen."""
+        files, lag = no_files(), 0
+        for file in self._tail.files.values():
+            unread = max(0, file.size - file.read_to)
+            lag += unread
+            files[_state_of(file, unread, is_held=file in self._retry_at)] += 1
+        return Backlog(lag, files)
 
     async def _look(self) -> None:
         sight = await to_thread.run_sync(look_at, self._source, self._patterns, self._tail.files, self._handles)
@@ -283,6 +293,14 @@ class Follower:
 
     def _tell(self, file: Followed, event: FileEvent) -> None:
         self._intake.observer.file_changed(self._source, file.path, event)
+
+
+def _state_of(file: Followed, unread: int, *, is_held: bool) -> FileState:
+    if is_held:
+        return "held"
+    if unread:
+        return "reading" if file.was_opened else "waiting"
+    return "done" if file.is_done else "idle"
 
 
 def _read_all(wanted: Sequence[tuple[io.FileIO, int, int]]) -> list[_Read | OSError]:

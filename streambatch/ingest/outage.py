@@ -44,6 +44,11 @@ class Outages:
         self._unseen: Mapping[str, OSError] = {}
         self._blind_looks = 0
 
+    @property
+    def lasts(self) -> bool:
+        """Whether something can't be read at the moment."""
+        return bool(self._failures or self._unseen)
+
     def failed(self, what: str, path: str, error: OSError) -> float:
         """Learn that something could not be read. Returns the seconds to wait before it is tried again."""
         self._tell(path, error)

@@ -14,6 +14,7 @@ import anyio
 from anyio import to_thread
 from msgspec.structs import replace
 
+from streambatch.backlog import Backlog, no_files
 from streambatch.codecs.framing import framing_for_format
 from streambatch.ingest.compression import detect
 from streambatch.ingest.feed import Feed
@@ -58,14 +59,30 @@ class Reading:
         self._known, self._book = known, book
         self._names = PartitionNames(each.partition for each in known)
         self._outages = Outages(source, intake.observer)
+        self._sizes: list[int] = []
+        self._done = 0
+        self._opened: InputFile | None = None
 
     async def run(self) -> None:
         """Read all there is. Raises SourceError that names the path, or the glob that nothing matches."""
         files = await self._find()
         matches = match(self._known, files)
         await self._forget(matches.values())
-        for file in files:
+        self._sizes = [file.mark.size for file in files]
+        for at, file in enumerate(files):
             await self._go_on(file, matches.get(file.path))
+            self._done, self._opened = at + 1, None
+
+    def backlog(self) -> Backlog:
+        """Return what files hold that was not read, by their lengths when they were found."""
+        files, left = no_files(), self._sizes[self._done :]
+        files["done"] = self._done
+        if not left:
+            return Backlog(0, files)
+        files["held" if self._outages.lasts else "reading"] = 1
+        files["waiting"] = len(left) - 1
+        read = self._opened.read_to if self._opened is not None else 0
+        return Backlog(max(0, left[0] - read) + sum(left[1:]), files)
 
     async def _find(self) -> list[Found]:
         """Return the files by name, with what begins them where an earlier run knew some."""
@@ -124,6 +141,7 @@ class Reading:
         path, observer = file.path, self._intake.observer
         async with InputFile(self._source, path, file.mark, self._compression, self._outages) as opened:
             opened.check(place.identity)
+            self._opened = opened
             self._note(opened, place)
             feed = Feed(self._intake, await self._framer(opened, place), self._source)
             try:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, get_args
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
+from streambatch.backlog import FILE_STATES as FILE_STATES
 from streambatch.events import FileEvent, Refusal, RejectedConnection
 from streambatch.records import Reason, Stage
 
@@ -23,7 +24,8 @@ Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 ErrorType = Literal["no_space", "io", "permission", "connection", "timeout", "other"]
 
 STAGES = ("frame", "decode", "validate", "preprocess", "score", "encode", "sink")
-CHECKPOINT_OUTCOMES = ("ok", "failed")
+OUTCOMES = ("ok", "failed")
+LEVELS = ("debug", "info", "warning", "error", "critical")
 ERROR_TYPES: tuple[ErrorType, ...] = get_args(ErrorType)
 REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
 REJECTED_CONNECTIONS: tuple[RejectedConnection, ...] = get_args(RejectedConnection)
@@ -125,7 +127,12 @@ CATALOGUE: tuple[Metric, ...] = (
         "segments",
         "Damaged segments of spools, put aside.",
     ),
+    _each("counter", "model_reloads_total", "outcome", "reloads", "Models loaded in place of another, or failed to."),
     _each("counter", "worker_restarts_total", "", "restarts", "Workers replaced since their call of the model hung."),
+    _once("counter", "config_reloads_total", "outcome", "reloads", "Times the config was read again."),
+    _once("counter", "log_messages_total", "level", "messages", "Lines logged, by level."),
+    _each("gauge", "source_lag_bytes", "source", "bytes", "Bytes in input files that were not read."),
+    _each("gauge", "source_files", "source state", "files", "Input files, by how far they were read."),
     _each("gauge", "spool_bytes", "", "bytes", "Bytes in spools."),
     _each("gauge", "spool_capacity_bytes", "", "bytes", "Bytes that spools may hold."),
     _each("gauge", "batch_target_records", "", "records", "Records at which a batch closes."),

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import platform
+from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from math import isinf
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import anyio
 from prometheus_client import CollectorRegistry
@@ -22,11 +24,13 @@ from streambatch.events import STATES
 from streambatch.metrics.batch_log import OF_BATCH, OF_CHUNK, BatchLog, Buckets
 from streambatch.metrics.catalogue import (
     CATALOGUE,
-    CHECKPOINT_OUTCOMES,
     DEAD_LETTERS,
     DROPPED,
     ERROR_TYPES,
     FILE_EVENTS,
+    FILE_STATES,
+    LEVELS,
+    OUTCOMES,
     PREFIX,
     REFUSALS,
     REJECTED_CONNECTIONS,
@@ -74,11 +78,15 @@ class Metrics(Collector):
         *,
         revision: str = "unknown",
         config_digest: str | None = None,
+        log_messages: Mapping[str, int] | None = None,
         clock: Clock | None = None,
     ) -> None:
+        """log_messages: lines logged so far by level; it goes on counting."""
         self._revision, self._config_digest = revision, config_digest
         self._clock: Clock = clock or SystemClock()
         self._attached: dict[str, _Attached] = {}
+        self._config_reloads: Counter[str] = Counter()
+        self._log_messages = log_messages if log_messages is not None else {}
         self._loop_lag = Buckets(SECONDS)
         registry.register(self)
 
@@ -87,6 +95,20 @@ class Metrics(Collector):
     ) -> None:
         """Serve a pipeline and what its observer counts, in place of an earlier pipeline of the same name."""
         self._attached[pipeline.name] = _Attached(pipeline, observer, model_format, model_digest, self._clock.wall())
+
+    def config_reloaded(self, *, ok: bool, digest: str | None) -> None:
+        """Count a reload. digest: of the config that is now in use."""
+        self._config_reloads[OUTCOMES[not ok]] += 1
+        self._config_digest = digest
+
+    def model_reloaded(self, pipeline: str, *, ok: bool, model_format: str, model_digest: str = "") -> None:
+        """Count a model that was loaded in place of a pipeline's, or failed to be. Format and digest: of the one in
+        use."""
+        attached = self._attached[pipeline]
+        attached.model_reloads[OUTCOMES[not ok]] += 1
+        if ok:
+            attached.model_format, attached.model_digest = model_format, model_digest
+            attached.since_wall = self._clock.wall()
 
     def loop_lagged(self, seconds: float) -> None:
         """Count one sample of how late the event loop was."""
@@ -110,6 +132,10 @@ class Metrics(Collector):
             samples.put("config_info", 1, self._config_digest)
         with contextlib.suppress(RuntimeError):  # another loop than asyncio's, or none
             samples.put("asyncio_tasks", len(asyncio.all_tasks()))
+        for outcome in OUTCOMES:
+            samples.put("config_reloads_total", self._config_reloads[outcome], outcome)
+        for level in LEVELS:
+            samples.put("log_messages_total", self._log_messages.get(level, 0), level)
         samples.put_buckets("event_loop_lag_seconds", self._loop_lag)
 
 
@@ -121,12 +147,14 @@ async def sample_loop_lag(metrics: Metrics, clock: Clock) -> None:
         metrics.loop_lagged(max(0.0, clock.monotonic() - due))
 
 
-class _Attached(NamedTuple):
+@dataclass
+class _Attached:
     pipeline: Observed
     observer: MetricsObserver
     model_format: str
     model_digest: str
     since_wall: float
+    model_reloads: Counter[str] = field(default_factory=Counter)
 
 
 class _Samples:
@@ -151,7 +179,7 @@ def _put_pipeline(families: Mapping[str, Family], attached: _Attached, clock: Cl
     wall_ahead = clock.wall() - snapshot.taken_at
     _put_accounts(samples, snapshot)
     for source in snapshot.sources:
-        _put_source(samples, source, observer.sources[source], wall_ahead)
+        _put_source(samples, source, observer.sources[source], snapshot, wall_ahead)
     _put_queue(samples, snapshot, wall_ahead)
     _put_stages(samples, snapshot, observer, wall_ahead)
     _put_sink(samples, pipeline.sink.name, snapshot, observer)
@@ -161,6 +189,8 @@ def _put_pipeline(families: Mapping[str, Family], attached: _Attached, clock: Cl
         samples.put("pipeline_state", snapshot.state == state, state)
     samples.put("model_info", 1, attached.model_format, attached.model_digest)
     samples.put("model_loaded_timestamp_seconds", attached.since_wall)
+    for outcome in OUTCOMES:
+        samples.put("model_reloads_total", attached.model_reloads[outcome], outcome)
     return snapshot
 
 
@@ -179,9 +209,10 @@ def _put_accounts(samples: _Samples, snapshot: Snapshot) -> None:
     samples.put("records_imbalance", snapshot.totals.imbalance)
 
 
-def _put_source(samples: _Samples, source: str, tally: Tally, wall_ahead: float) -> None:
+def _put_source(samples: _Samples, source: str, tally: Tally, snapshot: Snapshot, wall_ahead: float) -> None:
     samples.put("source_received_bytes_total", tally.size, source)
-    samples.put("source_blocked_seconds_total", tally.blocked_seconds, source)
+    under_way = snapshot.waiting_seconds.get(source, 0.0)
+    samples.put("source_blocked_seconds_total", tally.blocked_seconds + under_way, source)
     samples.put("source_connections_opened_total", tally.opened, source)
     samples.put("source_kernel_dropped_datagrams_total", tally.datagrams_dropped, source)
     samples.put("source_connections", tally.opened - tally.closed, source)
@@ -191,6 +222,11 @@ def _put_source(samples: _Samples, source: str, tally: Tally, wall_ahead: float)
         samples.put("source_file_events_total", tally.files[event], source, event)
     if tally.last_at is not None:
         samples.put("source_last_received_timestamp_seconds", tally.last_at + wall_ahead, source)
+    backlog = snapshot.backlogs.get(source)
+    if backlog is not None:
+        samples.put("source_lag_bytes", backlog.lag_bytes, source)
+        for state in FILE_STATES:
+            samples.put("source_files", backlog.files[state], source, state)
 
 
 def _put_queue(samples: _Samples, snapshot: Snapshot, wall_ahead: float) -> None:
@@ -231,7 +267,7 @@ def _put_sink(samples: _Samples, sink: str, snapshot: Snapshot, observer: Metric
     samples.put("sink_retries_total", observer.sink_retries, sink)
     samples.put("sink_inflight_batches", snapshot.inflight_batches, sink)
     samples.put("sink_last_success_timestamp_seconds", snapshot.last_written_wall, sink)
-    for outcome in CHECKPOINT_OUTCOMES:
+    for outcome in OUTCOMES:
         samples.put("checkpoints_total", observer.checkpoints[outcome], outcome)
     samples.put("checkpoint_last_success_timestamp_seconds", snapshot.last_synced_wall)
     samples.put_buckets("checkpoint_duration_seconds", observer.checkpoint_duration)

@@ -145,6 +145,12 @@ class Inbox:
         lanes = [self._lanes[source] for source in sources if source in self._lanes]
         return any(lane.is_hungry and not self._fitting(lane, lane.waiting[0].rest) for lane in lanes)
 
+    def resize(self, limits: QueueLimits) -> None:
+        """Hold no more than other limits allow from now on; what is there already stays."""
+        self.limits = limits
+        self._keep()
+        self._admit_next()
+
     def hurry(self, trigger: Trigger) -> None:
         """Have every open batch closed at once from now on, since no more than a rest will be put."""
         self.hurried_by = trigger
@@ -179,11 +185,15 @@ class Inbox:
         if lane is None:
             lane = self._lanes[source] = _Lane()
             self._order.append(lane)
-            parts = KEPT * len(self._lanes)
-            self._kept = self.limits.max_records // parts, self.limits.max_bytes // parts
-            unused = [self._unused(each) for each in self._lanes.values()]
-            self._unused_records, self._unused_size = map(sum, zip(*unused, strict=True))
+            self._keep()
         return lane
+
+    def _keep(self) -> None:
+        """Keep room for every lane, the same for each."""
+        parts = KEPT * max(1, len(self._lanes))
+        self._kept = self.limits.max_records // parts, self.limits.max_bytes // parts
+        unused = [self._unused(each) for each in self._lanes.values()]
+        self._unused_records, self._unused_size = map(sum, zip((0, 0), *unused, strict=True))
 
     def _unused(self, lane: _Lane) -> tuple[int, int]:
         """Return how many records and bytes of what is kept for a lane it doesn't use."""

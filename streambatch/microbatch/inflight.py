@@ -23,10 +23,15 @@ class InFlight:
     """
 
     def __init__(self, capacity: int, size_max: int, *, workers: int | None = None, patience: float = inf) -> None:
-        self.capacity, self.size_max = capacity, size_max
+        self.size_max = size_max
         self.scoring = self.batches = self.size = 0
-        self._workers = min(capacity, workers or capacity)
-        self._patience, self._seconds = max(patience, QUICK_SECONDS), inf
+        self._seconds = inf
+        self.resize(capacity, workers=workers, patience=patience)
+
+    def resize(self, capacity: int, *, workers: int | None = None, patience: float = inf) -> None:
+        """Count against other bounds from now on."""
+        self.capacity, self._workers = capacity, min(capacity, workers or capacity)
+        self._patience = max(patience, QUICK_SECONDS)
 
     @property
     def has_slot(self) -> bool:

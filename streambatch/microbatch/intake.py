@@ -47,6 +47,7 @@ class SourceIntake:
     ) -> None:
         self._source, self._when_full, self._inbox, self._receipts = source, when_full, inbox, receipts
         self.memory, self.clock, self.observer, self.run_id = memory, clock, observer, run_id
+        self._waiting: set[tuple[float, object]] = set()
 
     @property
     def has_room(self) -> bool:
@@ -82,9 +83,18 @@ class SourceIntake:
             self.memory.give(chunk.size)
         else:
             since = self.clock.monotonic()
-            with anyio.CancelScope(shield=True):
-                await self._inbox.put(chunk, self.clock)
+            wait = (since, object())
+            self._waiting.add(wait)
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self._inbox.put(chunk, self.clock)
+            finally:
+                self._waiting.discard(wait)
             self.observer.source_blocked(self._source, self.clock.monotonic() - since)
+
+    def waited(self, now: float) -> float:
+        """Return how long the waits for room that are under way have taken, together: none was told of yet."""
+        return sum(now - since for since, _ in self._waiting)
 
     async def put(self, chunk: Chunk) -> None:
         """Take the chunk over; see records.Intake."""

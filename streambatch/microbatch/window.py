@@ -37,6 +37,11 @@ class Window:
         self._reset()
 
     @property
+    def next_sequence(self) -> int:
+        """The number of the batch that is closed next."""
+        return self._sequence
+
+    @property
     def is_empty(self) -> bool:
         return not self._chunks
 
@@ -57,6 +62,12 @@ class Window:
         self._count += chunk.count
         self._size += chunk.size
         self.deadline = min(self.deadline, chunk.arrived_at + self.policy.max_wait)
+
+    def replace(self, policy: BatchPolicy) -> None:
+        """Close batches by another policy; an open one that holds more than that allows closes as it is."""
+        self.policy = policy
+        if self._chunks:
+            self.deadline = min(chunk.arrived_at for chunk in self._chunks) + policy.max_wait
 
     def overflow(self) -> None:
         """Learn that the next record doesn't fit in by its bytes."""

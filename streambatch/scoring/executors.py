@@ -67,6 +67,13 @@ class Executor(Protocol):
         """Take a batch; `done` is told of it sooner or later."""
         ...
 
+    def replace(self, terms: Terms, count: int) -> None:
+        """Score what is submitted from now on on these terms, by so many workers; the rest ends on those it began with.
+
+        The model is as sync, or async, as the one before.
+        """
+        ...
+
 
 def make_executor(
     workers: Workers, transform: Transform, done: Done, now: Now, random: Random = numbers.random
@@ -75,26 +82,31 @@ def make_executor(
 
     random: what waits between attempts are drawn with. Raises ConfigError as `check_timeout` does.
     """
-    check_timeout(workers, transform.model)
-    is_async = _is_async(transform.model)
-    timeout = workers.timeout or (TIMEOUT_SECONDS if is_async else None)
-    policy = RetryPolicy(attempts=workers.attempts)
-    terms = Terms(transform=transform, now=now, policy=policy, random=random, timeout=timeout)
-    if is_async:
+    terms = terms_of(workers, transform, now, random)
+    if is_async(transform.model):
         return TaskExecutor(terms, done, workers.count)
-    if timeout is None:
+    if terms.timeout is None:
         return InlineExecutor(terms, done)
-    return ThreadExecutor(terms, done, workers.count, timeout)
+    return ThreadExecutor(terms, done, workers.count)
+
+
+def terms_of(workers: Workers, transform: Transform, now: Now, random: Random = numbers.random) -> Terms:
+    """Return how batches are scored by the options. Raises ConfigError as `check_timeout` does."""
+    check_timeout(workers, transform.model)
+    timeout = workers.timeout or (TIMEOUT_SECONDS if is_async(transform.model) else None)
+    policy = RetryPolicy(attempts=workers.attempts)
+    return Terms(transform=transform, now=now, policy=policy, random=random, timeout=timeout)
 
 
 def check_timeout(workers: Workers, model: Any) -> None:
     """Raise ConfigError for a time limit on calls that nothing could end: those that the event loop itself makes."""
-    if workers.executor == "inline" and workers.timeout is not None and not _is_async(model):
+    if workers.executor == "inline" and workers.timeout is not None and not is_async(model):
         found = f'{format_duration(workers.timeout)} with executor = "inline" and a model that is not async'
         raise ConfigError([ConfigProblem("workers.timeout", found, 'none, or executor = "thread"')])
 
 
-def _is_async(model: Any) -> bool:
+def is_async(model: Any) -> bool:
+    """Tell whether a model's `score` is awaited on the event loop."""
     return bool(getattr(model, "is_async", False))
 
 
@@ -121,6 +133,9 @@ class _LoopExecutor:
             await self._tasks.__aexit__(kind, error, trace)
         finally:
             self._quiet.__exit__(kind, error, trace)
+
+    def replace(self, terms: Terms, count: int) -> None:
+        self._terms = terms
 
     async def _call(self, job: Job, span: slice) -> None:
         """Call the model once."""
@@ -177,16 +192,19 @@ class TaskExecutor(_LoopExecutor):
             return
         self._tasks.start_soon(self._go_on, job)
 
+    def replace(self, terms: Terms, count: int) -> None:
+        self._terms, self.capacity = terms, count
+
     async def _call(self, job: Job, span: slice) -> None:
-        timeout = self._terms.timeout or TIMEOUT_SECONDS
-        job.trial.started(self._terms.now())
+        timeout = job.terms.timeout or TIMEOUT_SECONDS
+        job.trial.started(job.terms.now())
         result: FloatArray | Exception = TimedOutError(timeout)
         with anyio.move_on_after(timeout):
             result = await self._tried(job, span)
         job.learn(result)
 
     async def _tried(self, job: Job, span: slice) -> FloatArray | Exception:
-        transform = self._terms.transform
+        transform = job.terms.transform
         try:
             return await transform.call_async(job.prepared, span)
         except Exception as error:

@@ -20,6 +20,15 @@ States = tuple[Any, ...]
 _VERSION = 1
 
 
+class Memory:
+    """What steps with memory hold after the last batch that was prepared."""
+
+    __slots__ = ("states",)
+
+    def __init__(self, states: States) -> None:
+        self.states = states
+
+
 @runtime_checkable
 class StatefulStep(Protocol):
     """A preprocess step with memory: (state, x) -> (state, y), called in the order of records."""

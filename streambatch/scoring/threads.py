@@ -37,13 +37,13 @@ class ThreadExecutor:
     """Runs batches in `count` threads of its own, each with one more batch waiting.
 
     Threads take batches in order and hand results over in bulk: a busy loop is woken once for several.
-    timeout: seconds that one call of the model may take.
+    terms: with a timeout.
     """
 
-    def __init__(self, terms: Terms, done: Done, count: int, timeout: float) -> None:
+    def __init__(self, terms: Terms, done: Done, count: int) -> None:
         self.capacity, self.restarts = 2 * count, 0
-        self._terms, self._done, self._count, self._timeout = terms, done, count, timeout
-        self._waiting: SimpleQueue[Batch | None] = SimpleQueue()
+        self._terms, self._done, self._count = terms, done, count
+        self._waiting: SimpleQueue[tuple[Batch, Terms] | None] = SimpleQueue()
         self._results: deque[tuple[Batch, Outcome | Exception]] = deque()
         self._is_drain_scheduled = False
         self._turn = _Turn()
@@ -51,6 +51,7 @@ class ThreadExecutor:
         self._numbers = itertools.count()
         self._hanging = self._in_hand = 0
         self._submitted: anyio.Event | None = None
+        self._replaced = anyio.Event()
         self._closing = threading.Event()
 
     async def __aenter__(self) -> Self:
@@ -75,9 +76,17 @@ class ThreadExecutor:
 
     def submit(self, batch: Batch) -> None:
         self._in_hand += 1
-        self._waiting.put(batch)
+        self._waiting.put((batch, self._terms))
         if self._submitted is not None:
             self._submitted.set()
+
+    def replace(self, terms: Terms, count: int) -> None:
+        for _ in range(self._count, count):
+            self._hire()
+        for _ in range(count, self._count):
+            self._waiting.put(None)  # whoever comes to it leaves
+        self._terms, self._count, self.capacity = terms, count, 2 * count
+        self._replaced.set()
 
     async def _end(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -97,17 +106,20 @@ class ThreadExecutor:
     async def _watch(self) -> None:
         """Give up calls that take too long: sleep until the first of them may be due, which is never sooner."""
         while True:
+            self._replaced = anyio.Event()
             now = self._terms.now()
-            first = now
+            first_due = now + _timeout(self._terms)
             for worker in list(self._workers):
                 call = worker.call
                 if call is None or call.is_claimed:
                     continue
-                if now - call.started < self._timeout:
-                    first = min(first, call.started)
+                due = call.started + _timeout(call.job.terms)
+                if now < due:
+                    first_due = min(first_due, due)
                 elif call.claim():
                     self._give_up(worker, call.job)
-            await anyio.sleep(first + self._timeout - now)
+            with anyio.move_on_after(first_due - now):
+                await self._replaced.wait()
             if self._in_hand == 0:
                 self._submitted = anyio.Event()
                 await self._submitted.wait()
@@ -122,13 +134,13 @@ class ThreadExecutor:
             self._end_if_none_left()
             return
         self.restarts += 1
-        job.learn(TimedOutError(self._timeout))
+        job.learn(TimedOutError(_timeout(job.terms)))
         self._hire(job)
 
     def _too_many(self) -> ModelError:
         return ModelError(
             self._terms.transform.model_name,
-            f"{self._hanging} calls hang for longer than {format_duration(self._timeout)}; with [workers] count = "
+            f"{self._hanging} calls hang for longer than {format_duration(_timeout(self._terms))}; with [workers] count = "
             f"{self._count} no more than {self._count} may; raise [workers] timeout if the model only needs longer",
         )
 
@@ -143,26 +155,26 @@ class ThreadExecutor:
         with np.errstate(all="ignore"), contextlib.suppress(_LeftAlone):
             if job is not None:
                 self._score(worker, job)
-            while not self._closing.is_set() and (batch := self._waiting.get()) is not None:
-                self._take(worker, batch)
+            while not self._closing.is_set() and (submitted := self._waiting.get()) is not None:
+                self._take(worker, *submitted)
             self._call_soon(leave)
             return
         self._call_soon(self._came_back)
 
-    def _take(self, worker: _Worker, batch: Batch) -> None:
-        batch.stamps.started = self._terms.now()
+    def _take(self, worker: _Worker, batch: Batch, terms: Terms) -> None:
+        batch.stamps.started = terms.now()
         try:
-            job = self._prepared(batch)
+            job = self._prepared(batch, terms)
         except Exception as error:
             self._hand_over(batch, error)
         else:
             self._score(worker, job)
 
-    def _prepared(self, batch: Batch) -> Job:
-        if not self._terms.transform.is_ordered:
-            return Job(self._terms, batch)
+    def _prepared(self, batch: Batch, terms: Terms) -> Job:
+        if not terms.transform.is_ordered:
+            return Job(terms, batch)
         with self._turn.of(batch.sequence):
-            return Job(self._terms, batch)
+            return Job(terms, batch)
 
     def _score(self, worker: _Worker, job: Job) -> None:
         """Do what is left of a job; at a hard stop, leave it."""
@@ -179,7 +191,7 @@ class ThreadExecutor:
             self._hand_over(job.batch, outcome)
 
     def _call(self, worker: _Worker, job: Job, span: slice) -> None:
-        started = self._terms.now()
+        started = job.terms.now()
         job.trial.started(started)
         call = worker.call = _Call(job, started)
         result = job.tried(span)
@@ -214,6 +226,11 @@ class ThreadExecutor:
     def _end_if_none_left(self) -> None:
         if not self._workers:
             self._ended.set()
+
+
+def _timeout(terms: Terms) -> float:
+    assert terms.timeout is not None
+    return terms.timeout
 
 
 class _LeftAlone(BaseException):

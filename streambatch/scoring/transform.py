@@ -39,6 +39,7 @@ from streambatch.scoring.halving import Halving, isolate
 from streambatch.scoring.replies import filtered_line, reject_line, replies_of
 from streambatch.scoring.retrying import ONCE, told
 from streambatch.scoring.states import (
+    Memory,
     States,
     check_storable,
     dump_states,
@@ -106,7 +107,7 @@ class Transform:
         self.formats, self.steps, self.model, self.encoder = formats, steps, model, encoder
         self.model_name, self.reply_encoder = model_name, reply_encoder
         self.is_ordered = any(map(has_memory, steps))
-        self._states = initial_states(steps)
+        self._memory = Memory(initial_states(steps))
 
     def dump(self, states: States | None) -> bytes:
         """Return as bytes what an outcome says that steps with memory hold; empty if there are none."""
@@ -118,7 +119,12 @@ class Transform:
         Raises StepError for a step whose state can't be stored, or that what was dumped is not of.
         """
         check_storable(self.steps)
-        self._states = load_states(self.steps, data) if data else initial_states(self.steps)
+        self._memory.states = load_states(self.steps, data) if data else initial_states(self.steps)
+
+    def go_on_from(self, other: Transform) -> None:
+        """Share what steps with memory hold with a transform of the same steps, whose batches come before."""
+        if self.is_ordered:
+            self._memory = other._memory
 
     def prepare(self, batch: Batch, now: Now) -> Prepared:
         """Decode, validate and preprocess. Must be called in order of batches when `is_ordered`."""
@@ -135,7 +141,7 @@ class Transform:
             if len(prepared.ids):
                 self._preprocess(prepared, at)
         if self.is_ordered:
-            prepared.states = self._states
+            prepared.states = self._memory.states
         stamps.preprocessed = now()
         return prepared
 
@@ -237,10 +243,10 @@ class Transform:
         return replies_of(prepared.batch, lines, prepared.places(), others)
 
     def _preprocess(self, prepared: Prepared, at: int) -> None:
-        step, x = self.steps[at], prepared.x
-        if self._states[at] is not None:
-            state, prepared.x = step(self._states[at], x)
-            self._states = (*self._states[:at], state, *self._states[at + 1 :])
+        step, x, states = self.steps[at], prepared.x, self._memory.states
+        if states[at] is not None:
+            state, prepared.x = step(states[at], x)
+            self._memory.states = (*states[:at], state, *states[at + 1 :])
             return
         try:
             prepared.x, mask = _stepped(step, x)

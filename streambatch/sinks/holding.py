@@ -36,11 +36,12 @@ class Holding:
 
     async def through(self, name: str, call: Callable[[], Awaitable[object]]) -> None:
         """Await `call` until it raises no outage. What else it raises is raised."""
-        backoff = Backoff(random)
+        backoff, is_held = Backoff(random), False
         while True:
             try:
                 await call()
             except (SinkOutage, StateOutage) as error:
+                is_held = True
                 self._observer.sink_failed(name, error)
                 known = self.outages.get(name)
                 self.failed.set()
@@ -51,7 +52,8 @@ class Holding:
                 self._observer.sink_failed(name, error)
                 raise
             else:
-                if self.outages.pop(name, None) is not None:
+                # What wasn't held itself, such as a sync beside a write that is, cures nothing.
+                if is_held and self.outages.pop(name, None) is not None:
                     self._observer.sink_recovered(name)
                 return
 

@@ -21,7 +21,16 @@ from streambatch.state.digests import Digests, Point
 from streambatch.state.ledger import Ledger
 from streambatch.state.report import Counts
 from streambatch.state.store import StateStore
-from streambatch.state.stored import Checkpoint, Intent, JournalEntry, Progress, Range, State, StoredPartition
+from streambatch.state.stored import (
+    Checkpoint,
+    Intent,
+    JournalEntry,
+    Progress,
+    Range,
+    RunChange,
+    State,
+    StoredPartition,
+)
 
 Finished = tuple[Batch, Outcome]
 
@@ -56,6 +65,8 @@ class Checkpointer:
             for name, saved in names.items()
         }
         self._changed: set[Partition] = set()
+        self._coming: deque[tuple[int, RunChange]] = deque()
+        self._changes: deque[tuple[int, RunChange]] = deque()
         self._over: set[Partition] = set()
         self._counts: Mapping[str, Counts] = {}
         self._outputs: Mapping[str, Mark] = dict(state.outputs)
@@ -72,8 +83,15 @@ class Checkpointer:
         """Return what names a batch, also if it is cut again after a crash."""
         return batch_id(self._state_id, self._number(batch))
 
+    def changed(self, sequence: int, change: RunChange) -> None:
+        """Learn what batches from this sequence on are made with. Its number for good is that of the first of them."""
+        self._coming.append((sequence, change))
+
     def written(self, batch: Batch, outcome: Outcome, place: Mark) -> None:
         """Note a batch whose bytes are about to be released."""
+        while self._coming and self._coming[0][0] <= batch.sequence:
+            _, change = self._coming.popleft()
+            self._changes.append((self._noted, msgspec.structs.replace(change, batch=self._number(batch))))
         for chunk in batch.chunks:
             if chunk.partition.source in self._sources:
                 self._digests.add(chunk)
@@ -141,6 +159,7 @@ class Checkpointer:
             return None
         forgotten = [each for each in self._over if self._is_acked(each)]
         steps = finished[-1][1].states if finished else None
+        acked = self._noted - len(self._entries)
         return Checkpoint(
             at=self._clock.wall(),
             counts=counts,
@@ -149,6 +168,7 @@ class Checkpointer:
             outputs=outputs,
             steps=self._dump(steps) if steps is not None else None,
             journal=entries,
+            changes=[change for noted, change in self._changes if noted < acked + len(entries)],
         )
 
     def _look_at_sources(self) -> None:
@@ -190,6 +210,8 @@ class Checkpointer:
         """Learn that a checkpoint is durable."""
         for _ in checkpoint.journal:
             self._entries.popleft()
+        for _ in checkpoint.changes:
+            self._changes.popleft()
         self._counts, self._outputs = checkpoint.counts, {**self._outputs, **checkpoint.outputs}
         for partition, progress in checkpoint.partitions.items():
             if self._partitions.get(partition) is progress:

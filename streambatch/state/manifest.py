@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,9 +18,11 @@ from pydantic import Field
 from streambatch import __version__
 from streambatch.options import options
 from streambatch.state.report import Counts
-from streambatch.state.stored import RunEnd, RunStart, Why
+from streambatch.state.stored import RunChange, RunEnd, RunStart, Why
 from streambatch.units import Duration
 
+CHANGES_MAX = 500
+"""Changes of one run that its manifest remembers: it is stored whole with every checkpoint."""
 _DAY_SECONDS = 86400.0
 
 
@@ -51,11 +53,24 @@ class RunProgress(msgspec.Struct):
 
 
 class Detail(msgspec.Struct):
-    """What a run has counted, and the outputs' marks as it found them and by its last checkpoint."""
+    """What a run has counted, and the outputs' marks as it found them and by its last checkpoint.
+
+    changes: what was changed while it went on, in the order of batches; of very many, the last ones. changes_forgotten:
+    how many came before those.
+    """
 
     counts: dict[str, Counts] = {}
     outputs_from: dict[str, Mapping[str, Any]] = {}
     outputs_to: dict[str, Mapping[str, Any]] = {}
+    changes: list[RunChange] = []
+    changes_forgotten: int = 0
+
+    def add_changes(self, changes: Sequence[RunChange]) -> None:
+        """Add changes that came after those known."""
+        self.changes.extend(changes)
+        beyond = max(0, len(self.changes) - CHANGES_MAX)
+        del self.changes[:beyond]
+        self.changes_forgotten += beyond
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -135,6 +150,8 @@ def build_manifest(begun: RunStart, progress: RunProgress, why: Why, reads: Iter
         "config": begun.config,
         "config_digest": begun.config_digest,
         "model": begun.model,
+        "changes": [_change(change) for change in detail.changes],
+        "changes_forgotten": detail.changes_forgotten,
         "sources": sources,
         "sinks": {name: _sink(name, begun, detail) for name in {**begun.sinks, **detail.outputs_to}},
         "counts": total.as_records(),
@@ -167,6 +184,18 @@ def from_json(text: str) -> Any:
 def rfc3339(at: float) -> str:
     """Return wall seconds as people and programs read them."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _change(change: RunChange) -> dict[str, Any]:
+    """Return a change: `batch` is the number, in the journal, of the first batch made with it; `config` has the
+    sections that differ from before, whole."""
+    return {
+        "at": rfc3339(change.at),
+        "batch": change.batch,
+        "config": change.config,
+        "config_digest": change.config_digest,
+        "model": change.model,
+    }
 
 
 def _partition(read: Read) -> dict[str, Any]:

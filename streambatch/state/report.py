@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from streambatch.backlog import Backlog
 from streambatch.events import State
 from streambatch.records import Reason, Stage
 from streambatch.spools import SpoolStatus
@@ -132,6 +133,10 @@ class Snapshot(msgspec.Struct, frozen=True):
     not_ready: list[str]
     last_synced_wall: float
     last_written_wall: float
+    waiting_seconds: dict[str, float] = {}
+    """By source, how long the waits for room that are under way have taken, together."""
+    backlogs: dict[str, Backlog] = {}
+    """By source, for those that can tell."""
 
     @property
     def is_ready(self) -> bool:

@@ -97,6 +97,7 @@ class StateStore(StateReader):
             detail = detail_of(progress)
             detail.counts.update(checkpoint.counts)
             detail.outputs_to.update(checkpoint.outputs)
+            detail.add_changes(checkpoint.changes)
             for name, mark in checkpoint.outputs.items() if not checkpoint.journal else ():
                 detail.outputs_from.setdefault(name, mark)  # as it was found, before its first change
             progress.detail = as_json(detail)

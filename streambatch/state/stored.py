@@ -60,12 +60,28 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     digest: str | None = None
 
 
+class RunChange(msgspec.Struct, frozen=True, kw_only=True):
+    """What was changed while a run went on, and since which batch: all from that number on were made with it, up to
+    the next change.
+
+    at: wall seconds. batch: the number of the first batch, as in the journal. config: the sections of the effective
+    config that differ from those before, whole. config_digest, model: as in RunStart.
+    """
+
+    at: float
+    batch: int
+    config: Mapping[str, Any]
+    config_digest: str | None
+    model: Mapping[str, Any]
+
+
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """All that a checkpoint stores at once.
 
     at: wall seconds. counts: of this run, by source. partitions: those that moved or have new notes.
     forgotten: partitions that are over. outputs: marks that changed, by name. steps: state of the steps with memory;
-    None leaves what is stored. journal: the batches acked since the last checkpoint.
+    None leaves what is stored. journal: the batches acked since the last checkpoint. changes: those that began with
+    one of these batches.
     """
 
     at: float
@@ -75,6 +91,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     outputs: Mapping[str, Mark] = {}
     steps: bytes | None = None
     journal: Sequence[JournalEntry] = ()
+    changes: Sequence[RunChange] = ()
 
 
 class StoredPartition(Saved, frozen=True, kw_only=True):

@@ -1,5 +1,7 @@
 """What the admin port answers. Every answer is made at once from one snapshot; nothing here waits, writes or changes.
 
+The live page's events alone go on. What is not for everybody is behind a Guard.
+
 `/livez` and `/readyz` are asked every few seconds by probes and say in plain text what is wrong, if something is.
 """
 
@@ -8,7 +10,6 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
-from html import escape
 from typing import Any, Protocol
 
 import msgspec
@@ -16,16 +17,21 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from streambatch.state.report import Snapshot
-from streambatch.web.status import drivers_of, status_of
+from streambatch.addresses import parse_address
+from streambatch.state.report import STUCK_SECONDS, Snapshot
+from streambatch.web.feed import FOLLOWERS_MAX, EventStream, Feed
+from streambatch.web.guard import Guard
+from streambatch.web.page import POLICY, Page
+from streambatch.web.status import drivers_of
+from streambatch.web.watch import Watch
 
-STUCK_SECONDS = 30.0
-"""A driver that neither turned nor waits by design for so long is stuck."""
-
+OPEN = ("/metrics", "/livez", "/readyz", "/healthz")
+"""What answers everybody who reaches the port."""
 PAGES = {
     "/metrics": "metrics for Prometheus",
     "/livez": "does every stage get on?",
@@ -33,8 +39,11 @@ PAGES = {
     "/healthz": "both, with the reasons",
     "/status": "counts, queue, latency",
     "/config": "the config in effect",
+    "/events": "what the page shows, each second",
 }
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+_PAGE_HEADERS = {**_HEADERS, "content-security-policy": POLICY, "referrer-policy": "no-referrer"}
+_ASSET_HEADERS = {**_HEADERS, "cache-control": "public, max-age=31536000, immutable"}
 
 
 class Observable(Protocol):
@@ -47,24 +56,37 @@ class Observable(Protocol):
 
 
 def create_app(
-    *, pipeline: Observable, registry: CollectorRegistry, effective_config: Mapping[str, object]
+    *,
+    pipeline: Observable,
+    registry: CollectorRegistry,
+    effective_config: Mapping[str, object],
+    watch: Watch,
+    feed: Feed,
+    listen: str = "localhost:0",
+    token: str | None = None,
 ) -> Starlette:
     """Return the app of one pipeline; serve it on the pipeline's event loop.
 
-    effective_config: shown as it is, so secrets must be redacted already.
+    effective_config: shown as it is, so secrets must be redacted already. watch, feed: run both along with it.
+    listen, token: as in `[http]`.
     """
-    pages = _Pages(pipeline, registry, _json(effective_config))
+    page = Page()
+    pages = _Pages(pipeline, registry, _json(effective_config), watch, feed, page)
     answers: dict[str, Callable[[Request], Response]] = {
-        "/": pages.index,
+        "/": pages.page,
         "/metrics": pages.metrics,
         "/livez": pages.livez,
         "/readyz": pages.readyz,
         "/healthz": pages.healthz,
         "/status": pages.status,
         "/config": pages.config,
+        "/events": pages.events,
+        **dict.fromkeys(page.assets, pages.asset),
     }
+    guard = Middleware(Guard, open_paths=(*OPEN, *page.assets), token=token, host=parse_address(listen)[0])
     app = Starlette(
         routes=[Route(path, _at_once(answer), methods=["GET"]) for path, answer in answers.items()],
+        middleware=[guard],
         exception_handlers={HTTPException: _refused},
     )
     app.router.redirect_slashes = False
@@ -72,12 +94,30 @@ def create_app(
 
 
 class _Pages:
-    def __init__(self, pipeline: Observable, registry: CollectorRegistry, config: bytes) -> None:
+    def __init__(
+        self,
+        pipeline: Observable,
+        registry: CollectorRegistry,
+        config: bytes,
+        watch: Watch,
+        feed: Feed,
+        page: Page,
+    ) -> None:
         self._pipeline, self._registry, self._config = pipeline, registry, config
-        self._index = _index_of(pipeline.name)
+        self._watch, self._feed, self._page = watch, feed, page
 
-    def index(self, request: Request) -> Response:
-        return HTMLResponse(self._index, headers=_HEADERS)
+    def page(self, request: Request) -> Response:
+        return HTMLResponse(self._page.render(self._watch.live.view()), headers=_PAGE_HEADERS)
+
+    def asset(self, request: Request) -> Response:
+        asset = self._page.assets[request.url.path]
+        return Response(asset.content, headers={**_ASSET_HEADERS, "content-type": asset.content_type})
+
+    def events(self, request: Request) -> Response:
+        if not self._feed.has_room:
+            problem = {"error": f"/events: found {FOLLOWERS_MAX} that follow already; allowed: no more; try later"}
+            return _json_response(_json(problem), 503, {"retry-after": "5"})
+        return EventStream(self._feed)
 
     def metrics(self, request: Request) -> Response:
         try:
@@ -113,7 +153,7 @@ class _Pages:
         return _json_response(_json(health), 503 if stuck or not snapshot.is_ready else 200)
 
     def status(self, request: Request) -> Response:
-        return _json_response(_json(status_of(self._pipeline.snapshot())))
+        return _json_response(_json(self._watch.status()))
 
     def config(self, request: Request) -> Response:
         return _json_response(self._config)
@@ -150,12 +190,3 @@ def _json(value: object) -> bytes:
 
 def _json_response(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(body, status, headers={**_HEADERS, **(headers or {})}, media_type="application/json")
-
-
-def _index_of(pipeline: str) -> str:
-    links = "\n".join(f'<li><a href="{path}">{path}</a> {what}</li>' for path, what in PAGES.items())
-    name = escape(pipeline)
-    return (
-        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        f"<title>{name} - streambatch</title>\n<h1>{name}</h1>\n<ul>\n{links}\n</ul>\n</html>\n"
-    )

@@ -2,16 +2,24 @@
 
 Whoever holds connections half-open or won't take in answers can't keep a probe out: connections are bounded, the one
 that has waited longest makes room for a new one, and each has a deadline to send its request and take in the answer.
+An answer that goes on and on has one for each of its parts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
+from ipaddress import ip_address
+from typing import Any
 
 import anyio
+import uvicorn
 from anyio.abc import TaskStatus
 from starlette.applications import Starlette
+from uvicorn.server import ServerState
 
 from streambatch.addresses import address_of, bind, cause_of
 from streambatch.errors import ConfigError, ConfigProblem
@@ -38,13 +46,32 @@ async def serve(app: Starlette, listen: str, *, task_status: TaskStatus[str] = a
             raise ConfigError([_unusable(listen, error)]) from error
         address = address_of(listeners[0])
         server = HttpServer(
-            app, _Connection, keep_alive_seconds=KEEP_ALIVE_SECONDS, started=lambda: task_status.started(address)
+            app,
+            partial(_Connection, _is_loopback(listeners)),
+            keep_alive_seconds=KEEP_ALIVE_SECONDS,
+            started=lambda: task_status.started(address),
         )
         await server.run_until_cancelled(listeners)
 
 
 class _Connection(HttpConnection):
-    """One client's connection, with a deadline."""
+    """One client's connection, with a deadline. Handlers find it as `request.state.connection`.
+
+    is_loopback: whether only this machine can reach the port.
+    """
+
+    def __init__(
+        self,
+        is_loopback: bool,
+        *,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, {**app_state, "connection": self}, _loop)
+        self.is_loopback = is_loopback
+        self._is_streaming = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -52,7 +79,13 @@ class _Connection(HttpConnection):
         if len(self.connections) > CONNECTIONS_MAX:
             self._make_room()
 
+    def streamed(self) -> None:
+        """Give a client that took in what came before as long again for the next part of an answer."""
+        self._is_streaming = True
+        self.expire_in(REQUEST_SECONDS)
+
     def on_response_complete(self) -> None:
+        self._is_streaming = False
         self.expire_in(REQUEST_SECONDS)
         super().on_response_complete()
 
@@ -61,11 +94,15 @@ class _Connection(HttpConnection):
         super().shutdown()
 
     def _make_room(self) -> None:
-        """Cut off the connection that has waited longest."""
+        """Cut off the connection that has waited longest; those that streams go to wait for nothing."""
         others = [each for each in self.connections if isinstance(each, _Connection) and each is not self]
-        oldest = min(others, key=lambda each: each.expires_at)
+        oldest = min(others, key=lambda each: (each._is_streaming, each.expires_at))
         self.connections.discard(oldest)
         oldest.transport.abort()
+
+
+def _is_loopback(listeners: Sequence[socket.socket]) -> bool:
+    return all(ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback for listener in listeners)
 
 
 def _unusable(listen: str, error: OSError | UnicodeError) -> ConfigProblem:

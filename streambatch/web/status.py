@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import pairwise
 from math import isinf
 from typing import Any
 
+from streambatch.metrics import MetricsObserver
+from streambatch.metrics.batch_log import LATENCY, OF_BATCH, OF_CHUNK, BatchLog
+from streambatch.metrics.observer import Tally
 from streambatch.state.report import Counts, Snapshot
 
 
@@ -37,6 +41,24 @@ def status_of(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
+def work_of(snapshot: Snapshot, counting: MetricsObserver) -> dict[str, Any]:
+    """Return what was done since the start, as counters: differences of two statuses say how hard a pipeline works.
+
+    latency_parts: what the records written spent their time on, in seconds summed over records. latency_buckets: how
+    many were written within so many seconds of their arrival, and not within the bound before.
+    """
+    batches = counting.batches
+    batches.fold()
+    return {
+        "sources": {name: _source(counts, counting.sources[name]) for name, counts in snapshot.sources.items()},
+        "busy_seconds": batches.busy(),
+        "batch": {"count": int(batches.records.sampled()[0][-1][1]), "records": batches.batched},
+        "latency_parts": _latency_parts(batches),
+        "latency_buckets": _latency_buckets(batches),
+        "syncs": _syncs(counting),
+    }
+
+
 def drivers_of(snapshot: Snapshot) -> dict[str, Any]:
     """Return how long ago each driver turned, and what it waits for, if it does by design."""
     return {
@@ -52,6 +74,36 @@ def _counts(counts: Counts) -> dict[str, Any]:
         "refused_by_reason": counts.refused,
         "imbalance": counts.imbalance,
     }
+
+
+def _source(counts: Counts, tally: Tally) -> dict[str, Any]:
+    return {
+        **_counts(counts),
+        "bytes": tally.size,
+        "blocked_seconds": tally.blocked_seconds,
+        "connections": tally.opened - tally.closed,
+    }
+
+
+def _latency_parts(batches: BatchLog) -> dict[str, Any]:
+    seconds = {}
+    for parts, buckets in ((OF_CHUNK, batches.of_chunks), (OF_BATCH, batches.of_batches)):
+        for at, (name, label) in enumerate(parts):
+            part = label if name == "stage_duration_seconds" else f"wait_{label}"
+            seconds[part] = buckets.sampled(at)[1]
+    return {"records": int(batches.latency.sampled()[0][-1][1]), "seconds": seconds}
+
+
+def _latency_buckets(batches: BatchLog) -> dict[str, int]:
+    cumulated = [int(count) for _, count in batches.latency.sampled()[0]]
+    counts = [now - before for before, now in pairwise([0, *cumulated])]
+    counts[-2] += counts.pop()  # an hour or more is an hour
+    return {f"{bound:.3g}": count for bound, count in zip(LATENCY, counts, strict=True) if count}
+
+
+def _syncs(counting: MetricsObserver) -> dict[str, Any]:
+    counts, seconds = counting.checkpoint_duration.sampled()
+    return {"count": int(counts[-1][1]), "failed": counting.checkpoints["failed"], "seconds": seconds}
 
 
 def _queue(snapshot: Snapshot) -> dict[str, Any]:

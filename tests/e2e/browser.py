@@ -25,6 +25,7 @@ SWITCHES = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
     "--disable-default-apps", "--no-default-browser-check", "--hide-scrollbars", "about:blank",
 )  # fmt: skip
+Scheme = Literal["light", "dark"]
 TAB = "\ue004"
 needs_browser = pytest.mark.skipif(
     not (shutil.which("chromium") and shutil.which("chromedriver")) and "CI" not in os.environ,
@@ -72,7 +73,7 @@ class Browser:
         keys = [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]
         self._ask("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": keys}]})
 
-    def screen(self, width: int, height: int, scheme: Literal["light", "dark"] = "light", *, scale: float = 1) -> None:
+    def screen(self, width: int, height: int, scheme: Scheme = "light", *, scale: float = 1) -> None:
         """Show pages on a screen of this size and with this preference."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": width < 600}
         self._command("Emulation.setDeviceMetricsOverride", metrics)
@@ -90,8 +91,14 @@ class Browser:
     def accessible(self) -> list[tuple[str, str]]:
         """Return role and name of everything that assistive technology is told of, in order."""
         nodes = self._command("Accessibility.getFullAXTree", {})["nodes"]
-        told = [node for node in nodes if not node.get("ignored")]
-        return [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in told]
+        by_id = {node["nodeId"]: node for node in nodes}
+        found, left = [], [nodes[0]["nodeId"]]
+        while left:
+            node = by_id[left.pop()]
+            left += reversed([child for child in node.get("childIds", ()) if child in by_id])
+            if not node["ignored"]:
+                found.append((node["role"]["value"], node.get("name", {}).get("value", "")))
+        return found
 
     def console(self) -> list[str]:
         """Return what came on the console since it was last asked for: messages, errors, failed requests."""

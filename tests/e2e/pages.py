@@ -10,18 +10,21 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 _BLOCK = re.compile(r"^```(sh|console|python|toml)\n(.*?)^```$", re.S | re.M)
 _FILE = re.compile(r"# ([\w./-]+\.(?:py|toml))\n")
 _MARK = "--8<-- console"
-PORTS = ("9464", "9000", "9001")
+PORTS = ("9464", "9000", "9001", "8080")
 """Ports that pages use; each page gets free ones in their place."""
+SECONDS_MAX = 150
+"""How long a page may take."""
 
 
 class Page:
@@ -57,17 +60,25 @@ def run_script(script: str, folder: Path, admin: str) -> str:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "STREAMBATCH_HTTP__LISTEN": f"127.0.0.1:{admin}",
     }
-    done = subprocess.run(
+    with subprocess.Popen(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,
         env=environ,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=50,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+        start_new_session=True,
+    ) as shell:
+        try:
+            printed, _ = shell.communicate(timeout=SECONDS_MAX)
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"takes too long after\n{(error.stdout or b'').decode()[-2000:]}") from None
+        finally:
+            with suppress(ProcessLookupError):  # what it left in the background
+                os.killpg(shell.pid, signal.SIGKILL)
+    assert shell.returncode == 0, printed
+    return printed
 
 
 def check_output(block: str, output: str) -> None:

@@ -6,7 +6,7 @@ import itertools
 import json
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from streambatch.cli.demo import free_port
-from tests.e2e.browser import TAB, Browser, browsing, needs_browser
+from tests.e2e.browser import TAB, Browser, Scheme, browsing, needs_browser
 from tests.e2e.running import Daemon, running
 from tests.sinks.test_http import served
 
@@ -45,6 +45,8 @@ LOCAL = 'listen = "127.0.0.1:0"'
 GOOD, DEAD = b'{"id": 1, "x": [1, 2]}\n', b'{"id": 2, "x": [3]}\n'
 LOADED_WITHIN_MS = 5000
 """What a page may take on a machine that is busy with other tests; on an idle one it is less than a fifth."""
+SCREENS = ((1280, 900), (390, 844), (320, 640))
+SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 CONTRAST = Path(__file__).with_name("contrast.js").read_text()
 
 pytestmark = [pytest.mark.slow, needs_browser, pytest.mark.timeout(120)]
@@ -86,12 +88,17 @@ def send(daemon: Daemon, payload: bytes) -> None:
         client.sendall(payload)
 
 
+def until_another_second(browser: Browser) -> None:
+    before = browser.text(place("at"))
+    browser.until(lambda: browser.text(place("at")) != before, "another second")
+
+
 def place(name: str) -> str:
     return f"[data-html={name}]"
 
 
 def test_it_opens_quickly_is_told_each_second_and_shows_what_died(
-    folder: Path, browser: Browser, record_property: pytest.RecordProperty
+    folder: Path, browser: Browser, record_property: Callable[[str, object], None]
 ) -> None:
     with shown(folder, browser) as daemon:
         timing = browser.run("return performance.getEntriesByType('navigation')[0].loadEventEnd")
@@ -99,8 +106,7 @@ def test_it_opens_quickly_is_told_each_second_and_shows_what_died(
         assert 0 < timing < LOADED_WITHIN_MS
         browser.until(lambda: browser.text(".pill") == "Ready", "ready")
         for _ in range(3):
-            before = browser.text(place("at"))
-            browser.until(lambda was=before: browser.text(place("at")) != was, "another second")
+            until_another_second(browser)
         send(daemon, GOOD * 30 + DEAD * 10)
         browser.until(lambda: browser.text(place("sum_dead_lettered")) == "10", "dead letters counted")
         browser.until(lambda: "expected 2 numbers, found 1" in browser.text(place("dead")), "dead letters shown")
@@ -118,14 +124,14 @@ def test_a_sink_that_is_away_is_shown_and_so_is_its_return(folder: Path, browser
         server.statuses += [503] * 1000
         send(daemon, GOOD)
         browser.until(lambda: browser.text(".pill") == "Not ready", "not ready")
-        assert "sink scores" in browser.text(".reasons")
-        assert "not over" in browser.text(place("errors"))
-        assert browser.run("return document.title").startswith("Not ready · rides")
-        assert "Not ready" in browser.text("#said")
+        browser.until(lambda: "answered 503" in browser.text(".reasons"), "the reason")
+        browser.until(lambda: "not over" in browser.text(place("errors")), "the error")
+        browser.until(lambda: browser.run("return document.title").startswith("Not ready · rides"), "the title")
+        browser.until(lambda: "Not ready. sink scores: " in browser.text("#said"), "the announcement")
         server.statuses.clear()
-        browser.until(lambda: browser.text(".pill") == "Ready", "ready again")
         browser.until(lambda: browser.text(place("sum_scored")) == "1", "the score")
-        assert "not over" not in browser.text(place("errors"))
+        browser.until(lambda: browser.text(".pill") == "Ready", "ready again")
+        browser.until(lambda: "not over" not in browser.text(place("errors")), "the end of the error")
         assert browser.console() == []
 
 
@@ -134,9 +140,6 @@ def test_a_stop_is_shown_and_doesn_t_wait_for_who_looks(folder: Path, browser: B
         send(daemon, GOOD * 3)
         browser.until(lambda: browser.text(place("sum_received")) == "3", "records")
         assert daemon.stop() == 0
-        log = daemon.rest()
-        asked, ended = (next(line for line in log if line["event"] == name) for name in ("stopping", "stopped"))
-        assert asked["timestamp"][:16] <= ended["timestamp"][:16]
     browser.until(lambda: "The pipeline has ended" in browser.text("#away"), "the end")
     assert browser.text(".pill") == "Stopped"
     assert browser.text(place("sum_scored")) == "3"
@@ -168,12 +171,13 @@ def test_off_this_machine_a_token_opens_it_once_and_for_all(folder: Path, browse
     http = 'listen = "0.0.0.0:0"\ntoken = "opensesame"'
     with shown(folder, browser, http=http, path="/?token=opensesame") as daemon:
         assert browser.run("return location.search") == ""
-        before = browser.text(place("at"))
-        browser.until(lambda: browser.text(place("at")) != before, "another second")
+        until_another_second(browser)
         assert browser.run("return document.cookie") == ""
-        assert b"opensesame" not in daemon.get("/metrics")[1]
-        assert daemon.get("/status")[0] == 401
-        assert daemon.get("/config")[0] == 401
+        for path in ("/", "/events", "/status", "/config"):
+            assert daemon.get(path)[0] == 401
+        browser.run("document.querySelector('a[href=\"/config\"]').click()")
+        browser.until(lambda: '"token": "***"' in browser.text("body"), "the config without the token")
+        assert "opensesame" not in browser.text("body")
 
 
 def test_without_scripts_it_shows_the_moment(folder: Path, browser: Browser) -> None:
@@ -191,9 +195,11 @@ def test_without_scripts_it_shows_the_moment(folder: Path, browser: Browser) -> 
 
 def test_who_doesn_t_see_it_hears_what_is_where(folder: Path, browser: Browser) -> None:
     with shown(folder, browser):
+        browser.until(lambda: browser.text(".pill") == "Ready", "ready")
         told = browser.accessible()
     headings = [name for role, name in told if role == "heading"]
-    assert headings[:6] == ["rides", "Scored", "Latency, p99", "Dead letters", "Queue", "What limits"]
+    assert headings[:5] == ["rides", "Scored", "Latency, p99", "Dead letters", "Queue"]
+    assert headings[5].startswith("What limits")
     assert {"banner", "main", "navigation", "contentinfo", "status"} <= {role for role, _ in told}
     for role, name in told:
         if role in ("button", "link", "region", "group", "table", "columnheader", "rowheader", "navigation"):
@@ -211,7 +217,7 @@ def test_all_of_it_can_be_reached_by_keyboard(folder: Path, browser: Browser) ->
             order.append(browser.run(focused))
             outline = browser.run("return getComputedStyle(document.activeElement).outlineStyle")
             assert outline != "none" or order[-1] == browser.run("return document.body.textContent")
-        wanted = ["Skip to the figures", "pause", "h-parts", "h-stages", "h-batch", "h-errors", "h-dead", "h-account"]
+        wanted = ["Skip to the figures", "pause", "h-errors", "h-parts", "h-stages", "h-batch", "h-dead", "h-account"]
         assert order[: len(wanted)] == wanted
         assert {"Settings", "h-runs", "status", "config", "metrics"} <= set(order)
         browser.run("document.querySelector('.skip').focus()")
@@ -226,7 +232,7 @@ def test_it_fits_on_a_phone_and_can_be_read_by_day_and_night(folder: Path, brows
     with shown(folder, browser) as daemon:
         send(daemon, GOOD * 30 + DEAD * 10)
         browser.until(lambda: browser.text(place("dead_share")) == "25 %", "dead letters")
-        for (width, height), scheme in itertools.product(((1280, 900), (390, 844), (320, 640)), ("light", "dark")):
-            browser.screen(width, height, scheme)  # type: ignore[arg-type]
+        for (width, height), scheme in itertools.product(SCREENS, SCHEMES):
+            browser.screen(width, height, scheme)
             assert browser.run("return document.documentElement.scrollWidth") <= width
             assert json.loads(browser.run(CONTRAST)) == [], (width, scheme)

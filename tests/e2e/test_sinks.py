@@ -59,9 +59,9 @@ def test_all_scores_are_posted(folder: Path) -> None:
 
 def test_a_server_that_refuses_ends_the_run(folder: Path) -> None:
     with served() as server:
-        server.statuses = [507] * 1000
+        server.statuses = [405] * 1000
         report = run_to_end(folder, config(f'type = "http"\nurl = "{server.url}"'), code=1)
-        assert "answered 507: because" in report["error"]
+        assert "answered 405: because" in report["error"]
         assert report["records"]["scored"] == 0
         assert report["records"]["unacked"] == report["records"]["received"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import subprocess
@@ -51,8 +52,8 @@ def score(x):
 def config_of(folder: Path, *, features: int = 10, max_records: int = 512, workers: int = 1) -> str:
     """Return a config, with its model and its input beside it: 2,000 records in feed.jsonl."""
     np.savez(folder / "model.npz", weights=np.ones(features), bias=np.float64(0))
-    row = [at % 10 for at in range(features)]
-    lines = (json.dumps({"id": number, "features": row}) + "\n" for number in range(2000))
+    rows = [[(place * step + step) % 10 for place in range(features)] for step in range(50)]
+    lines = (json.dumps({"id": number, "features": rows[number % 50]}) + "\n" for number in range(2000))
     (folder / "feed.jsonl").write_text("".join(lines))
     return CONFIG.format(features=features, max_records=max_records, workers=workers)
 
@@ -70,14 +71,14 @@ def endless(folder: Path) -> Iterator[IO[bytes]]:
         feed.wait()
 
 
-def verdict_of(daemon: Daemon, stage: str) -> dict[str, Any]:
-    """Return the verdict once it names this stage, over some seconds of work."""
+def verdict_of(daemon: Daemon, stage: str, says: str = "") -> dict[str, Any]:
+    """Return the verdict once it names this stage and says this, over some seconds of work."""
     found: dict[str, Any] = {}
 
     def is_right() -> bool:
         status = daemon.status()
         found.update(status["verdict"] or {})
-        return status["uptime_seconds"] > 4 and found.get("stage") == stage
+        return status["uptime_seconds"] > 4 and found.get("stage") == stage and says in found["sentence"]
 
     try:
         daemon.until(is_right, f"the verdict is {stage}")
@@ -86,10 +87,10 @@ def verdict_of(daemon: Daemon, stage: str) -> dict[str, Any]:
     return found
 
 
-def judged(folder: Path, config: str, stage: str) -> dict[str, Any]:
+def judged(folder: Path, config: str, stage: str, says: str = "") -> dict[str, Any]:
     """Return the verdict on a pipeline that has more input than it can take."""
     with endless(folder) as feed, running(folder, config, stdin=feed) as daemon:
-        return verdict_of(daemon, stage)
+        return verdict_of(daemon, stage, says)
 
 
 def knob_of(verdict: dict[str, Any]) -> tuple[str, str, Any, Any]:
@@ -112,8 +113,12 @@ def test_tiny_batches(tmp_path: Path) -> None:
 
 
 def test_decoding_that_takes_turns_at_pythons_lock(tmp_path: Path) -> None:
-    verdict = judged(tmp_path, config_of(tmp_path, features=200, workers=2), "decode")
-    assert "more threads will not help" in verdict["sentence"]
+    config = config_of(tmp_path, features=200, workers=2)
+    # A file: a pipe is read in small blocks, which costs as much as to decode them. Two million records in little room.
+    (tmp_path / "feed.jsonl.gz").write_bytes(1000 * gzip.compress((tmp_path / "feed.jsonl").read_bytes()))
+    config = config.replace('type = "stdin"', 'type = "file"\npath = "feed.jsonl.gz"')
+    with running(tmp_path, config) as daemon:
+        verdict = verdict_of(daemon, "decode", "more threads will not help")
     assert verdict["knob"] is None or verdict["knob"]["key"] != "workers.count"
 
 
@@ -121,9 +126,8 @@ def test_a_sink_whose_reader_is_slow(tmp_path: Path) -> None:
     with slow_reader() as address:
         sink = f'type = "tcp"\naddress = "{address}"'
         config = config_of(tmp_path).replace('[sink.scores]\ntype = "none"', f"[sink.scores]\n{sink}")
-        verdict = judged(tmp_path, config, "sink")
+        verdict = judged(tmp_path, config, "sink", "The sink")
     assert verdict["knob"] is None
-    assert "The sink" in verdict["sentence"]
 
 
 def test_scarce_input(tmp_path: Path) -> None:
@@ -133,7 +137,7 @@ def test_scarce_input(tmp_path: Path) -> None:
     with running(tmp_path, config) as daemon, trickle(daemon.address("feed"), line):
         verdict = verdict_of(daemon, "nothing")
         assert verdict["knob"] is None
-        assert "10 records/s" in verdict["sentence"] or "waits for input" in verdict["sentence"]
+        assert "waits for input" in verdict["sentence"]
         daemon.until(lambda: daemon.status()["records"]["scored"] > 0, "some were scored")
 
 

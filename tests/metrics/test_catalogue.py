@@ -22,7 +22,10 @@ from tests.snapshots import FakePipeline, snapshot_of
 
 SERIES_MAX = 1500
 VALUES_MAX = 10
-OF_THE_PROCESS = {"ready", "build_info", "config_info", "asyncio_tasks", "event_loop_lag_seconds"}
+OF_THE_PROCESS = {
+    "ready", "build_info", "config_info", "asyncio_tasks", "event_loop_lag_seconds", "config_reloads_total",
+    "log_messages_total",
+}  # fmt: skip
 NEEDS_AN_EVENT = {"source_last_received_timestamp_seconds"}
 NEEDS_ASYNCIO = {"asyncio_tasks"}
 

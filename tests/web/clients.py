@@ -14,11 +14,22 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 from streambatch.addresses import parse_address
+from streambatch.clock import SystemClock
+from streambatch.metrics import MetricsObserver
 from streambatch.web.app import create_app
+from streambatch.web.feed import Feed
+from streambatch.web.recent import Recent
 from streambatch.web.server import serve
+from streambatch.web.watch import Watch
 from tests.snapshots import FakePipeline
 
-CONFIG = {"name": "rides", "model": {"path": "model.npz"}}
+CONFIG = {
+    "name": "rides",
+    "source": {"rides_in": {"type": "tcp", "format": "jsonl"}},
+    "batch": {"max_records": 512},
+    "model": {"type": "linear", "path": "model.npz"},
+    "sink": {"scores": {"type": "file", "format": "jsonl"}},
+}
 
 
 class Answer(NamedTuple):
@@ -36,10 +47,39 @@ class Answer(NamedTuple):
         return msgspec.json.decode(self.body)
 
 
-def app_of(pipeline: FakePipeline | None = None, registry: CollectorRegistry | None = None) -> Starlette:
-    return create_app(
-        pipeline=pipeline or FakePipeline(), registry=registry or CollectorRegistry(), effective_config=CONFIG
+class Admin(NamedTuple):
+    """An app, and what runs along with it."""
+
+    app: Starlette
+    watch: Watch
+    feed: Feed
+
+
+def admin_of(
+    pipeline: FakePipeline | None = None,
+    registry: CollectorRegistry | None = None,
+    *,
+    config: Mapping[str, object] = CONFIG,
+    listen: str = "127.0.0.1:0",
+    token: str | None = None,
+) -> Admin:
+    pipeline, clock = pipeline or FakePipeline(), SystemClock()
+    watch = Watch(pipeline, MetricsObserver(), Recent(clock), clock=clock, config=CONFIG, config_digest="c0ffee" * 10)
+    feed = Feed(watch)
+    app = create_app(
+        pipeline=pipeline,
+        registry=registry or CollectorRegistry(),
+        effective_config=config,
+        watch=watch,
+        feed=feed,
+        listen=listen,
+        token=token,
     )
+    return Admin(app, watch, feed)
+
+
+def app_of(pipeline: FakePipeline | None = None, registry: CollectorRegistry | None = None) -> Starlette:
+    return admin_of(pipeline, registry).app
 
 
 @asynccontextmanager

@@ -1,0 +1,108 @@
+"""`streambatch top`: what daemons are doing, on a terminal, once a second; or once, as text or JSON.
+
+The terminal is left as it was found, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live as Screen
+
+from streambatch.cli.top_client import Watcher
+from streambatch.cli.top_view import draw
+
+DEFAULT_URL = "http://127.0.0.1:9464"
+TOKEN = "STREAMBATCH_TOKEN"
+REFRESH_SECONDS = 1.0
+DONE, UNREACHED = 0, 1
+
+
+def watch_daemons(urls: Sequence[str], *, token: str | None, once: bool, as_json: bool) -> int:
+    """Show daemons until told to quit; or once, and return UNREACHED if one of them can't be reached."""
+    watchers = [Watcher(url, token or os.environ.get(TOKEN)) for url in urls or [DEFAULT_URL]]
+    console = Console()
+    if once or as_json or not console.is_terminal:
+        return _print_once(watchers, console, as_json=as_json)
+    for watcher in watchers:
+        watcher.start(REFRESH_SECONDS)
+    with contextlib.suppress(KeyboardInterrupt), _terminated_gently():
+        _show(watchers, console)
+    return DONE
+
+
+def _print_once(watchers: Sequence[Watcher], console: Console, *, as_json: bool) -> int:
+    """Look twice, a second apart: rates are differences."""
+    _look(watchers)
+    if any(watcher.view()["is_up"] for watcher in watchers):
+        time.sleep(REFRESH_SECONDS)
+        _look(watchers)
+    views = [watcher.view() for watcher in watchers]
+    if as_json:
+        for view in views:
+            print(json.dumps(view))
+    else:
+        console.print(draw(views, console.width, None))
+    return DONE if all(view["is_up"] for view in views) else UNREACHED
+
+
+def _look(watchers: Sequence[Watcher]) -> None:
+    threads = [threading.Thread(target=watcher.look) for watcher in watchers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _show(watchers: Sequence[Watcher], console: Console) -> None:
+    with _keys() as pressed, Screen(console=console, screen=True, auto_refresh=False) as screen:
+        while True:
+            screen.update(draw([each.view() for each in watchers], console.width, console.height), refresh=True)
+            if pressed(REFRESH_SECONDS) in ("q", "Q", "\x03", "\x04"):
+                return
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[Any]:
+    """Give a function that waits for a key so many seconds and returns it, or nothing."""
+    if not sys.stdin.isatty():
+        yield lambda seconds: time.sleep(seconds)
+        return
+    import termios
+    import tty
+
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    tty.setcbreak(terminal)
+
+    def pressed(seconds: float) -> str:
+        return os.read(terminal, 1).decode(errors="replace") if select.select([terminal], [], [], seconds)[0] else ""
+
+    try:
+        yield pressed
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+@contextlib.contextmanager
+def _terminated_gently() -> Iterator[None]:
+    """Let SIGTERM end it as Ctrl-C does."""
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,81 @@
+"""What differs between two configs, and which of it can be changed while a pipeline runs.
+
+Secrets are compared and never shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from streambatch.config import Config
+from streambatch.errors import ConfigError, ConfigProblem
+
+LIVE = (
+    "model", "preprocess", "batch", "queue", "delivery", "workers.count", "workers.timeout", "workers.attempts",
+    "dead_letter.stop_at",
+)  # fmt: skip
+"""Keys, and tables as a whole, that a running pipeline can change."""
+SHOWN_MAX = 120
+"""Characters of a value that are shown."""
+_ABSENT = "nothing"
+_SECTIONS = (
+    "record", "queue", "limits", "batch", "preprocess", "model", "workers", "sink", "dead_letter", "delivery", "runs",
+    "http",
+)  # fmt: skip
+
+
+class Change(NamedTuple):
+    """A key that differs, with both values as they are shown."""
+
+    key: str
+    before: str
+    after: str
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a running pipeline can change it."""
+        return any(self.key == live or self.key.startswith((f"{live}.", f"{live}[")) for live in LIVE)
+
+
+def changes_between(before: Config, after: Config) -> list[Change]:
+    """Return what differs, in the order of the sections; a key that one lacks is shown as `nothing`."""
+    old, new = dict(_flat(before.effective, "")), dict(_flat(after.effective, ""))
+    changes = [
+        Change(key, old.get(key, _ABSENT), new.get(key, _ABSENT))
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    ]
+    told = {change.key.partition(".")[0].partition("[")[0] for change in changes}
+    secret = [section for section in _differing(before, after) if section not in told]
+    return changes + [Change(section, "a secret value", "another one") for section in secret]
+
+
+def check_live(changes: list[Change], where: str, later: str) -> None:
+    """Raise ConfigError that names every change a running pipeline can't make. later: when it can be made."""
+    problems = [
+        ConfigProblem(change.key, change.after, f"{change.before}, {later}") for change in changes if not change.is_live
+    ]
+    if problems:
+        raise ConfigError(problems, where=where)
+
+
+def _differing(before: Config, after: Config) -> Iterator[str]:
+    """Yield the sections that differ, though it may be in what is redacted."""
+    if before.sources != after.sources:
+        yield "source"
+    for section in _SECTIONS:
+        if getattr(before, section) != getattr(after, section):
+            yield section
+
+
+def _flat(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _flat(inner, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
+        for at, inner in enumerate(value):
+            yield from _flat(inner, f"{key}[{at}]")
+    elif value is not None:
+        text = repr(value)
+        yield key, text if len(text) <= SHOWN_MAX else f"{text[: SHOWN_MAX - 3]}..."

@@ -1,0 +1,342 @@
+"""Proves from state and files alone that every record is accounted for: nothing is run, nothing changed.
+
+Counts balance, the journal has each partition's records once and in order, the files hold what was committed and as
+many records as were scored and died. A pipeline may run meanwhile: what is looked at is its last checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from streambatch.config import Config
+from streambatch.ingest.file import FileSource
+from streambatch.ops.letters import Letters, layout_of
+from streambatch.ops.outputs import Layout, OutputError, Place, Segments, place_of
+from streambatch.ops.rereading import Files, gap_is_empty, notes_from
+from streambatch.ops.verify import sink_layout
+from streambatch.sinks.file import FileSink
+from streambatch.state.report import Counts
+from streambatch.state.store_reader import StateReader
+from streambatch.state.stored import RunSummary, State
+
+Key = tuple[str, str]
+"""A source and a partition."""
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that must hold. what: in words. expected, found: the two numbers that must be one. why: if not."""
+
+    what: str
+    expected: int
+    found: int
+    is_right: bool
+    why: str = ""
+
+
+class Audit(msgspec.Struct, kw_only=True):
+    """All that was checked. counts: of all runs since the state began, or was reset."""
+
+    state_dir: str
+    counts: dict[str, int] = {}
+    checks: list[Check] = []
+    notes: list[str] = []
+
+    @property
+    def is_right(self) -> bool:
+        return all(check.is_right for check in self.checks)
+
+    def check(self, what: str, expected: int, found: int, why: str = "", *, is_right: bool | None = None) -> None:
+        """Add a check, right if both are the same, unless it is said."""
+        right = expected == found if is_right is None else is_right
+        self.checks.append(Check(what=what, expected=expected, found=found, is_right=right, why="" if right else why))
+
+
+class _Run(NamedTuple):
+    """A run as its journal has it. scores: records scored by segment of the output; None where it has none.
+
+    is_whole: nothing of the journal was forgotten.
+    """
+
+    summary: RunSummary
+    manifest: Mapping[str, Any]
+    is_whole: bool
+    scores: Mapping[int | None, int]
+
+
+def audit(config: Config, reader: StateReader) -> Audit:
+    """Check state and files."""
+    state = reader.load()
+    result = Audit(state_dir=str(config.state_dir))
+    total = Counts()
+    for counts in state.counts.values():
+        total.add(counts)
+    result.counts = total.as_records()
+    runs = [_look_at(reader, summary, result) for summary in reader.runs()]
+    _check_identity(state, runs, result)
+    for key, partition in _partitions(state):
+        _check_chain(config, key, partition.position, partition.records, runs, result)
+    _check_output(config, state, runs, result)
+    _check_letters(config, state, runs, result)
+    return result
+
+
+def _look_at(reader: StateReader, summary: RunSummary, result: Audit) -> _Run:
+    """Check one run's journal against its counts and what it read."""
+    manifest, run = reader.manifest(summary.run), summary.run
+    counts = summary.counts
+    ends: dict[Key, int] = {}
+    starts: dict[Key, int] = {}
+    records: Counter[Key] = Counter()
+    scores: Counter[int | None] = Counter()
+    scored = dead = breaks = 0
+    for entry in reader.journal(run):
+        scored, dead = scored + entry.scored, dead + entry.dead
+        scores[entry.place[0] if entry.place is not None else None] += entry.scored
+        for each in entry.ranges:
+            key = each.source, each.partition
+            breaks += key in ends and each.start != ends[key]
+            starts.setdefault(key, each.start)
+            ends[key] = each.end
+            records[key] += each.records
+    is_whole = (scored, dead) == (counts.scored, counts.dead_lettered)
+    result.check(f"run {run}: ranges that don't follow each other", 0, breaks)
+    if not is_whole and _has_gone(manifest, starts):
+        result.notes.append(f"run {run}: the beginning of its journal is no longer kept")
+        return _Run(summary, manifest, False, scores)
+    result.check(f"run {run}: scored, by its journal", counts.scored, scored, "the journal is not whole")
+    result.check(f"run {run}: dead, by its journal", counts.dead_lettered, dead, "the journal is not whole")
+    filtered = counts.dropped.get("filtered", 0)
+    result.check(f"run {run}: records, by its journal", scored + dead + filtered, records.total())
+    for source, known in manifest["sources"].items():
+        for read in known["partitions"]:
+            key, name = (source, read["partition"]), f"run {run}: {source}/{read['partition']}"
+            result.check(f"{name}: begins where it was read from", read["first"], starts.get(key, -1))
+            result.check(f"{name}: ends where it was read to", read["last"], ends.get(key, -1))
+            result.check(f"{name}: records", read["records"], records[key])
+    return _Run(summary, manifest, is_whole, scores)
+
+
+def _has_gone(manifest: Mapping[str, Any], starts: Mapping[Key, int]) -> bool:
+    """Tell whether the beginning of a run's journal was forgotten: some partition begins later, or not at all."""
+    return any(
+        starts.get((source, read["partition"])) != read["first"]
+        for source, known in manifest["sources"].items()
+        for read in known["partitions"]
+    )
+
+
+def _check_identity(state: State, runs: Sequence[_Run], result: Audit) -> None:
+    for run in runs:
+        for source, known in run.manifest["sources"].items():
+            counts = known["counts"]
+            came = counts["received"] + counts["recovered"]
+            went = sum(counts[name] for name in ("scored", "dead_lettered", "dropped", "unacked"))
+            name = f"run {run.summary.run}: {source}: received + recovered"
+            result.check(name, came, went, "not what is scored, dead, dropped and unacked")
+    behind: Counter[str] = Counter()
+    for run in runs[:-1]:
+        for source, known in run.manifest["sources"].items():
+            behind[source] += known["counts"]["unacked"]
+    is_all = bool(runs) and runs[0].summary.number == 1
+    for source, totals in state.counts.items():
+        name = f"{source}: in all runs, received + recovered"
+        went = totals.scored + totals.dead_lettered + sum(totals.dropped.values()) + totals.unacked
+        came = totals.received + totals.recovered
+        if is_all and not _was_reset(state, runs, source):
+            result.check(name, came, went + behind[source], "not what is scored, dead, dropped, unacked or left behind")
+
+
+def _was_reset(state: State, runs: Sequence[_Run], source: str) -> bool:
+    """Tell whether the counts of a source began anew after its first run."""
+    received = sum(
+        run.manifest["sources"].get(source, {"counts": {"received": 0}})["counts"]["received"] for run in runs
+    )
+    return bool(received != state.counts[source].received)
+
+
+def _partitions(state: State) -> Iterator[tuple[Key, Any]]:
+    for source, partitions in state.partitions.items():
+        for name, partition in partitions.items():
+            yield (source, name), partition
+
+
+def _check_chain(config: Config, key: Key, position: int, records: int, runs: Sequence[_Run], result: Audit) -> None:
+    """Follow a partition back from its position, run by run, to where it was begun: nothing twice, nothing left out."""
+    name = "/".join(key)
+    end, missing, reads = position, records, list(_reads(key, runs))
+    for read in reversed(reads):
+        if not missing:
+            break
+        if read["last"] != end and read["records"]:
+            right = read["last"] < end and _is_gap_empty(config, key, read, end)
+            what = "read twice" if read["last"] > end else "left out"
+            result.check(f"{name}: goes on where it was", read["last"], end, f"records {what} between", is_right=right)
+        missing -= read["records"]
+        end = read["first"]
+    if missing and runs and runs[0].summary.number > 1:
+        result.notes.append(f"{name}: {missing} of its records are of runs that are no longer kept")
+    else:
+        result.check(f"{name}: records, by its runs", records, records - missing)
+
+
+def _reads(key: Key, runs: Sequence[_Run]) -> Iterator[Mapping[str, Any]]:
+    for run in runs:
+        for read in run.manifest["sources"].get(key[0], {"partitions": ()})["partitions"]:
+            if read["partition"] == key[1]:
+                yield read
+
+
+def _is_gap_empty(config: Config, key: Key, read: Mapping[str, Any], end: int) -> bool:
+    for part in config.sources:
+        if part.options.name == key[0] and isinstance(part.options, FileSource):
+            file = Files(part.options).find(notes_from(read["identity"], key[1]))
+            return file is not None and gap_is_empty(part.options, file, key[1], read["last"], end)
+    return False
+
+
+def _check_output(config: Config, state: State, runs: Sequence[_Run], result: Audit) -> None:
+    """Count the records in the output's files and compare with those that the journal says went there."""
+    sink, mark = config.sink.options, state.outputs.get("sink")
+    if not isinstance(sink, FileSink):
+        result.notes.append(f"sink {sink.name} keeps no scores to count")
+        return
+    if mark is None:
+        return
+    layout = sink_layout(sink)
+    segments, place = Segments(layout, mark), place_of(mark)
+    _check_length("output", segments, place, result)
+    start, scores = _written_since(runs, mark)
+    if start is None:
+        result.notes.append("output: not counted; the journal of the runs that began it is no longer kept")
+        return
+    lost = 0
+    for number in range(start.segment, place.segment + 1):
+        end = place.length if number == place.segment else None
+        if end == 0:
+            continue
+        if segments.find(number) is None:
+            lost += scores[number]
+            if not layout.is_rotated:
+                result.check(f"{segments.name(number)}: scores", scores[number], 0, "the file is missing")
+            continue
+        if layout.format == "parquet" and not segments.is_closed(number):
+            continue
+        offset = start.length if number == start.segment else 0
+        _count(segments, number, offset, end, scores[number], result)
+    if lost and layout.is_rotated:
+        result.notes.append(f"output: {lost} scores are in segments that were taken away")
+
+
+def _written_since(runs: Sequence[_Run], mark: Mapping[str, Any]) -> tuple[Place | None, Counter[int | None]]:
+    """Return where the output was begun that this mark is of, and the scores of the runs since by segment."""
+    scores: Counter[int | None] = Counter()
+    start: Place | None = None
+    after = place_of(mark)
+    for run in reversed(runs):
+        known = run.manifest["sinks"].get("sink", {})
+        if not known.get("to"):
+            continue
+        if place_of(known["to"]) != after:
+            break
+        if not run.is_whole:
+            return None, scores
+        scores.update(run.scores)
+        after = start = place_of(known["from"])
+    return start, scores
+
+
+def _count(segments: Segments, number: int, start: int, end: int | None, scores: int, result: Audit) -> None:
+    what = f"{segments.find(number)}: scores"
+    try:
+        records = segments.read(number, start, end)
+        try:
+            result.check(what, scores, records.count(), "not as many as the journal has")
+        finally:
+            records.close()
+    except (OutputError, OSError, ValueError) as error:
+        result.check(what, scores, 0, str(error), is_right=False)
+
+
+def _check_length(name: str, segments: Segments, place: Place, result: Audit) -> None:
+    """Check that what was committed of the open segment is there."""
+    if not place.length:
+        return
+    path = segments.find(place.segment)
+    size = path.stat().st_size if path is not None else 0
+    what = f"{name}: bytes in {path or segments.name(place.segment)}, at least as committed"
+    is_taken = path is None and segments.layout.is_rotated and segments.closed() != []
+    result.check(what, place.length, size, "what was committed is not there", is_right=size >= place.length or is_taken)
+
+
+def _check_letters(config: Config, state: State, runs: Sequence[_Run], result: Audit) -> None:
+    """Count the dead letters of each run; in each partition they follow each other, so that none is there twice."""
+    mark, layout = state.outputs.get("dead_letters"), layout_of(config)
+    if mark is None:
+        return
+    segments, place = Segments(layout, mark), place_of(mark)
+    _check_length("dead letters", segments, place, result)
+    found, doubled, missing = _letters(layout, state, runs, mark)
+    if isinstance(missing, str):
+        result.check("dead letters", 0, 1, missing)
+        return
+    since = _runs_since(runs, mark)
+    for run in since:
+        dead, there = run.summary.counts.dead_lettered, found[run.summary.run]
+        if not missing:
+            result.check(f"run {run.summary.run}: dead letters", dead, there, "not as many as died")
+    if missing:
+        result.notes.append(f"dead letters: not counted; {missing} segments were taken away")
+    result.check("dead letters that are there twice", 0, doubled)
+
+
+def _runs_since(runs: Sequence[_Run], mark: Mapping[str, Any]) -> list[_Run]:
+    """Return the runs that wrote to the dead letters that this mark is of."""
+    since: list[_Run] = []
+    after = place_of(mark)
+    for run in reversed(runs):
+        known = run.manifest["sinks"].get("dead_letters", {})
+        if not known.get("to"):
+            continue
+        if place_of(known["to"]) != after:
+            break
+        after = place_of(known["from"])
+        since.append(run)
+    return since
+
+
+def _letters(
+    layout: Layout, state: State, runs: Sequence[_Run], mark: Mapping[str, Any]
+) -> tuple[Counter[str], int, int | str]:
+    """Return dead letters by run, how many are there twice, and the segments missing, or what is wrong with one."""
+    found: Counter[str] = Counter()
+    last: dict[tuple[str, str, bool], int] = {}
+    doubled = 0
+    letters = Letters(layout, None, mark, mark)
+    begun = {key: _runs_of(key, runs, partition.records) for key, partition in _partitions(state)}
+    try:
+        for letter in letters:
+            found[letter.run] += 1
+            partition = letter.source, letter.partition
+            if letter.run in begun.get(partition, ()):
+                key = *partition, letter.stage == "sink"
+                doubled += letter.position <= last.get(key, -1)
+                last[key] = letter.position
+    except (OutputError, OSError) as error:
+        return found, doubled, str(error)
+    return found, doubled, len(letters.missing)
+
+
+def _runs_of(key: Key, runs: Sequence[_Run], records: int) -> set[str]:
+    """Return the runs that read a partition since its state was begun."""
+    found: set[str] = set()
+    for run in reversed(runs):
+        for read in _reads(key, [run]):
+            if records <= 0:
+                return found
+            found.add(run.summary.run)
+            records -= read["records"]
+    return found

@@ -1,0 +1,269 @@
+"""Reads again what a run has read of a partition, from its first to its last position, as the source did.
+
+The file is found by what began it, whatever it is called by now. Reading is pulled, a block at a time, so that
+partitions can be read side by side in any order. Blocking: nothing else goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import cached_property
+from typing import Any, BinaryIO, NamedTuple
+
+import msgspec
+
+from streambatch.codecs.framing import framing_for_format
+from streambatch.ingest.compression import Corrupt, detect, unpacker
+from streambatch.ingest.file import FileSource
+from streambatch.ingest.identity import HEAD_BYTES, Identity
+from streambatch.ingest.known import FileNotes
+from streambatch.ingest.matching import partition_name
+from streambatch.ingest.opening import columns_of, has_header
+from streambatch.records import Chunk, Framer, Partition
+
+_BLOCK_BYTES = 1 << 20
+_TABLES = ("arrow", "parquet")
+
+
+class FoundFile(NamedTuple):
+    """A file that is, or was, a partition. compression: how it is compressed now. is_changed: it begins differently."""
+
+    path: str
+    compression: str
+    is_changed: bool
+
+
+class Candidate:
+    """A file that may be one that was read."""
+
+    def __init__(self, path: str, inode: int, compression: str) -> None:
+        self.path, self.inode, self._compression = path, inode, compression
+
+    @cached_property
+    def head(self) -> bytes:
+        """What begins it."""
+        with open(self.path, "rb") as file:
+            return file.read(HEAD_BYTES)
+
+    def fitting(self, identity: Identity) -> FoundFile | None:
+        """Return the file if it is the one, as it is or compressed since. Raises OSError."""
+        packed = detect(self.head)
+        if identity.fits(self.head):
+            return FoundFile(self.path, packed if self._compression == "auto" else self._compression, False)
+        if packed != "none" and identity.length:
+            with suppress(Corrupt), open(self.path, "rb") as file:
+                if identity.fits(next(_unpacked(file, packed, HEAD_BYTES), b"")):
+                    return FoundFile(self.path, packed, False)
+        return None
+
+
+class Files:
+    """The files that one source matches, and those beside them."""
+
+    def __init__(self, source: FileSource) -> None:
+        self._compression = source.compression
+        self._patterns = [source.path] if isinstance(source.path, str) else source.path
+        self._seen: dict[tuple[int, int], Candidate] = {}
+        self._folders: set[str] = set()
+        for pattern in self._patterns:
+            for path in glob.glob(pattern, recursive=True):
+                self._add(path)
+                self._add_folder(os.path.dirname(path))
+            if not glob.has_magic(os.path.dirname(pattern)):
+                self._add_folder(os.path.dirname(pattern))
+
+    def find(self, notes: FileNotes) -> FoundFile | None:
+        """Return the file that was noted so; None if it is there no more."""
+        self._add_folder(os.path.dirname(notes.path))
+        identity = Identity(notes.head, bytes.fromhex(notes.digest))
+        by_path = [each for each in self._seen.values() if partition_name(each.path) == notes.path]
+        by_inode = [each for each in self._seen.values() if each.inode == notes.inode]
+        if identity.length:
+            for candidate in (*(each for each in by_inode if each in by_path), *by_inode, *by_path):
+                if found := _tried(candidate, identity):
+                    return found
+            for candidate in sorted(self._seen.values(), key=lambda each: each.path):
+                if found := _tried(candidate, identity):
+                    return found
+        for candidate in (*by_path, *by_inode):
+            with suppress(OSError):
+                compression = detect(candidate.head) if self._compression == "auto" else self._compression
+                return FoundFile(candidate.path, compression, identity.length > 0)
+        return None
+
+    def _add_folder(self, folder: str) -> None:
+        if folder in self._folders:
+            return
+        self._folders.add(folder)
+        with suppress(OSError), os.scandir(folder or ".") as entries:
+            for entry in entries:
+                self._add(os.path.join(folder, entry.name))
+
+    def _add(self, path: str) -> None:
+        with suppress(OSError):
+            status = os.stat(path)
+            if os.path.isfile(path):
+                self._seen.setdefault((status.st_dev, status.st_ino), Candidate(path, status.st_ino, self._compression))
+
+
+class Rereading:
+    """The records of a partition between two positions, taken in their order.
+
+    problem: why it could not be read to the end, if so. digest: of all that was taken, as a run records it.
+    """
+
+    def __init__(self, chunks: Iterator[Chunk]) -> None:
+        self._chunks = chunks
+        self._next: Chunk | None = None
+        self._digest: Any = None
+        self.problem: str | None = None
+
+    @property
+    def digest(self) -> str | None:
+        return self._digest.hexdigest() if self._digest is not None else None
+
+    def take(self, start: int, end: int) -> list[Chunk]:
+        """Return the records that end after `start`, none later than `end`."""
+        self._take(start)
+        return self._take(end)
+
+    def finish(self, last: int) -> None:
+        """Take what is left, for the digest."""
+        self._take(last)
+
+    def _take(self, end: int) -> list[Chunk]:
+        taken = []
+        while (chunk := self._peek()) is not None:
+            count = bisect_right(range(chunk.count), end, key=chunk.position_of)
+            if count == 0:
+                break
+            if count < chunk.count:
+                taken.append(chunk.split_off(count))
+                break
+            taken.append(chunk)
+            self._next = None
+        return taken
+
+    def _peek(self) -> Chunk | None:
+        if self._next is None and self.problem is None:
+            try:
+                self._next = next(self._chunks, None)
+            except (OSError, Corrupt, ValueError) as error:
+                self.problem = str(error)
+            if self._next is not None:
+                if self._digest is None:
+                    self._digest = self._next.digest()
+                self._digest.update(self._next.digestible())
+        return self._next
+
+
+def reread(source: FileSource, file: FoundFile, partition: str, first: int, last: int) -> Rereading:
+    """Return the records of a file between two positions."""
+    key = Partition(source.name, partition)
+    if source.format in _TABLES:
+        return Rereading(_rows(source, file, key, first, last))
+    return Rereading(_records(source, file, key, first, last))
+
+
+def columns_in(source: FileSource, file: FoundFile) -> tuple[str, ...] | None:
+    """Return the columns that a file of CSV names; None if it can't be read."""
+    framer = framing_for_format(source.format).framer(Partition(source.name, ""), max_record_bytes=1 << 20)
+    with suppress(OSError, Corrupt), open(file.path, "rb") as opened:
+        for block in _unpacked(opened, file.compression, _BLOCK_BYTES):
+            framer.feed(block, 0.0)
+            if (columns := columns_of(framer)) is not None:
+                return columns
+    return None
+
+
+def notes_from(identity: Mapping[str, Any], partition: str) -> FileNotes:
+    """Return what a manifest says that a file was known by."""
+    return msgspec.convert({"path": partition, **identity}, FileNotes)
+
+
+def _tried(candidate: Candidate, identity: Identity) -> FoundFile | None:
+    with suppress(OSError):
+        return candidate.fitting(identity)
+    return None
+
+
+def _records(source: FileSource, file: FoundFile, partition: Partition, first: int, last: int) -> Iterator[Chunk]:
+    with open(file.path, "rb") as opened:
+        framer, at = _framer(source, opened, file.compression, partition, first)
+        opened.seek(0)
+        for block in _from(opened, file.compression, at):
+            wanted = block[: last - at]
+            at += len(wanted)
+            yield from framer.feed(wanted, 0.0)
+            if at >= last:
+                break
+        yield from framer.end(0.0)
+
+
+def _framer(
+    source: FileSource, file: BinaryIO, compression: str, partition: Partition, first: int
+) -> tuple[Framer, int]:
+    """Return a framer for what comes after `first`, and where to read on."""
+    framing, limit = framing_for_format(source.format), source.max_record_bytes
+    framer = framing.framer(partition, max_record_bytes=limit)
+    if not first or not has_header(framing):
+        return framing.framer(partition, max_record_bytes=limit, position=first), first
+    for block in _unpacked(file, compression, _BLOCK_BYTES):
+        framer.feed(block, 0.0)
+        if (columns := columns_of(framer)) is not None:
+            return framing.framer(partition, max_record_bytes=limit, position=first, columns=columns), first
+    raise ValueError("it has no header any more")
+
+
+def _from(file: BinaryIO, compression: str, position: int) -> Iterator[bytes]:
+    """Yield what follows a position."""
+    if compression == "none":
+        file.seek(position)
+        yield from _unpacked(file, compression, _BLOCK_BYTES)
+        return
+    for block in _unpacked(file, compression, _BLOCK_BYTES):
+        skipped = min(position, len(block))
+        position -= skipped
+        if skipped < len(block):
+            yield block[skipped:]
+
+
+def _unpacked(file: BinaryIO, compression: str, size: int) -> Iterator[bytes]:
+    """Yield blocks of up to `size` bytes. Raises Corrupt."""
+    unpack = unpacker(compression)
+    while block := file.read(_BLOCK_BYTES // 4 if unpack else size):
+        if unpack is None:
+            yield block
+            continue
+        unpack.give(block)
+        while not unpack.needs_input():
+            if part := unpack.inflate(size):
+                yield part
+    if unpack is not None:
+        unpack.end()
+
+
+def _rows(source: FileSource, file: FoundFile, partition: Partition, first: int, last: int) -> Iterator[Chunk]:
+    from streambatch.ingest.table_file import TableError, TableFile
+    from streambatch.ingest.tables import TableFramer
+
+    framer = TableFramer(partition, first)
+    try:
+        table = TableFile(file.path, source.format, file.compression, batch_bytes_max=1 << 40, row=first)
+        try:
+            while framer.position < last and (batch := table.read()) is not None:
+                yield from framer.feed(batch.slice(0, last - framer.position), 0.0)
+        finally:
+            table.close()
+    except TableError as error:
+        raise ValueError(str(error)) from error
+
+
+def gap_is_empty(source: FileSource, file: FoundFile, partition: str, start: int, end: int) -> bool:
+    """Tell whether no record lies between two positions, as where only blank lines do."""
+    reading = reread(source, file, partition, start, end)
+    return not reading.take(start, end) and reading.problem is None

@@ -1,0 +1,349 @@
+"""Verifies a past run: reads again what it read, scores it again in the journal's batches with the recorded config and
+the model that is there, and compares with what it wrote, bit for bit.
+
+Changes nothing and holds nothing: a pipeline may run meanwhile. What can't be looked at any more is said, and no
+difference: sockets keep no records, and readers take closed segments away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from streambatch.assemble import Assembly
+from streambatch.config import Config, restore_config
+from streambatch.errors import ConfigError, StreambatchError
+from streambatch.ingest.file import FileSource
+from streambatch.ops.comparison import Buried, Written, letter_differences, score_differences
+from streambatch.ops.differences import Difference, What, code_differences, config_differences
+from streambatch.ops.letters import Letters, layout_of
+from streambatch.ops.outputs import Layout, OutputError, Segments
+from streambatch.ops.replaying import ReplaySource, replay_sources
+from streambatch.ops.rereading import Files, FoundFile, Rereading, notes_from, reread
+from streambatch.plugins import find_part
+from streambatch.records import Batch, Chunk, Outcome, Stamps
+from streambatch.scoring.formats import encoder_for, transform_for
+from streambatch.scoring.transform import Transform
+from streambatch.sinks.file import FileSink
+from streambatch.state.store_reader import StateReader
+from streambatch.state.stored import JournalEntry
+
+DIFFERENCES_KEPT = 100
+"""Differences of one kind that are told one by one; the others are counted."""
+Verdict = Literal["agrees", "differs"]
+CAUSES_FIRST: tuple[What, ...] = ("config", "model", "input", "output", "batch", "score", "dead_letter")
+
+
+class Input(msgspec.Struct, kw_only=True):
+    """What was read of one partition, then and now.
+
+    status: `gone`, where it can't be read again. path: where its file is now.
+    """
+
+    source: str
+    partition: str
+    first: int
+    last: int
+    status: Literal["same", "changed", "gone", "unknown"]
+    recorded: str | None
+    found: str | None = None
+    path: str | None = None
+
+
+class Verification(msgspec.Struct, kw_only=True):
+    """What came of it. counts: batches and records, by what became of them. totals: differences by kind."""
+
+    run: str
+    verdict: Verdict = "agrees"
+    counts: dict[str, int] = {}
+    inputs: list[Input] = []
+    code: dict[str, tuple[Any, Any]] = {}
+    totals: dict[str, int] = {}
+    differences: list[Difference] = []
+    notes: list[str] = []
+
+    def differ(self, differences: Sequence[Difference]) -> None:
+        """Add differences."""
+        for each in differences:
+            total = self.totals[each.what] = self.totals.get(each.what, 0) + 1
+            if total <= DIFFERENCES_KEPT:
+                self.differences.append(each)
+            self.verdict = "differs"
+
+    def count(self, name: str, number: int = 1) -> None:
+        self.counts[name] = self.counts.get(name, 0) + number
+
+
+async def verify_run(config: Config, reader: StateReader, run: str) -> Verification:
+    """Verify a run against its state. config: as it is now.
+
+    Raises StateError for a run that isn't kept.
+    """
+    manifest = reader.manifest(run)
+    result = Verification(run=run, code=code_differences(manifest))
+    recorded = _recorded_config(config, manifest, result)
+    assembly = _assembled(recorded, manifest, result)
+    inputs = _Inputs(recorded, manifest, result)
+    if assembly is not None:
+        await _Scoring(recorded, reader, manifest, inputs, result).run(_transform(recorded, assembly))
+    inputs.finish()
+    result.differences.sort(key=lambda each: CAUSES_FIRST.index(each.what))
+    if result.verdict == "differs" and result.code and set(result.totals) <= {"score", "dead_letter", "batch"}:
+        result.notes.append("the code is another one now, which may be why")
+    return result
+
+
+class _Inputs:
+    """The partitions that a run has read, open to be read again."""
+
+    def __init__(self, config: Config, manifest: Mapping[str, Any], result: Verification) -> None:
+        self._result = result
+        self._open: dict[tuple[str, str], tuple[Rereading, Input]] = {}
+        sources: list[Any] = [part.options for part in config.sources]
+        self._sources = {source.name: source for source in [*sources, *replay_sources(config)]}
+        files: dict[str, Files] = {}
+        for name, known in manifest["sources"].items():
+            for read in known["partitions"]:
+                self._look(name, read, files)
+
+    def take(self, entry: JournalEntry) -> list[Chunk] | None:
+        """Return the records of a batch; None if they can't all be read again."""
+        readings = [self._open.get((each.source, each.partition)) for each in entry.ranges]
+        chunks: list[Chunk] = []
+        for each, opened in zip(entry.ranges, readings, strict=True):
+            if opened is not None:
+                chunks += opened[0].take(each.start, each.end)
+        if None in readings:
+            return None
+        found, wanted = sum(chunk.count for chunk in chunks), sum(each.records for each in entry.ranges)
+        if found != wanted:
+            where = ", ".join(sorted({str(opened[1].path) for opened in readings if opened is not None}))
+            difference = Difference(
+                what="batch", where=where, recorded=f"{wanted} records", found=f"{found} records", batch=entry.batch
+            )
+            self._result.differ([difference])
+        return chunks
+
+    def finish(self) -> None:
+        """Read what is left, and compare digests."""
+        for reading, known in self._open.values():
+            reading.finish(known.last)
+            if reading.problem is not None:
+                self._result.notes.append(f"{known.path} can't be read to the end: {reading.problem}")
+            known.found = reading.digest
+            if known.recorded is None:
+                self._result.notes.append(
+                    f"{known.source}/{known.partition}: its digest was not stored, as after a kill"
+                )
+                known.status = "unknown"
+            elif known.found != known.recorded:
+                known.status = "changed"
+                self._result.differ([_changed(known)])
+
+    def _look(self, name: str, read: Mapping[str, Any], files: dict[str, Files]) -> None:
+        known = Input(
+            source=name, partition=read["partition"], first=read["first"], last=read["last"], status="same",
+            recorded=read["sha256"],
+        )  # fmt: skip
+        self._result.inputs.append(known)
+        source = self._sources.get(name)
+        if isinstance(source, ReplaySource):
+            known.path = str(source.path)
+            reading = Rereading(source.chunks(known.first, known.last))
+            self._open[name, known.partition] = (reading, known)
+        elif isinstance(source, FileSource):
+            if name not in files:
+                files[name] = Files(source)
+            found = files[name].find(notes_from(read["identity"], known.partition))
+            if found is not None:
+                self._begin(source, found, known)
+                return
+            self._lose(known, "it is there no longer")
+        else:
+            self._lose(known, "its records are no longer there" if source else "the config has no such source")
+
+    def _begin(self, source: FileSource, found: FoundFile, known: Input) -> None:
+        known.path = found.path
+        reading = reread(source, found, known.partition, known.first, known.last)
+        self._open[source.name, known.partition] = (reading, known)
+
+    def _lose(self, known: Input, why: str) -> None:
+        known.status = "gone"
+        self._result.notes.append(f"{known.source}/{known.partition}: {why}, so that it can't be read again")
+
+
+class _Scoring:
+    """Scores the batches of a run again and compares."""
+
+    def __init__(
+        self, config: Config, reader: StateReader, manifest: Mapping[str, Any], inputs: _Inputs, result: Verification
+    ) -> None:
+        self._reader, self._run, self._inputs, self._result = reader, manifest["run"], inputs, result
+        sink, marks = config.sink.options, manifest["sinks"]
+        outputs = reader.load().outputs
+        self._format = sink.format
+        self._is_whole = _is_journal_whole(reader, manifest)
+        self._written: Written | None = None
+        if isinstance(sink, FileSink):
+            segments = Segments(sink_layout(sink), outputs.get("sink"))
+            self._written = Written(segments, marks.get("sink", {}).get("from"), is_whole=self._is_whole)
+        else:
+            result.notes.append(
+                f"sink {sink.name} keeps no scores to compare with: counts and dead letters are compared"
+            )
+        buried = marks.get("dead_letters", {})
+        letters = Letters(layout_of(config), buried.get("from"), buried.get("to"), outputs.get("dead_letters"))
+        self._buried: Buried | None = Buried(letters, self._run) if self._is_whole else None
+        self._is_lost = False
+
+    async def run(self, transform: Transform) -> None:
+        """Score all batches."""
+        transform.restore(self._reader.steps_from(self._run))
+        if not self._is_whole:
+            self._result.notes.append("the beginning of its journal was forgotten, see [runs] keep")
+            self._is_lost = transform.is_ordered
+        for at, entry in enumerate(self._reader.journal(self._run)):
+            chunks, written, letters = self._inputs.take(entry), self._take(entry), self._dug(entry)
+            self._result.count("batches")
+            self._is_lost |= chunks is None and transform.is_ordered
+            if chunks is None or self._is_lost:
+                self._result.count("batches_skipped")
+                continue
+            await self._compare(transform, entry, _batch(at, chunks), written, letters)
+        self._finish()
+
+    async def _compare(
+        self, transform: Transform, entry: JournalEntry, batch: Batch, written: Any, letters: Any
+    ) -> None:
+        outcome = await _scored(transform, batch) if batch.count else Outcome(b"", {}, [], {})
+        self._result.count("records", batch.count)
+        refused = sum(letter.stage == "sink" for letter in letters or ())
+        expected = msgspec.structs.replace(entry, scored=entry.scored + refused) if refused else entry
+        differences: list[Difference] = []
+        try:
+            differences += score_differences(expected, batch, outcome, written, self._format)
+        except OutputError as error:
+            differences.append(_output_difference(entry, error))
+        if letters is not None:
+            differences += letter_differences(entry, outcome.rejects, letters)
+        self._result.differ(differences)
+        self._result.count("batches_different" if differences else "batches_same")
+
+    def _take(self, entry: JournalEntry) -> Any:
+        if self._written is None:
+            return None
+        try:
+            return self._written.take(entry)
+        except OutputError as error:
+            self._result.differ([_output_difference(entry, error)])
+            self._written = None
+            return None
+
+    def _dug(self, entry: JournalEntry) -> Any:
+        if self._buried is None or self._buried.letters.missing:
+            return None
+        try:
+            letters = self._buried.take(entry.dead)
+        except OutputError as error:
+            self._result.differ([_output_difference(entry, error, "dead_letter")])
+            self._buried = None
+            return None
+        return None if self._buried.letters.missing else letters
+
+    def _finish(self) -> None:
+        if self._written is not None:
+            self._written.finish()
+            self._result.count("scores_compared", self._written.compared)
+            for lost in self._written.missing:
+                self._lost_output(lost)
+        for path in self._buried.letters.missing if self._buried is not None else ():
+            self._result.notes.append(f"{path} is there no longer: dead letters are compared up to there")
+        if self._is_lost:
+            self._result.notes.append(
+                "a step with memory needs all records before a batch: none was scored from where they are missing"
+            )
+
+    def _lost_output(self, path: str) -> None:
+        """A closed segment may have been taken away by its reader; one file may not."""
+        assert self._written is not None
+        if self._written.is_rotated:
+            self._result.notes.append(f"{path} is there no longer: its scores can't be compared")
+        else:
+            self._result.differ([Difference(what="output", where=path, recorded="scores", found="no file")])
+
+
+def sink_layout(sink: FileSink) -> Layout:
+    """Return how a file sink's output lies in its files."""
+    compression = sink.compression or "none"
+    return Layout(Path(sink.path), sink.rotation is not None, sink.format, compression)
+
+
+def _recorded_config(config: Config, manifest: Mapping[str, Any], result: Verification) -> Config:
+    """Return the config that the run had, as far as it can be had again."""
+    if manifest["config_digest"] == config.digest:
+        return config
+    differences = config_differences(manifest["config"], config.effective)
+    result.differ(differences)
+    try:
+        return restore_config(config.path, manifest["config"], find_part)
+    except ConfigError as error:
+        result.notes.append(f"the recorded config can't be used any more, the one that is there is: {error}")
+        return config
+
+
+def _assembled(config: Config, manifest: Mapping[str, Any], result: Verification) -> Assembly | None:
+    """Return steps and model, and say whether the model is the recorded one."""
+    recorded, where = manifest["model"].get("sha256"), str(manifest["model"].get("path"))
+    try:
+        assembly = Assembly(config)
+    except StreambatchError as error:
+        result.differ([Difference(what="model", where=where, recorded=recorded, found=str(error))])
+        return None
+    found = getattr(assembly.model, "digest", None)
+    if recorded != found:
+        result.differ([Difference(what="model", where=where, recorded=recorded, found=found)])
+    elif recorded is None:
+        result.notes.append("the model has no digest: whether it is the same can't be told")
+    return assembly
+
+
+def _transform(config: Config, assembly: Assembly) -> Transform:
+    sources: list[Any] = [part.options for part in config.sources]
+    encoder = encoder_for(config.sink.options.format, config.record)
+    sources += replay_sources(config)
+    return transform_for(sources, config.record, assembly.steps, assembly.model, encoder)
+
+
+def _is_journal_whole(reader: StateReader, manifest: Mapping[str, Any]) -> bool:
+    """Tell whether the journal has all of the run's batches: old ones are forgotten before the run is."""
+    journal = sum(entry.scored + entry.dead for entry in reader.journal(manifest["run"]))
+    return bool(journal == manifest["counts"]["scored"] + manifest["counts"]["dead_lettered"])
+
+
+def _batch(at: int, chunks: Sequence[Chunk]) -> Batch:
+    count, size = sum(chunk.count for chunk in chunks), sum(chunk.size for chunk in chunks)
+    return Batch(at + 1, chunks, count, size, "size", Stamps(0.0, 0.0))
+
+
+async def _scored(transform: Transform, batch: Batch) -> Outcome:
+    with np.errstate(all="ignore"):
+        if getattr(transform.model, "is_async", False):
+            return await transform.run_async(batch, _now)
+        return transform.run(batch, _now)
+
+
+def _now() -> float:
+    return 0.0
+
+
+def _changed(known: Input) -> Difference:
+    where = f"{known.source}/{known.partition}" + (f" ({known.path})" if known.path != known.partition else "")
+    return Difference(what="input", where=where, recorded=known.recorded, found=known.found)
+
+
+def _output_difference(entry: JournalEntry, error: OutputError, what: What = "output") -> Difference:
+    return Difference(what=what, where="files", recorded="what the journal says", found=str(error), batch=entry.batch)

@@ -1,0 +1,30 @@
+"""Takes secrets out of texts that were not made to be read by everybody, such as the errors of a client library.
+
+Found by their form: user and password in an address, what an Authorization header holds, and what is assigned to a
+name that says it is secret.
+"""
+
+from __future__ import annotations
+
+import re
+
+REDACTED = "***"
+SECRET_WORDS = ("password", "passwd", "passphrase", "token", "secret", "key", "credential", "credentials")
+_USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]+@")
+_SCHEME = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{4,}", re.IGNORECASE)
+_ASSIGNED = re.compile(
+    rf"\b((?:\w+[_-])*(?:{'|'.join(SECRET_WORDS)}))(=|\"?\s*:\s*\"|\s*=\s*['\"])[^\s&;,'\"\]}})]+", re.IGNORECASE
+)
+
+
+def redacted(text: str) -> str:
+    """Return a text without the secrets that show by their form."""
+    if "://" in text:
+        text = _USERINFO.sub(rf"\1{REDACTED}@", text)
+    text = _SCHEME.sub(rf"\1 {REDACTED}", text)
+    return _ASSIGNED.sub(rf"\1\2{REDACTED}", text)
+
+
+def looks_secret(name: str) -> bool:
+    """Tell by its name whether a key or variable holds a secret."""
+    return not set(SECRET_WORDS).isdisjoint(name.lower().replace("-", "_").split("_"))

@@ -1,0 +1,98 @@
+"""The last dead letters and errors of a pipeline, for whoever looks at its status.
+
+Holds so many of each and no more, whatever comes: an error that repeats is one entry that counts, and of a batch full
+of dead records only the last few are looked at. Never the bytes of a record.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from datetime import UTC, datetime
+from typing import Any
+
+from streambatch.clock import Clock
+from streambatch.events import Observer
+from streambatch.records import Batch, Outcome
+
+KEPT = 20
+"""Dead letters, and errors, that are remembered."""
+TEXT_MAX = 240
+"""Characters kept of an error's text."""
+_USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]+@")
+
+
+class Recent(Observer):
+    """Remembers; `dead_letters` and `errors` return the newest first, ready for JSON."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._dead: deque[dict[str, Any]] = deque(maxlen=KEPT)
+        self._errors: deque[dict[str, Any]] = deque(maxlen=KEPT)
+
+    @property
+    def dead_letters(self) -> list[dict[str, Any]]:
+        """What died last: `at`, `stage`, `reason`, `source`, `partition`, `position`, `error`."""
+        return list(reversed(self._dead))
+
+    @property
+    def errors(self) -> list[dict[str, Any]]:
+        """What went wrong last: `where`, `error`, `at`, `last_at`, `times`, and `over_at`, None while it lasts."""
+        return [dict(error) for error in reversed(self._errors)]
+
+    def batch_written(self, batch: Batch, outcome: Outcome) -> None:
+        if not outcome.rejects:
+            return
+        at = self._now()
+        for reject in outcome.rejects[-KEPT:]:
+            self._dead.append(
+                {
+                    "at": at,
+                    "stage": reject.stage,
+                    "reason": reject.reason,
+                    "source": reject.partition.source,
+                    "partition": reject.partition.name,
+                    "position": reject.position,
+                    "error": _short(reject.error),
+                }
+            )
+
+    def source_failed(self, source: str, error: BaseException) -> None:
+        self._note(f"source {source}", str(error))
+
+    def source_recovered(self, source: str) -> None:
+        self._over(f"source {source}")
+
+    def sink_failed(self, sink: str, error: BaseException) -> None:
+        self._note(f"sink {sink}", str(error))
+
+    def sink_recovered(self, sink: str) -> None:
+        self._over(f"sink {sink}")
+
+    def synced(self, seconds: float, *, ok: bool) -> None:
+        if ok:
+            self._over("checkpoint")
+        else:
+            self._note("checkpoint", "outputs could not be made durable")
+
+    def _note(self, where: str, error: str) -> None:
+        at, error = self._now(), _short(error)
+        for known in self._errors:
+            if known["over_at"] is None and (known["where"], known["error"]) == (where, error):
+                known["times"] += 1
+                known["last_at"] = at
+                return
+        self._errors.append({"where": where, "error": error, "at": at, "last_at": at, "times": 1, "over_at": None})
+
+    def _over(self, where: str) -> None:
+        for known in self._errors:
+            if known["over_at"] is None and known["where"] == where:
+                known["over_at"] = self._now()
+
+    def _now(self) -> str:
+        return datetime.fromtimestamp(self._clock.wall(), UTC).isoformat(timespec="milliseconds")
+
+
+def _short(text: str) -> str:
+    text = _USERINFO.sub(r"\1***@", text)
+    return text if len(text) <= TEXT_MAX else f"{text[: TEXT_MAX - 3]}..."
