@@ -71,7 +71,7 @@ def _run(folder: Path, seconds: float, ended: list[int]) -> None:
     with _pipeline(folder, url) as process:
         demo = Demo(process, folder, url)
         demo.start()
-        print(f"its metrics are at {url}/metrics, what it is doing at {url}/status; Ctrl-C ends it early", flush=True)
+        print(f"watch it live at {url}/, its metrics are at {url}/metrics; Ctrl-C ends it early", flush=True)
         with _progress() as show, (folder / "feed.jsonl").open("ab", buffering=0) as feed:
             demo.feed(feed, seconds, show, ended)
             demo.catch_up(show)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby, islice
 from typing import Any
 
+import anyio
 import msgspec
 from anyio import to_thread
 
@@ -132,7 +133,8 @@ class Checkpointer:
         checkpoint = self._checkpoint(finished, marks, with_digests=is_all)
         if checkpoint is None:
             return
-        await to_thread.run_sync(self._store.commit, checkpoint)
+        with anyio.CancelScope(shield=True):  # what is stored is never stored again
+            await to_thread.run_sync(self._store.commit, checkpoint)
         self._stored(checkpoint)
 
     def _number(self, batch: Batch) -> int:

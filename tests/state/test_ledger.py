@@ -100,3 +100,39 @@ class LedgerMachine(RuleBasedStateMachine):
 
 LedgerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestLedger = LedgerMachine.TestCase
+
+
+def test_what_an_earlier_run_had_received_is_recovered_up_to_its_very_record() -> None:
+    ledger, partition = Ledger(), PARTITIONS[0]
+    ledger.add_source("a", is_resumable=True)
+    ledger.resume(partition, 10)
+    assert ledger.received(chunk_of([b"x", b"x"], partition=partition, base=4)) == 2
+    assert ledger.received(chunk_of([b"x", b"x", b"x"], partition=partition, base=8)) == 1
+    assert ledger.received(chunk_of([b"x"], partition=partition, base=14)) == 0
+    counts = ledger.sources["a"]
+    assert (counts.received, counts.recovered, counts.unacked, counts.imbalance) == (3, 3, 6, 0)
+    assert ledger.reached() == {partition: (4, 16)}
+    assert ledger.reached() == {}
+
+
+def test_the_counts_after_an_ack_are_known_before_it() -> None:
+    ledger = Ledger()
+    ledger.add_source("a")
+    chunk = chunk_of([b"x", b"y"], partition=PARTITIONS[0])
+    ledger.received(chunk)
+    batch = Batch(0, [chunk], 2, 4, "size", Stamps(0, 0))
+    ledger.opened(batch)
+    outcome = Outcome(b"", {"a": 1}, [], {"a": 1})
+    after = ledger.after([(batch, outcome)])
+    assert ledger.sources["a"].unacked == 2
+    ledger.acked(batch, outcome)
+    assert after == ledger.sources
+
+
+def test_what_was_lost_with_a_damaged_spool_is_dropped() -> None:
+    ledger = Ledger()
+    ledger.add_source("a")
+    ledger.received(chunk_of([b"x", b"y"], partition=PARTITIONS[0]))
+    ledger.lost("a", 1)
+    counts = ledger.sources["a"]
+    assert (counts.dropped, counts.unacked, counts.imbalance) == ({"corrupt": 1}, 1, 0)

@@ -171,6 +171,8 @@ def test_the_manifest_says_what_a_run_was(store: StateStore) -> None:
         "config": {"name": "rides", "source": {"in": {"password": "***"}}},
         "config_digest": "c" * 64,
         "model": {"path": "model.npz", "format": "linear", "sha256": "d" * 64, "parameters": {"features": 10}},
+        "changes": [],
+        "changes_forgotten": 0,
         "sources": {
             "in": {
                 "counts": counts.as_records(),
