@@ -16,12 +16,13 @@ from streambatch.config import Group
 from streambatch.config.schema import config_schema
 from streambatch.metrics.catalogue import CATALOGUE, DEAD_LETTERS, DROPPED, Metric
 from streambatch.plugins import find_part, installed
+from streambatch.units import format_size
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 FOLDER = Path(__file__).parent / "reference"
 _SECTIONS = (
     "source", "record", "queue", "limits", "batch", "preprocess", "model", "workers", "sink", "dead_letter", "delivery",
-    "http",
+    "runs", "http",
 )  # fmt: skip
 _HEADERS = {"source": "[source.<name>]", "preprocess": "[[preprocess]]", "sink": "[sink.<name>]"}
 _GENERATED = "<!-- Made by docs/generate.py: change the program and run `make docs`. -->\n"
@@ -128,7 +129,8 @@ def _tables_in(option: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, An
 def _holds(option: Mapping[str, Any]) -> str:
     """Return what a key may hold, in words."""
     if "x-unit" in option:
-        return str(option["x-unit"]) + _limits(option["anyOf"][0])
+        unit = str(option["x-unit"])
+        return unit + _limits(option["anyOf"][0], is_size=unit == "size")
     if "anyOf" in option:
         words = [_holds(one) for one in option["anyOf"] if "$ref" not in one]
         return " or ".join(dict.fromkeys(words))
@@ -141,9 +143,9 @@ def _holds(option: Mapping[str, Any]) -> str:
     return nouns.get(kind, kind) + _limits(option)
 
 
-def _limits(option: Mapping[str, Any]) -> str:
+def _limits(option: Mapping[str, Any], *, is_size: bool = False) -> str:
     said = [
-        f"{word} {option[limit]:g}"
+        f"{word} {format_size(option[limit]) if is_size else format(option[limit], 'g')}"
         for limit, word in (
             ("minimum", "at least"), ("exclusiveMinimum", "above"), ("maximum", "at most"),
             ("exclusiveMaximum", "below"),
@@ -187,7 +189,8 @@ def _commands(group: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _argument(option: Any) -> str:
-    return str(option.metavar) if option.required else f"[{option.metavar}]"
+    name = str(option.metavar)
+    return name if option.required or name.startswith("[") else f"[{name}]"
 
 
 def _options(command: Any) -> Iterator[str]:

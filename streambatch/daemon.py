@@ -1,7 +1,7 @@
 """One pipeline as a long-lived process: state held, signals heeded, admin port served, a report left behind.
 
-SIGTERM or SIGINT stops gracefully, a second one hard. Whatever happens, the process ends with one of four exit codes,
-and what it had to say is on stderr.
+SIGTERM or SIGINT stops gracefully, a second one hard; SIGHUP has the config read again. Whatever happens, the process
+ends with one of four exit codes, and what it had to say is on stderr.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,10 +34,11 @@ from streambatch.errors import (
     first_cause,
 )
 from streambatch.events import Observers
-from streambatch.logs import LogObserver, configure_logs, stderr_is_terminal
+from streambatch.logs import LogObserver, LogOptions, configure_logs, stderr_is_terminal
 from streambatch.metrics import Metrics, MetricsObserver, sample_loop_lag
 from streambatch.notify import Notifier
 from streambatch.pipeline import Pipeline
+from streambatch.reloading import Reloaded, Reloader
 from streambatch.state.folder import StateFolder
 from streambatch.state.manifest import code_revision
 from streambatch.state.report import RunReport, Snapshot
@@ -68,6 +69,7 @@ def run(
     overrides: Sequence[str] = (),
     report: Path | None = None,
     progress: Callable[[Config], Progress | None] = lambda config: None,
+    logs: LogOptions | None = None,
 ) -> int:
     """Run a config's pipeline to the end of its input or until stopped, and return the exit code.
 
@@ -76,9 +78,9 @@ def run(
     """
     config = load_config(path, overrides=overrides)
     _check_report(report)
-    configure_logs(is_terminal=stderr_is_terminal())
+    messages = configure_logs(is_terminal=stderr_is_terminal(), options=logs)
     with StateFolder(config.state_dir) as folder:
-        daemon = Daemon(Assembly(config), folder, progress(config))
+        daemon = Daemon(Assembly(config), folder, progress(config), overrides=overrides, messages=messages)
         code = anyio.run(daemon.run)
         if report is not None and daemon.pipeline.report is not None:
             code = max(code, _write_report(report, daemon.pipeline.report))
@@ -88,8 +90,18 @@ def run(
 class Daemon:
     """A pipeline, the tasks that go along with it, and the exit code that comes of it."""
 
-    def __init__(self, assembly: Assembly, folder: StateFolder, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        assembly: Assembly,
+        folder: StateFolder,
+        progress: Progress | None = None,
+        *,
+        overrides: Sequence[str] = (),
+        messages: Mapping[str, int] | None = None,
+    ) -> None:
         self._config, self._progress = assembly.config, progress
+        self._effective = dict(self._config.effective)
+        self._had_terminal = stderr_is_terminal()
         self._log: Any = structlog.get_logger()
         self._clock = SystemClock()
         self._registry = CollectorRegistry()
@@ -98,6 +110,7 @@ class Daemon:
             self._registry,
             revision=code_revision() or "unknown",
             config_digest=self._config.digest,
+            log_messages=messages,
             clock=self._clock,
         )
         counting, recent = MetricsObserver(), Recent(self._clock)
@@ -116,6 +129,26 @@ class Daemon:
             model_digest=digest or None,
             state_dir=self._config.state_dir,
         )
+        self._reloader = Reloader(assembly, self.pipeline, self, overrides=overrides)
+
+    def reloading(self) -> None:
+        """See reloading.Told."""
+        self._notifier.reloading()
+
+    def reloaded(self, result: Reloaded, assembly: Assembly) -> None:
+        """See reloading.Told."""
+        config, digest = assembly.config, result.model_digest
+        self._metrics.config_reloaded(ok=result.ok, digest=config.digest)
+        if result.model:
+            self._metrics.model_reloaded(
+                self.pipeline.name, ok=result.ok, model_format=config.model.type, model_digest=digest or ""
+            )
+        if result.ok:
+            self._effective.clear()
+            self._effective.update(config.effective)
+            self._watch.reloaded(config.effective, config.digest, digest)
+            self._notifier.drain_seconds = config.delivery.drain_timeout
+        self._notifier.reloaded()
 
     async def run(self) -> int:
         """Run the pipeline and return the exit code; errors are logged, not raised."""
@@ -149,17 +182,19 @@ class Daemon:
         if self._config.http.listen != "off":
             from streambatch.web.app import create_app
             from streambatch.web.feed import Feed
+            from streambatch.web.lifecycle import lifecycle_routes
             from streambatch.web.server import serve
 
             feed = Feed(self._watch)
             app = create_app(
                 pipeline=self.pipeline,
                 registry=self._registry,
-                effective_config=self._config.effective,
+                effective_config=self._effective,
                 watch=self._watch,
                 feed=feed,
                 listen=self._config.http.listen,
                 token=self._config.http.token,
+                more=lifecycle_routes(self._reloader.reload) if self._config.http.lifecycle else (),
             )
             address = await along.start(serve, app, self._config.http.listen)
             self._log.info("admin_listening", url=f"http://{address}")
@@ -167,6 +202,7 @@ class Daemon:
             along.start_soon(self._watch.keep)
             along.start_soon(feed.run)
         along.start_soon(self._notifier.keep, self.pipeline)
+        along.start_soon(self._reloader.keep)
         for source in self.pipeline.sources:
             if hasattr(source, "listening"):
                 along.start_soon(self._say_listening, source)
@@ -174,15 +210,22 @@ class Daemon:
             along.start_soon(self._show, self._progress)
 
     async def _heed_signals(self, *, task_status: TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             task_status.started()
             is_first = True
             async for number in signals:
+                if number == signal.SIGHUP and not self._has_lost_terminal():
+                    self._reloader.ask()
+                    continue
                 self._log.info("stopping" if is_first else "stopping_hard", signal=signal.Signals(number).name)
                 if is_first:
                     self._notifier.stopping()
                 (self.pipeline.stop if is_first else self.pipeline.abort)()
                 is_first = False
+
+    def _has_lost_terminal(self) -> bool:
+        """Whether a hang-up is the end of the terminal it all was started from, and not somebody's wish to reload."""
+        return self._had_terminal and not stderr_is_terminal()
 
     async def _say_listening(self, source: Any) -> None:
         self._log.info("listening", source=source.name, address=await source.listening())

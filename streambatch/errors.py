@@ -4,7 +4,7 @@ A class builds its message from its fields and keeps the fields. A message names
 allowed and, where there is something to do, what to do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -146,8 +146,15 @@ class HeldError(StreambatchError):
     """A state folder or an output is in use by another process, or already there."""
 
 
-def first_cause(error: BaseException) -> BaseException:
-    """Return the first error inside nested groups."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+def first_cause(error: BaseException, besides: type[BaseException] | tuple[()] = ()) -> BaseException:
+    """Return the first error inside nested groups; one that is a `besides` only if there is no other."""
+    causes = list(_causes(error))
+    return next((cause for cause in causes if not isinstance(cause, besides)), causes[0])
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        yield error
+        return
+    for one in error.exceptions:
+        yield from _causes(one)

@@ -1,7 +1,7 @@
 """What the daemon says on stderr: one event and its fields a line, as JSON, or as text for a terminal.
 
 What can happen at any rate is said a few times and then summed up, so that a flood of bad records never becomes a
-flood of lines. Nothing here writes to stdout.
+flood of lines. What looks like a secret is not said. Nothing here writes to stdout.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import contextlib
 import logging
 import sys
 from collections import Counter
-from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import structlog
 
-from streambatch.clock import Clock
+from streambatch.clock import Clock, SystemClock
 from streambatch.events import FileEvent, Observer, Refusal, RejectedConnection, State
+from streambatch.redaction import REDACTED, looks_secret, redacted
 
 if TYPE_CHECKING:
     from streambatch.records import Batch, Outcome, Reason, Reject, Stage
@@ -25,8 +27,21 @@ if TYPE_CHECKING:
 LINES_MAX = 5
 """Lines of one kind within EVERY_SECONDS; what is beyond is counted in the next line."""
 EVERY_SECONDS = 10.0
+KINDS_MAX = 1000
+"""Kinds of lines that are counted apart: a library may say something new each time."""
 
+Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["auto", "json", "text"]
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _LEVELS = {logging.WARNING: "warning", logging.ERROR: "error", logging.CRITICAL: "critical"}
+
+
+@dataclass(frozen=True)
+class LogOptions:
+    """level: what is said at least. format: `auto` is text for a terminal and JSON for all else."""
+
+    level: Level = "info"
+    format: Format = "auto"
 
 
 class RateLimit:
@@ -41,6 +56,8 @@ class RateLimit:
         started, told, untold = self._windows.get(key, (now, 0, 0))
         if now - started >= self._every:
             started, told = now, 0
+        if key not in self._windows and len(self._windows) >= KINDS_MAX:
+            del self._windows[next(iter(self._windows))]
         if told < self._lines:
             self._windows[key] = (started, told + 1, 0)
             return untold + count
@@ -55,6 +72,7 @@ class LogObserver(Observer):
         self._clock = clock
         self._log = structlog.get_logger()
         self._limit = RateLimit()
+        self._is_unsynced = False
 
     def state_changed(self, state: State) -> None:
         self._log.info("state_changed", state=state)
@@ -64,6 +82,18 @@ class LogObserver(Observer):
 
     def records_refused(self, source: str, records: int, reason: Refusal) -> None:
         self._tell("records_refused", (source, reason), records, "records", source=source, reason=reason)
+
+    def records_recovered(self, source: str, records: int) -> None:
+        self._tell("records_recovered", source, records, "records", level="info", source=source)
+
+    def datagrams_dropped(self, source: str, count: int) -> None:
+        self._tell("datagrams_dropped", source, count, "datagrams", source=source)
+
+    def source_failed(self, source: str, error: BaseException) -> None:
+        self._tell("source_failed", source, 1, "times", source=source, error=str(error))
+
+    def source_recovered(self, source: str) -> None:
+        self._tell("source_recovered", source, 1, "times", level="info", source=source)
 
     def file_changed(self, source: str, path: str, event: FileEvent) -> None:
         count = self._limit.admit(("file", source, event), self._clock.monotonic())
@@ -95,27 +125,53 @@ class LogObserver(Observer):
     def sink_failed(self, sink: str, error: BaseException) -> None:
         self._tell("sink_failed", sink, 1, "times", sink=sink, error=str(error))
 
+    def sink_retried(self, sink: str) -> None:
+        self._tell("sink_retried", sink, 1, "times", level="debug", sink=sink)
+
+    def sink_recovered(self, sink: str) -> None:
+        self._tell("sink_recovered", sink, 1, "times", level="info", sink=sink)
+
     def synced(self, seconds: float, *, ok: bool) -> None:
         if not ok:
             self._tell("sync_failed", None, 1, "times", seconds=round(seconds, 3))
+        elif self._is_unsynced:
+            self._tell("sync_recovered", None, 1, "times", level="info", seconds=round(seconds, 3))
+        self._is_unsynced = not ok
 
-    def _tell(self, event: str, key: Hashable, count: int, unit: str, **fields: Any) -> None:
+    def _tell(
+        self, event: str, key: Hashable, count: int, unit: str, *, level: Level = "warning", **fields: Any
+    ) -> None:
         told = self._limit.admit((event, key), self._clock.monotonic(), count)
         if told is not None:
-            self._log.warning(event, **{unit: told}, **fields)
+            getattr(self._log, level)(event, **{unit: told}, **fields)
 
 
-def configure_logs(*, is_terminal: bool) -> None:
-    """Send structlog's and the standard library's messages to stderr: text for a terminal, else lines of JSON."""
+def configure_logs(*, is_terminal: bool, options: LogOptions | None = None) -> Mapping[str, int]:
+    """Send structlog's and the standard library's messages to stderr: text for a terminal, else lines of JSON.
+
+    Returns how many were said, by level; it goes on counting.
+    """
+    options = options or LogOptions()
+    is_text = is_terminal if options.format == "auto" else options.format == "text"
     stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S" if is_terminal else "iso", utc=not is_terminal)
-    renderer: Any = _console_renderer() if is_terminal else structlog.processors.JSONRenderer(serializer=_as_json)
-    trace = [] if is_terminal else [structlog.processors.format_exc_info]
+    text: Any = [_without_controls, _console_renderer(has_colors=is_terminal)]
+    counting = _Counting()
     structlog.configure(
-        processors=[structlog.processors.add_log_level, stamp, *trace, renderer],
+        processors=[
+            structlog.processors.add_log_level,
+            counting,
+            stamp,
+            structlog.processors.format_exc_info,
+            _without_secrets,
+            *(text if is_text else [structlog.processors.JSONRenderer(serializer=_as_json)]),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(options.level),
         logger_factory=_Stderr,
         cache_logger_on_first_use=False,
     )
-    logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
+    level = max(logging.WARNING, getattr(logging, options.level.upper()))
+    logging.basicConfig(handlers=[_Forward()], level=level, force=True)
+    return counting.messages
 
 
 def stderr_is_terminal() -> bool:
@@ -123,10 +179,46 @@ def stderr_is_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-def _console_renderer() -> Any:
+def _console_renderer(*, has_colors: bool) -> Any:
     return structlog.dev.ConsoleRenderer(
-        colors=True, pad_event_to=20, sort_keys=False, exception_formatter=structlog.dev.plain_traceback
+        colors=has_colors, pad_event_to=20, sort_keys=False, exception_formatter=structlog.dev.plain_traceback
     )
+
+
+class _Counting:
+    """Counts what passes, by level."""
+
+    def __init__(self) -> None:
+        self.messages: Counter[str] = Counter()
+
+    def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        self.messages[event["level"]] += 1
+        return event
+
+
+def _without_secrets(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in event.items():
+        event[key] = REDACTED if looks_secret(key) else _redacted(value)
+    return event
+
+
+def _redacted(value: Any) -> Any:
+    """Return a value of plain data without secrets; what is none is said as its text."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, Mapping):
+        return {key: REDACTED if looks_secret(str(key)) else _redacted(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(inner) for inner in value]
+    return value if value is None or isinstance(value, bool | int | float) else redacted(str(value))
+
+
+def _without_controls(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep what a record or a client holds from steering the terminal."""
+    for key, value in event.items():
+        if isinstance(value, str) and key != "exception":
+            event[key] = value.translate(_CONTROLS)
+    return event
 
 
 def _as_json(event: dict[str, Any], **_: Any) -> str:
@@ -150,13 +242,20 @@ class _Stderr:
 
 
 class _Forward(logging.Handler):
-    """Passes what libraries log on to structlog."""
+    """Passes what libraries log on to structlog. A record may name its `event`, with `fields`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limit, self._clock = RateLimit(), SystemClock()
 
     def emit(self, record: logging.LogRecord) -> None:
+        told = self._limit.admit((record.name, str(record.msg)), self._clock.monotonic())
+        if told is None:
+            return
         level = _LEVELS.get(record.levelno, "info")
-        getattr(structlog.get_logger(), level)(
-            record.getMessage(), logger=record.name, exc_info=record.exc_info or None
-        )
+        fields = {**getattr(record, "fields", {}), **_beyond_one(told, "times")}
+        event = getattr(record, "event", None) or record.getMessage()
+        getattr(structlog.get_logger(), level)(event, **fields, logger=record.name, exc_info=record.exc_info or None)
 
 
 def _beyond_one(count: int, unit: str) -> dict[str, int]:

@@ -42,7 +42,7 @@ class Notifier(Observer):
     def __init__(self, *, drain_seconds: float, clock: Clock, environ: Mapping[str, str] = os.environ) -> None:
         self._address = _address(environ.get("NOTIFY_SOCKET", ""))
         self._watchdog = _watchdog_seconds(environ)
-        self._drain, self._clock = drain_seconds, clock
+        self.drain_seconds, self._clock = drain_seconds, clock
         self._log: Any = structlog.get_logger()
         self._owed: list[str] = []
         self._said: Snapshot | None = None
@@ -62,7 +62,7 @@ class Notifier(Observer):
 
     def stopping(self) -> None:
         """Say that a stop was asked for, and how long it may take."""
-        self._say("STOPPING=1", _extension(self._drain + MARGIN_SECONDS), "STATUS=stopping")
+        self._say("STOPPING=1", _extension(self.drain_seconds + MARGIN_SECONDS), "STATUS=stopping")
 
     def reloading(self) -> None:
         """Say that the config is read again; `reloaded` has to follow."""

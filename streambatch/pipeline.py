@@ -7,7 +7,7 @@ The pipeline knows protocols, never a concrete source, model or sink.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,16 +95,14 @@ class Pipeline:
         self._intakes: dict[str, SourceIntake] = {}
         self.inbox = Inbox((queue or QueueLimits()).within(limits.memory // 4), self._by_name)
         self.budget = Budget(limits.memory)
-        policy = batch or BatchPolicy()
-        self._window = Window(policy)
+        self._window = Window(batch or BatchPolicy())
         self._batcher = Batcher(self.inbox, self._window, self.clock)
         self._encoder = encoder_for(sink.format, record)
         self._preprocess = tuple(preprocess)
         self._transform = transform_for(self.sources, record, preprocess, model, self._encoder)
         self._executor = make_executor(self.workers, self._transform, self._scored, self.clock.monotonic)
-        self._in_flight = InFlight(
-            self._executor.capacity, limits.memory // 4, workers=self.workers.count, patience=policy.max_wait
-        )
+        self._in_flight = InFlight(self._executor.capacity, limits.memory // 4)
+        self._bound_in_flight()
         self._dead_letters = DeadLetterLog(
             dead_letter, self.state_dir, pipeline=name, run=self.run_id, clock=self.clock
         )
@@ -127,8 +125,7 @@ class Pipeline:
         self._tasks: anyio.abc.TaskGroup | None = None
         self._freed: anyio.Event | None = None
         self._failure: Exception | None = None
-        self._failed = anyio.Event()
-        self._stop_asked, self._reloaded = anyio.Event(), anyio.Event()
+        self._failed, self._stop_asked, self._reloaded = anyio.Event(), anyio.Event(), anyio.Event()
 
     async def run(self) -> RunReport:
         """Run to the end of the input or until stopped, and report.
@@ -142,10 +139,13 @@ class Pipeline:
             await self._end("stopped", None)
             raise
         except BaseException as error:
-            cause = first_cause(error)
+            cause = first_cause(error, besides=InboxAborted)
             if not isinstance(cause, InboxAborted):
                 await self._end("failed", cause)
                 raise cause from cause.__cause__
+            report = await self._end("stopped", None)
+            await checkpoint()  # where it was given up because it is cancelled, it is here
+            return report
         return await self._end("stopped" if self._stop_asked.is_set() else "input_ended", None)
 
     @property
@@ -183,9 +183,8 @@ class Pipeline:
         self._transform, self.model, self._preprocess = transform, settings.model, tuple(settings.preprocess)
         self.workers, self.delivery = settings.workers, settings.delivery
         self._executor.replace(terms_of(self.workers, transform, self.clock.monotonic), self.workers.count)
-        patience = settings.batch.max_wait
-        self._in_flight.resize(self._executor.capacity, workers=self.workers.count, patience=patience)
         self._window.replace(settings.batch)
+        self._bound_in_flight()
         self.inbox.resize(settings.queue.within(self.budget.capacity // 4))
         self._stop_at = stop_share(settings.dead_letter, is_finite=self._is_finite)
         if self._durability is not None:
@@ -225,7 +224,7 @@ class Pipeline:
         try:
             async with anyio.create_task_group() as self._tasks:
                 for task in (self._read, self._cut, self._deliver):
-                    self._tasks.start_soon(task)
+                    self._tasks.start_soon(self._or_give_up, task)
                 if self._stop_asked.is_set():
                     self._vitals.enter("draining")
                 else:
@@ -233,6 +232,14 @@ class Pipeline:
         finally:
             with anyio.move_on_after(LAST_SYNC_SECONDS, shield=True):
                 await self._close()
+
+    async def _or_give_up(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Let go of sources that wait for room which nobody will make any more: no cancellation reaches them there."""
+        try:
+            await task()
+        except BaseException:
+            self.inbox.abort()
+            raise
 
     async def _open(self) -> bool:
         """Resume, and open the outputs. Returns False when an outage keeps one closed and a stop was asked for."""
@@ -306,6 +313,10 @@ class Pipeline:
                     await checkpoint()
                     yielded = now
         self._outbox.close()
+
+    def _bound_in_flight(self) -> None:
+        patience = self._window.policy.max_wait
+        self._in_flight.resize(self._executor.capacity, workers=self.workers.count, patience=patience)
 
     async def _slot(self) -> None:
         self._raise_failure()

@@ -7,8 +7,9 @@ one reload is at work at a time. A config that names what can't change while the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -74,7 +75,7 @@ class Reloader:
         self._turn = anyio.Lock()
         self._asked = anyio.Event()
         self._log: Any = structlog.get_logger()
-        self._loading: threading.Thread | None = None
+        self._is_loading = False
 
     def ask(self) -> None:
         """Have the config reloaded soon; several that ask before it begins get one."""
@@ -138,26 +139,38 @@ class Reloader:
     async def _load(self) -> _Prepared:
         """Prepare all that the new config asks for, in a thread of its own that may be left behind."""
         self._check_running()
-        if self._loading is not None and self._loading.is_alive():
+        if self._is_loading:
             raise _NotNow("what an earlier reload began to load is still loading")
         loop = asyncio.get_running_loop()
         loaded: asyncio.Future[_Prepared] = loop.create_future()
 
-        def work() -> None:
-            try:
-                prepared = self._prepared()
-            except Exception as error:
-                _call_soon(loop, _settle, loaded, error)
-            except BaseException as error:  # a module that wants the process to exit
-                _call_soon(loop, _settle, loaded, _NotNow(f"loading it raised {type(error).__name__}: {error}"))
+        def settle(result: _Prepared | Exception) -> None:
+            self._is_loading = False
+            if loaded.done():
+                return  # nobody waits for it any more
+            if isinstance(result, Exception):
+                loaded.set_exception(result)
             else:
-                _call_soon(loop, _settle, loaded, prepared)
+                loaded.set_result(result)
 
-        self._loading = threading.Thread(target=work, name="streambatch-reload", daemon=True)
-        self._loading.start()
+        def work() -> None:
+            result = self._outcome()
+            with contextlib.suppress(RuntimeError):  # the loop is gone
+                loop.call_soon_threadsafe(settle, result)
+
+        self._is_loading = True
+        threading.Thread(target=work, name="streambatch-reload", daemon=True).start()
         with anyio.move_on_after(self._seconds_max):
             return await loaded
         raise _NotNow(f"it took longer than {self._seconds_max:g} s to load")
+
+    def _outcome(self) -> _Prepared | Exception:
+        try:
+            return self._prepared()
+        except Exception as error:
+            return error
+        except BaseException as error:  # a module that wants the process to exit
+            return _NotNow(f"loading it raised {type(error).__name__}: {error}")
 
     def _prepared(self) -> _Prepared:
         """Load, check and try the new config. Changes nothing."""
@@ -181,19 +194,3 @@ def _is_of_model(error: Exception) -> bool:
     if isinstance(error, ConfigError):
         return any(problem.key.partition(".")[0] == "model" for problem in error.problems)
     return isinstance(error, ModelError | ShapeError)
-
-
-def _settle(future: asyncio.Future[_Prepared], result: _Prepared | Exception) -> None:
-    if future.done():
-        return
-    if isinstance(result, Exception):
-        future.set_exception(result)
-    else:
-        future.set_result(result)
-
-
-def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: Any) -> None:
-    try:
-        loop.call_soon_threadsafe(call, *args)
-    except RuntimeError:
-        return  # the loop is gone: nobody waits

@@ -15,7 +15,6 @@ from streambatch.scoring.executors import Workers, check_timeout, is_async
 from streambatch.scoring.states import has_memory, name_of
 from streambatch.state.dead_letters import DeadLetterOptions
 
-
 LATER = "until the pipeline is started anew"
 """When what can't be changed can be."""
 

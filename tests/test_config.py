@@ -334,7 +334,7 @@ def test_five_mistakes_are_five_problems(load: Loader) -> None:
         ("delivery.drain_timeout=-1", "delivery.drain_timeout", "at least 0"),
         ("http.listen=9464", "http.listen", "a string"),
         ("http.listen=localhost", "http.listen", "host:port"),
-        ("http.lifecycle=true", "http.lifecycle", "listen"),
+        ("http.page=true", "http.page", "listen"),
         ("runs.keep=soon", "runs.keep", "a duration such as"),
     ],
 )

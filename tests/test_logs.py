@@ -9,7 +9,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streambatch.logs import EVERY_SECONDS, LINES_MAX, LogObserver, RateLimit, configure_logs
+from streambatch.logs import EVERY_SECONDS, LINES_MAX, Format, LogObserver, LogOptions, RateLimit, configure_logs
 from streambatch.records import Batch, Outcome, Partition, Reject, Stamps
 
 
@@ -155,3 +155,77 @@ def test_other_events(capsys: pytest.CaptureFixture[str], clock: Hands) -> None:
         {"event": "sink_failed", "level": "warning", "times": 1, "sink": "scores", "error": "disk full"},
         {"event": "sync_failed", "level": "warning", "times": 1, "seconds": 0.5},
     ]
+
+
+def test_outages_and_their_ends(capsys: pytest.CaptureFixture[str], clock: Hands) -> None:
+    configure_logs(is_terminal=False)
+    observer = LogObserver(clock)
+    observer.source_failed("in", OSError("a.jsonl: no such device"))
+    observer.source_recovered("in")
+    observer.sink_failed("scores", OSError("disk full"))
+    observer.sink_retried("scores")
+    observer.sink_recovered("scores")
+    observer.records_recovered("in", 7)
+    observer.datagrams_dropped("in", 3)
+    observer.synced(0.5, ok=False)
+    observer.synced(0.25, ok=True)
+    observer.synced(0.25, ok=True)
+    assert [(line["event"], line["level"]) for line in lines(capsys)] == [
+        ("source_failed", "warning"),
+        ("source_recovered", "info"),
+        ("sink_failed", "warning"),
+        ("sink_recovered", "info"),
+        ("records_recovered", "info"),
+        ("datagrams_dropped", "warning"),
+        ("sync_failed", "warning"),
+        ("sync_recovered", "info"),
+    ]
+
+
+def test_the_level_says_what_is_left_out_and_what_is_said_is_counted(
+    capsys: pytest.CaptureFixture[str], clock: Hands
+) -> None:
+    counts = configure_logs(is_terminal=False, options=LogOptions(level="warning"))
+    LogObserver(clock).state_changed("running")
+    LogObserver(clock).sink_failed("scores", OSError("disk full"))
+    logging.getLogger("somebody").warning("no disk")
+    assert [line["level"] for line in lines(capsys)] == ["warning", "warning"]
+    assert dict(counts) == {"warning": 2}
+
+
+def test_text_without_colors_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(is_terminal=False, options=LogOptions(format="text"))
+    structlog.get_logger().warning("dead_letters", records=3, error="\x1b[2Jgone\n")
+    err = capsys.readouterr().err
+    assert "records=3" in err
+    assert "\x1b" not in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_nothing_secret_is_said(capsys: pytest.CaptureFixture[str], format: Format, clock: Hands) -> None:
+    configure_logs(is_terminal=False, options=LogOptions(format=format))
+    LogObserver(clock).sink_failed("scores", OSError("POST https://ann:s3cret@host/?token=s3cret: 401"))
+    structlog.get_logger().info("starting", token="s3cret", headers={"x-api-key": "s3cret"}, path=["a?key=s3cret"])
+    logging.getLogger("somebody").warning("Authorization: Bearer s3cret")
+    try:
+        raise ValueError("https://ann:s3cret@host")
+    except ValueError:
+        logging.getLogger("somebody").exception("broken")
+    err = capsys.readouterr().err
+    assert "s3cret" not in err
+    assert err.count("***") >= 6
+
+
+def test_a_library_that_floods_is_a_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(is_terminal=False)
+    for number in range(100):
+        logging.getLogger("somebody").warning("try %d", number)
+    assert len(lines(capsys)) == LINES_MAX
+
+
+def test_a_message_may_name_its_event(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(is_terminal=False)
+    logging.getLogger("somebody").warning("a call hangs", extra={"event": "worker_restarted", "fields": {"batch": 3}})
+    (line,) = lines(capsys)
+    assert (line["event"], line["batch"], line["logger"]) == ("worker_restarted", 3, "somebody")

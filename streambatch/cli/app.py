@@ -115,16 +115,28 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="When it ends, however it ends, write counts, rates and latency as JSON."),
     ] = None,
+    log_level: Annotated[
+        str,
+        typer.Option(
+            metavar="LEVEL", envvar="STREAMBATCH_LOG_LEVEL", help="Say this and worse: debug, info, warning or error."
+        ),
+    ] = "info",
+    log_format: Annotated[
+        str,
+        typer.Option(
+            metavar="FORMAT", envvar="STREAMBATCH_LOG_FORMAT", help="json, text, or auto: text where a terminal is."
+        ),
+    ] = "auto",
 ) -> None:
     """Run a pipeline to the end of its input, or until stopped.
 
     Progress and log lines go to stderr. Ctrl-C or SIGTERM stops gracefully: what was received is finished. A second
-    one stops hard. Exit codes: 0 done or clean stop; 1 failed; 2 usage, config or held state; 3 stopped with work
-    unfinished.
+    one stops hard. SIGHUP has the config read again. Exit codes: 0 done or clean stop; 1 failed; 2 usage, config or
+    held state; 3 stopped with work unfinished.
     """
     from streambatch.cli.run import run_pipeline
 
-    raise typer.Exit(run_pipeline(config, overrides or [], report))
+    raise typer.Exit(run_pipeline(config, overrides or [], report, level=log_level, format=log_format))
 
 
 @app.command()

@@ -3,16 +3,28 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 from streambatch import daemon
 from streambatch.config import Config
 from streambatch.daemon import Progress
-from streambatch.logs import stderr_is_terminal
+from streambatch.errors import ConfigError, ConfigProblem
+from streambatch.logs import Format, Level, LogOptions, stderr_is_terminal
 
 
-def run_pipeline(config: Path, overrides: Sequence[str], report: Path | None) -> int:
-    """Run a config and return the exit code. Raises StreambatchError for what keeps it from starting."""
-    return daemon.run(config, overrides=overrides, report=report, progress=_progress)
+def run_pipeline(config: Path, overrides: Sequence[str], report: Path | None, *, level: str, format: str) -> int:
+    """Run a config and return the exit code. level, format: as in LogOptions.
+
+    Raises StreambatchError for what keeps it from starting.
+    """
+    logs = LogOptions(_one_of("--log-level", level, get_args(Level)), _one_of("--log-format", format, get_args(Format)))
+    return daemon.run(config, overrides=overrides, report=report, progress=_progress, logs=logs)
+
+
+def _one_of(option: str, found: str, allowed: Sequence[str]) -> Any:
+    if found.lower() not in allowed:
+        raise ConfigError([ConfigProblem(option, repr(found), ", ".join(allowed))])
+    return found.lower()
 
 
 def _progress(config: Config) -> Progress | None:

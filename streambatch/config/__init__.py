@@ -6,7 +6,6 @@ loaded here.
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -16,21 +15,20 @@ import msgspec
 
 from streambatch.codecs.schema import RecordSchema
 from streambatch.config.crosschecks import cross_check
-from streambatch.config.draft import Draft, looks_secret, read_draft
+from streambatch.config.draft import Draft, read_draft
 from streambatch.config.sections import Find, Group, HttpOptions, Part, Sections, option_fields, read_sections
 from streambatch.durability import Delivery
 from streambatch.errors import ConfigError
 from streambatch.microbatch.budget import Limits
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.microbatch.window import BatchPolicy
+from streambatch.redaction import REDACTED, looks_secret, redacted
 from streambatch.scoring.executors import Workers
 from streambatch.state.dead_letters import DeadLetterOptions
 from streambatch.state.manifest import RunsOptions
 
 __all__ = ["Config", "Find", "Group", "HttpOptions", "Part", "load_config", "restore_config"]
 
-REDACTED = "***"
-_USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]+@")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +163,7 @@ def _redact(value: Any, key: str, secrets: set[str]) -> Any:
         return [_redact(inner, f"{key}[{at}]", secrets) for at, inner in enumerate(value)]
     if value is not None and (key in secrets or (isinstance(value, str) and looks_secret(name))):
         return REDACTED
-    return _USERINFO.sub(rf"\1{REDACTED}@", value) if isinstance(value, str) else value
+    return redacted(value) if isinstance(value, str) else value
 
 
 def _digest(effective: Mapping[str, Any], folder: Path) -> str:

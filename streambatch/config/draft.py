@@ -16,16 +16,18 @@ from typing import Any
 
 from streambatch.config.credentials import read_credential
 from streambatch.errors import ConfigError, ConfigProblem
+from streambatch.redaction import looks_secret
 
 PREFIX = "STREAMBATCH_"
 Table = dict[str, Any]
 
 _SET_BY_KUBERNETES = re.compile(r"(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 """What Kubernetes puts into the environment of every pod beside a service called streambatch."""
+OF_COMMANDS = ("LOG_LEVEL", "LOG_FORMAT", "TOKEN")
+"""What else begins with the prefix: options of commands, and no keys of a config."""
 _WHERE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _STEP = re.compile(r"[^.\[\]]+|\[\d+\]")
 _REFERENCE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_]\w*)(?:(:-|:\?)([^}]*))?\}|(\$\{[^}]*\}?)")
-_SECRET_WORDS = {"password", "passwd", "passphrase", "token", "secret", "key", "credential", "credentials"}
 
 
 @dataclass
@@ -58,8 +60,9 @@ def read_draft(path: Path, overrides: Sequence[str], environ: Mapping[str, str])
     """Read a config file and put in overrides and variables. Raises ConfigError when the file is no TOML."""
     draft = Draft(path.absolute(), _read(path))
     for variable in sorted(environ):
-        if variable.startswith(PREFIX) and not _SET_BY_KUBERNETES.fullmatch(variable.removeprefix(PREFIX)):
-            key = ".".join(variable.removeprefix(PREFIX).lower().split("__"))
+        name = variable.removeprefix(PREFIX)
+        if name != variable and name not in OF_COMMANDS and not _SET_BY_KUBERNETES.fullmatch(name):
+            key = ".".join(name.lower().split("__"))
             _put(draft, key, environ[variable], f"from {variable}")
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -69,11 +72,6 @@ def read_draft(path: Path, overrides: Sequence[str], environ: Mapping[str, str])
             draft.problem("--set", repr(override), "KEY=VALUE, such as batch.max_records=256")
     _substitute(draft, environ)
     return draft
-
-
-def looks_secret(name: str) -> bool:
-    """Tell by its name whether a key or variable holds a secret."""
-    return not _SECRET_WORDS.isdisjoint(name.lower().split("_"))
 
 
 def _read(path: Path) -> Table:

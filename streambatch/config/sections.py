@@ -52,6 +52,9 @@ class HttpOptions:
     """What the live page, `/status`, `/config` and `/-/` ask for unless `listen` is a loopback address: sent as
     `Authorization: Bearer TOKEN`, or once as `/?token=TOKEN`. Without it they answer nobody there."""
 
+    lifecycle: bool = False
+    """Answer `POST /-/reload`, which reads this file again."""
+
     def __post_init__(self) -> None:
         if self.token is not None and not _TOKEN.fullmatch(self.token):
             found = "characters that no header can hold" if self.token else "an empty string"

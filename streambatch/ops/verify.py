@@ -103,6 +103,8 @@ class _Inputs:
     def __init__(self, config: Config, manifest: Mapping[str, Any], result: Verification) -> None:
         self._result = result
         self._open: dict[tuple[str, str], tuple[Rereading, Input]] = {}
+        self._lost: set[tuple[str, str]] = set()
+        self._unkept: set[str] = set()
         sources: list[Any] = [part.options for part in config.sources]
         self._sources = {source.name: source for source in [*sources, *replay_sources(config)]}
         files: dict[str, Files] = {}
@@ -118,6 +120,8 @@ class _Inputs:
             if opened is not None:
                 chunks += opened[0].take(each.start, each.end)
         if None in readings:
+            lost = (each for each, opened in zip(entry.ranges, readings, strict=True) if opened is None)
+            self._unkept |= {each.source for each in lost if (each.source, each.partition) not in self._lost}
             return None
         found, wanted = sum(chunk.count for chunk in chunks), sum(each.records for each in entry.ranges)
         if found != wanted:
@@ -130,6 +134,8 @@ class _Inputs:
 
     def finish(self) -> None:
         """Read what is left, and compare digests."""
+        for name in sorted(self._unkept):
+            self._result.notes.append(f"source {name} keeps no records: batches with some of it can't be scored again")
         for reading, known in self._open.values():
             reading.finish(known.last)
             if reading.problem is not None:
@@ -173,6 +179,7 @@ class _Inputs:
 
     def _lose(self, known: Input, why: str) -> None:
         known.status = "gone"
+        self._lost.add((known.source, known.partition))
         self._result.notes.append(f"{known.source}/{known.partition}: {why}, so that it can't be read again")
 
 
@@ -286,13 +293,15 @@ def _recorded_config(config: Config, manifest: Mapping[str, Any], result: Verifi
     """Return the config that the run had, as far as it can be had again."""
     if manifest["config_digest"] == config.digest:
         return config
-    differences = config_differences(manifest["config"], config.effective)
-    result.differ(differences)
     try:
-        return restore_config(config.path, manifest["config"], find_part)
+        recorded = restore_config(config.path, manifest["config"], find_part)
     except ConfigError as error:
+        result.differ(config_differences(manifest["config"], config.effective))
         result.notes.append(f"the recorded config can't be used any more, the one that is there is: {error}")
         return config
+    # What the code that ran did not know yet has its default in both.
+    result.differ(config_differences(recorded.effective, config.effective) if recorded.digest != config.digest else [])
+    return recorded
 
 
 def _assembled(config: Config, manifest: Mapping[str, Any], result: Verification) -> Assembly | None:

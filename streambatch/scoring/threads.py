@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ from streambatch.records import Batch, Outcome
 from streambatch.scoring.jobs import Done, Job, Terms
 from streambatch.scoring.retrying import TimedOutError
 from streambatch.units import format_duration
+
+_log = logging.getLogger(__name__)
 
 LEAVE_SECONDS = 2.0
 """How long a run that failed waits for its threads to come back from the model."""
@@ -134,13 +137,20 @@ class ThreadExecutor:
             self._end_if_none_left()
             return
         self.restarts += 1
+        seconds = _timeout(job.terms)
+        told = {"timeout_seconds": seconds, "batch": job.batch.sequence, "hanging": self._hanging}
+        _log.warning(
+            "a call of the model hangs for longer than %s; another worker takes its place", format_duration(seconds),
+            extra={"event": "worker_restarted", "fields": told},
+        )  # fmt: skip
         job.learn(TimedOutError(_timeout(job.terms)))
         self._hire(job)
 
     def _too_many(self) -> ModelError:
+        timeout = format_duration(_timeout(self._terms))
         return ModelError(
             self._terms.transform.model_name,
-            f"{self._hanging} calls hang for longer than {format_duration(_timeout(self._terms))}; with [workers] count = "
+            f"{self._hanging} calls hang for longer than {timeout}; with [workers] count = "
             f"{self._count} no more than {self._count} may; raise [workers] timeout if the model only needs longer",
         )
 

@@ -229,6 +229,7 @@ def _make(path: Path) -> None:
     with closing(_connected(partial, "mode=rwc")) as connection:
         _write_ahead(connection)
         climb(connection)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # `close` would do it too, and keep quiet if it fails
     _fsync(partial)
     partial.rename(path)
     _fsync(path.parent)
@@ -244,6 +245,7 @@ def _opened(path: Path) -> Database:
     try:
         _write_ahead(connection)
         climb(connection)
+        _check_writable(connection)
     except BaseException:
         connection.close()
         raise
@@ -262,6 +264,12 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
     """Let others read while this one writes, and have every transaction fsynced."""
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
+
+
+def _check_writable(connection: sqlite3.Connection) -> None:
+    """Refuse a connection that SQLite made read-only because it couldn't open the log: no waiting cures that one."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("ROLLBACK")
 
 
 def _snapshot(path: Path) -> sqlite3.Connection:

@@ -49,14 +49,15 @@ class StateFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            found = f"{error.filename} ({str(error.strerror).lower()})"
-            raise ConfigError([ConfigProblem("state_dir", found, "a folder that can be made and written")]) from error
+            raise _unusable(error, error.filename) from error
         try:
             self._take(lock)
             os.truncate(lock, 0)
             os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-        except BaseException:
+        except BaseException as error:
             os.close(lock)
+            if isinstance(error, OSError):
+                raise _unusable(error, self.path / LOCK) from error
             raise
         return lock
 
@@ -84,6 +85,11 @@ def held_by(folder: Path) -> str | None:
     finally:
         os.close(lock)
     return None
+
+
+def _unusable(error: OSError, path: object) -> ConfigError:
+    found = f"{path} ({str(error.strerror).lower()})"
+    return ConfigError([ConfigProblem("state_dir", found, "a folder that can be made and written")])
 
 
 def _named_in(lock: int) -> str:

@@ -213,7 +213,10 @@ class SpoolLog:
         while self._aside:
             segment, done = self._aside.pop()
             await to_thread.run_sync(self._folder.put_aside, segment)
-            _log.error("source %s: its spool was damaged; what is left is in %s", self._source, segment.path)
+            told = {"event": "spool_damaged", "fields": {"source": self._source, "path": str(segment.path)}}
+            _log.error(
+                "source %s: its spool was damaged; what is left is in %s", self._source, segment.path, extra=told
+            )
             done.set()
         if self._is_tidy_due():
             if self._is_crowded():

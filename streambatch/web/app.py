@@ -8,7 +8,7 @@ The live page's events alone go on. What is not for everybody is behind a Guard.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import formatdate
 from typing import Any, Protocol
 
@@ -64,14 +64,15 @@ def create_app(
     feed: Feed,
     listen: str = "localhost:0",
     token: str | None = None,
+    more: Sequence[Route] = (),
 ) -> Starlette:
     """Return the app of one pipeline; serve it on the pipeline's event loop.
 
     effective_config: shown as it is, so secrets must be redacted already. watch, feed: run both along with it.
-    listen, token: as in `[http]`.
+    listen, token: as in `[http]`. more: routes beside the pages.
     """
     page = Page()
-    pages = _Pages(pipeline, registry, _json(effective_config), watch, feed, page)
+    pages = _Pages(pipeline, registry, effective_config, watch, feed, page)
     answers: dict[str, Callable[[Request], Response]] = {
         "/": pages.page,
         "/metrics": pages.metrics,
@@ -85,7 +86,7 @@ def create_app(
     }
     guard = Middleware(Guard, open_paths=(*OPEN, *page.assets), token=token, host=parse_address(listen)[0])
     app = Starlette(
-        routes=[Route(path, _at_once(answer), methods=["GET"]) for path, answer in answers.items()],
+        routes=[*(Route(path, _at_once(answer), methods=["GET"]) for path, answer in answers.items()), *more],
         middleware=[guard],
         exception_handlers={HTTPException: _refused},
     )
@@ -98,7 +99,7 @@ class _Pages:
         self,
         pipeline: Observable,
         registry: CollectorRegistry,
-        config: bytes,
+        config: Mapping[str, object],
         watch: Watch,
         feed: Feed,
         page: Page,
@@ -156,7 +157,7 @@ class _Pages:
         return _json_response(_json(self._watch.status()))
 
     def config(self, request: Request) -> Response:
-        return _json_response(self._config)
+        return _json_response(_json(self._config))
 
 
 def _at_once(answer: Callable[[Request], Response]) -> Callable[[Request], Any]:
@@ -178,7 +179,8 @@ def _verdict(reasons: list[str]) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        problem = {"error": f"{request.url.path}: found {request.method}; allowed: GET, HEAD"}
+        allowed = "POST" if request.url.path.startswith("/-/") else "GET, HEAD"
+        problem = {"error": f"{request.url.path}: found {request.method}; allowed: {allowed}"}
     else:
         problem = {"error": f"{request.url.path}: no such page; allowed: {', '.join(('/', *PAGES))}"}
     return _json_response(_json(problem), error.status_code, error.headers)

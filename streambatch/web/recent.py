@@ -6,7 +6,6 @@ of dead records only the last few are looked at. Never the bytes of a record.
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from datetime import UTC, datetime
 from typing import Any
@@ -14,12 +13,12 @@ from typing import Any
 from streambatch.clock import Clock
 from streambatch.events import Observer
 from streambatch.records import Batch, Outcome
+from streambatch.redaction import redacted
 
 KEPT = 20
 """Dead letters, and errors, that are remembered."""
 TEXT_MAX = 240
 """Characters kept of an error's text."""
-_USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]+@")
 
 
 class Recent(Observer):
@@ -94,5 +93,5 @@ class Recent(Observer):
 
 
 def _short(text: str) -> str:
-    text = _USERINFO.sub(r"\1***@", text)
+    text = redacted(text)
     return text if len(text) <= TEXT_MAX else f"{text[: TEXT_MAX - 3]}..."

@@ -66,16 +66,15 @@ class Watch:
         state_dir: Path | None = None,
     ) -> None:
         self._pipeline, self._counting, self._recent, self._clock = pipeline, counting, recent, clock
-        self._about = {
-            "version": __version__,
-            "config_digest": config_digest,
-            "model": {"format": config["model"]["type"], "digest": model_digest},
-            "settings": settings_of(config),
-        }
+        self._about = _about(config, config_digest, model_digest)
         self._state_dir = state_dir
         self._runs: list[dict[str, Any]] | None = None
         self._verdict: dict[str, Any] | None = None
         self.live = Live()
+
+    def reloaded(self, config: Mapping[str, Any], config_digest: str | None, model_digest: str | None) -> None:
+        """Learn what the pipeline goes by from now on."""
+        self._about = _about(config, config_digest, model_digest)
 
     def status(self) -> dict[str, Any]:
         """Return the status of this moment, with the verdict of the last sample."""
@@ -113,6 +112,15 @@ class Watch:
         while True:
             self._runs = await anyio.to_thread.run_sync(past_runs, state_dir)
             await anyio.sleep(RUNS_SECONDS)
+
+
+def _about(config: Mapping[str, Any], config_digest: str | None, model_digest: str | None) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "config_digest": config_digest,
+        "model": {"format": config["model"]["type"], "digest": model_digest},
+        "settings": settings_of(config),
+    }
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:

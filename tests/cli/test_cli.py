@@ -18,7 +18,7 @@ from streambatch import __version__
 from streambatch.cli import main
 from streambatch.plugins import installed
 
-COMMANDS = ("demo", "init", "check", "run", "schema", "state")
+COMMANDS = ("demo", "init", "check", "run", "top", "health", "schema", "audit", "state", "runs", "dead-letters")
 CONFIG = """
     name = "rides"
     [source.rides_in]

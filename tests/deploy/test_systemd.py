@@ -10,6 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -134,44 +136,52 @@ def test_the_sandbox_confines(tmp_path: Path) -> None:
 @needs_sandbox
 def test_a_daemon_in_the_sandbox(tmp_path: Path) -> None:
     laid_out(tmp_path)
-    state, read_end, write_end = tmp_path / "state", *os.pipe()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd, confined(DAEMON, tmp_path, state) as made:
-        prefix, descriptors = made
+    scores = tmp_path / "state/scores.jsonl"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify.sock"))
         systemd.settimeout(PATIENCE_SECONDS)
-        process = subprocess.Popen(
-            [*prefix, "--json-status-fd", str(write_end), sys.executable, "-m", "streambatch", "run",
-             str(tmp_path / "etc/rides.toml")],
-            pass_fds=[*descriptors, write_end], cwd=state, stderr=subprocess.PIPE,
-            env={
-                "PATH": os.environ["PATH"], "NOTIFY_SOCKET": str(tmp_path / "notify.sock"), "WATCHDOG_USEC": "60000000",
-                "STATE_DIRECTORY": str(state), "CREDENTIALS_DIRECTORY": str(tmp_path / "credentials"),
-            },
-        )  # fmt: skip
-        os.close(write_end)
-        daemon = Daemon(process, tmp_path)
-        try:
-            pid = int(json.loads(os.read(read_end, 4096).splitlines()[0])["child-pid"])
+        with running_confined(tmp_path) as (daemon, pid):
+            address = daemon.address("live")
             assert_confined(pid)
-            with socket.create_connection(daemon.address("live")) as client:
+            with socket.create_connection(address) as client:
                 client.sendall(b"".join(b'{"id": %d, "x": [%d]}\n' % (at, at) for at in range(100)))
-            daemon.until(lambda: len(lines_of(state / "scores.jsonl")) == 100, "all scored")
+            daemon.until(lambda: len(lines_of(scores)) == 100, "all scored")
+            assert daemon.get("/livez") == (200, b"ok\n")
             os.kill(pid, signal.SIGTERM)
             assert daemon.wait() == 0, daemon.rest()
-            heard = heard_by(systemd)
+        heard = heard_by(systemd)
+    assert [score["id"] for score in scores_in(scores)] == list(range(100))
+    assert (tmp_path / "state/state.sqlite3").exists()
+    assert heard.index("READY=1") < heard.index("STOPPING=1") < heard.index("STATUS=stopped")
+    assert "WATCHDOG=1" in heard
+
+
+@contextmanager
+def running_confined(folder: Path) -> Iterator[tuple[Daemon, int]]:
+    """Run the daemon as its unit does, and yield it with the pid it has; whatever happens, it is gone afterwards."""
+    state, (read_end, write_end) = folder / "state", os.pipe()
+    environ = {
+        "PATH": os.environ["PATH"], "NOTIFY_SOCKET": str(folder / "notify.sock"), "WATCHDOG_USEC": "60000000",
+        "STATE_DIRECTORY": str(state), "CREDENTIALS_DIRECTORY": str(folder / "credentials"),
+    }  # fmt: skip
+    run = [sys.executable, "-m", "streambatch", "run", str(folder / "etc/rides.toml")]
+    with confined(DAEMON, folder, state) as (prefix, descriptors), os.fdopen(read_end) as told:
+        process = subprocess.Popen(
+            [*prefix, "--json-status-fd", str(write_end), *run],
+            pass_fds=[*descriptors, write_end], cwd=state, env=environ, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        os.close(write_end)
+        daemon = Daemon(process, folder)
+        pid = int(json.loads(told.readline())["child-pid"])
+        try:
+            yield daemon, pid
         finally:
-            os.close(read_end)
             if process.poll() is None:
-                process.kill()
+                os.kill(pid, signal.SIGKILL)
             process.wait()
             daemon._reader.join()
             assert process.stderr is not None
             process.stderr.close()
-    assert [score["id"] for score in scores_in(state / "scores.jsonl")] == list(range(100))
-    assert (state / "state.sqlite3").exists()
-    order = [at for at in ("READY=1", "STOPPING=1", "STATUS=stopped") if at in heard]
-    assert order == sorted(order, key=heard.index) == ["READY=1", "STOPPING=1", "STATUS=stopped"]
-    assert "WATCHDOG=1" in heard
 
 
 def laid_out(folder: Path) -> None:

@@ -18,7 +18,8 @@ from tests.e2e.running import is_balanced, scores_in
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted(path for folder in ("tutorial", "how-to") for path in (DOCS / folder).glob("*.md"))
+PLACES = ("tutorial/*.md", "how-to/*.md", "explanation/traceability.md")
+PAGES = sorted(path for place in PLACES for path in DOCS.glob(place))
 needs_clients = pytest.mark.skipif(
     not (shutil.which("curl") and shutil.which("nc")) and "CI" not in os.environ, reason="needs curl and nc"
 )
@@ -90,10 +91,10 @@ def test_every_promise_names_tests_that_are_there() -> None:
     rows = re.findall(r"^\| (?!---|promise|from|files|http|tcp|sockets).*$", page, re.M)
     assert [row for row in rows if row not in promises] == [], "a promise without a test"
     named = set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page))
-    assert [f"{file}::{test}" for file, test in sorted(named) if test not in tests_in(ROOT / file)] == []
+    assert [f"{file}::{test}" for file, test in sorted(named) if test not in names_in(ROOT / file)] == []
 
 
-def tests_in(path: Path) -> set[str]:
+def names_in(path: Path) -> set[str]:
     """Return the names of a module's tests: functions, classes, and state machines' test cases."""
     if not path.exists():
         return set()

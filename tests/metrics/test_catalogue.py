@@ -10,6 +10,7 @@ from typing import get_args
 
 import pytest
 
+from streambatch.backlog import Backlog, no_files
 from streambatch.events import FileEvent, Refusal, RejectedConnection
 from streambatch.metrics import CATALOGUE
 from streambatch.metrics.catalogue import DEAD_LETTERS, PREFIX
@@ -31,7 +32,9 @@ NEEDS_ASYNCIO = {"asyncio_tasks"}
 
 
 def ten_sources() -> Scraped:
-    return Scraped(FakePipeline(snapshot_of(sources={f"source_{n}": Counts() for n in range(10)})))
+    names = [f"source_{n}" for n in range(10)]
+    backlogs = {name: Backlog(0, no_files()) for name in names}
+    return Scraped(FakePipeline(snapshot_of(sources={name: Counts() for name in names}, backlogs=backlogs)))
 
 
 def test_names_follow_the_rules() -> None:
@@ -79,7 +82,7 @@ def test_counters_are_zero_before_anything_happened_for_every_value_of_their_lab
     assert values(scrape.find("source_refused_records_total"), "reason") == set(get_args(Refusal))
     assert values(scrape.find("source_connections_rejected_total"), "reason") == set(get_args(RejectedConnection))
     assert values(scrape.find("source_file_events_total"), "event") == set(get_args(FileEvent))
-    assert values(scrape.find("records_dropped_total"), "reason") == {"queue_full", "filtered"}
+    assert values(scrape.find("records_dropped_total"), "reason") == {"queue_full", "filtered", "corrupt"}
     assert values(scrape.find("checkpoints_total"), "outcome") == {"ok", "failed"}
     assert len(values(scrape.find("sink_errors_total"), "error_type")) == 6
 

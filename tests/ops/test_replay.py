@@ -63,7 +63,8 @@ def test_list(mendable: Traced) -> None:
 def test_replay_after_a_fix(mendable: Traced) -> None:
     dead = [record["id"] for record in rows(0, 100) if "b" not in record]
     done = replayed(mendable, *MENDED)
-    assert (done["chosen"], done["report"]["records"]["scored"], done["report"]["records"]["dead_lettered"]) == (10, 9, 1)
+    records = done["report"]["records"]
+    assert (done["chosen"], records["scored"], records["dead_lettered"]) == (10, 9, 1)
     assert scored_ids(mendable)[-9:] == dead
     assert [each["replayed"] for each in listed(mendable)] == [True] * 10 + [False]
     assert mendable.audited()["is_right"], mendable.command("audit")[1]
@@ -135,7 +136,7 @@ def test_a_kill_in_the_middle_neither_loses_nor_doubles(traced: Traced, moment: 
     traced.run()
     script = traced.folder / "kill.py"
     script.write_text(KILLED.format(moment=moment))
-    line = [sys.executable, script, "dead-letters", "replay", "pipeline.toml", *MENDED]
+    line = [sys.executable, str(script), "dead-letters", "replay", "pipeline.toml", *MENDED]
     done = subprocess.run(line, cwd=traced.folder, capture_output=True, text=True, timeout=50)
     assert done.returncode == -9, done.stderr
     done_before = _replayed(traced.folder / "state" / "state.sqlite3")

@@ -3,6 +3,9 @@
 import gzip
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import ipc
 
+from streambatch import config as configs
 from tests.ops.traced import Traced, flip, rows
 
 OUTPUTS: dict[str, dict[str, str]] = {
@@ -282,3 +286,49 @@ def test_a_moved_folder_is_the_same_config(traced: Traced, tmp_path: Path) -> No
         os.rename(tmp_path / name, moved / name)
     traced.folder = moved
     traced.check_all()
+
+
+def test_options_that_the_recorded_code_did_not_know_are_no_change(traced: Traced) -> None:
+    traced.configure()
+    traced.append("a.jsonl", rows(0, 30))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streambatch.config._plain", _without_dtype(configs._plain))
+        traced.run()
+    assert traced.verified()["verdict"] == "agrees"
+    found = traced.verified("latest", "--set", "record.dtype=float64")
+    assert [each["where"] for each in found["differences"]] == ["record.dtype"]
+
+
+def _without_dtype(plain: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def older(value: Any) -> Any:
+        found = plain(value)
+        return {key: each for key, each in found.items() if key != "dtype"} if isinstance(found, dict) else found
+
+    return older
+
+
+def test_batches_of_several_sources_keep_the_order_of_their_records(traced: Traced) -> None:
+    traced.configure(source__other__type='"file"', source__other__path='"other/*"', batch__max_records="40000")
+    (traced.folder / "other").mkdir()
+    traced.append("a.jsonl", rows(0, 60_000))
+    traced.append("../other/b.jsonl", rows(60_000, 60_000))
+    traced.run()
+    traced.check_all()
+
+
+@pytest.mark.slow
+def test_records_that_nobody_keeps(traced: Traced) -> None:
+    traced.configure(source__live__type='"stdin"', sink__scores__type='"stdout"')
+    config = traced.folder / "pipeline.toml"
+    config.write_text(config.read_text().replace('sink.scores.path = "out/scores.jsonl"\n', ""))
+    traced.append("a.jsonl", rows(0, 70))
+    command = [sys.executable, "-m", "streambatch", "run", "pipeline.toml"]
+    line = json.dumps(rows(100, 1)[0]).encode()
+    done = subprocess.run(command, cwd=traced.folder, input=line, capture_output=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    found = traced.verified()
+    assert found["verdict"] == "agrees"
+    assert 0 < found["counts"]["batches_skipped"] < found["counts"]["batches"]
+    assert any(note.startswith("source live keeps no records") for note in found["notes"])
+    assert any(note.startswith("sink scores keeps no scores") for note in found["notes"])
+    assert traced.audited()["is_right"], traced.command("audit")[1]

@@ -78,14 +78,14 @@ class Traced:
             async with anyio.create_task_group() as tasks:
                 if until is not None:
                     tasks.start_soon(stop)
-                return (await pipeline.run()).as_dict()
+                report = await pipeline.run()
+            return report.as_dict()
 
         return anyio.run(run)
 
     def command(self, *arguments: str) -> tuple[int, str]:
         """Run a command on the config: its words, then options. Returns exit code and output."""
-        words = [word for word in arguments if not word.startswith("-")]
-        at = 2 if words[0] in ("runs", "dead-letters", "state") else 1
+        at = 2 if arguments[0] in ("runs", "dead-letters", "state") else 1
         line = ["streambatch", *arguments[:at], str(self.folder / "pipeline.toml"), *arguments[at:]]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", line)
