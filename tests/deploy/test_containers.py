@@ -47,7 +47,7 @@ def runtime() -> list[tuple[str, str]]:
     return found[max(at for at, (word, _) in enumerate(found) if word == "FROM") :]
 
 
-def needs(tool: str) -> Any:
+def needs(tool: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(shutil.which(tool) is None and "CI" not in os.environ, reason=f"needs {tool}")
 
 
@@ -76,15 +76,31 @@ def test_the_image_needs_no_shell_and_no_root() -> None:
 
 def test_the_image_is_made_of_what_it_is_given() -> None:
     """What the builder copies is in the context; nothing else is."""
-    given = [line.removeprefix("!") for line in (DOCKERFILE.parent / "Dockerfile.dockerignore").read_text().split("\n")]
     copied = {
         source
         for word, rest in instructions()
         if word == "COPY" and not rest.startswith("--")
         for source in rest.split()[:-1]
     }
-    assert copied <= set(given)
+    assert copied == set(context())
     assert all((ROOT / source).exists() for source in copied)
+
+
+@pytest.mark.slow
+def test_a_wheel_can_be_built_of_what_is_given(tmp_path: Path) -> None:
+    for source in (given for given in context() if not given.startswith(".ci")):
+        copy: Any = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+        copy(ROOT / source, tmp_path / source)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "."]
+    subprocess.run([*build, "--wheel-dir", "made"], cwd=tmp_path, check=True, timeout=50)
+    assert [path.name for path in (tmp_path / "made").iterdir()] == [f"streambatch-{__version__}-py3-none-any.whl"]
+
+
+def context() -> list[str]:
+    """Return what the image may be made of."""
+    lines = (DOCKERFILE.parent / "Dockerfile.dockerignore").read_text().splitlines()
+    assert "*" in lines
+    return [line.removeprefix("!") for line in lines if line.startswith("!")]
 
 
 def test_the_schema_allows_the_compose_file() -> None:

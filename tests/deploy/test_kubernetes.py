@@ -1,4 +1,4 @@
-"""The manifests are what the published schemas allow, confined as the `restricted` standard asks, and fit each other."""
+"""The manifests are what the published schemas allow, confined as the standard `restricted` asks, and fit together."""
 
 from __future__ import annotations
 

@@ -1,0 +1,103 @@
+"""Bytes flipped and cut off in the state and in the spool: told and put aside, never read as if they were whole."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.running import running
+from tests.faults.clients import Clients, free_port
+from tests.faults.laying import feed, lay_out
+from tests.faults.nursery import Nursery
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+RECORDS = 5000
+
+
+def flipped(data: bytes, chance: random.Random) -> bytes:
+    at = chance.randrange(len(data))
+    return data[:at] + bytes([data[at] ^ (1 << chance.randrange(8))]) + data[at + 1 :]
+
+
+def cut(data: bytes, chance: random.Random) -> bytes:
+    return data[: chance.randrange(len(data) // 2, len(data))]
+
+
+def is_done(counts: dict[str, int]) -> bool:
+    return counts["recovered"] > 0 and counts["unacked"] == 0
+
+
+@pytest.mark.parametrize("damaged", [flipped, cut])
+def test_damaged_state_is_put_aside_or_does_no_harm(
+    tmp_path: Path, damaged: Callable[[bytes, random.Random], bytes]
+) -> None:
+    seed = random.randrange(1_000_000)
+    chance, whole = random.Random(seed), tmp_path / "whole"
+    outputs = lay_out(whole)
+    sent = feed(whole, RECORDS)
+    with Nursery() as nursery:
+        assert nursery.start(whole, "run", "pipeline.toml").wait(30) == 0
+        feed(whole, 500, start=RECORDS)
+        for number in range(12):
+            folder = tmp_path / str(number)
+            shutil.copytree(whole, folder)
+            outputs.folder = folder
+            state = folder / "state/state.sqlite3"
+            content = damaged(state.read_bytes(), chance)
+            state.write_bytes(content)
+            child = nursery.start(folder, "run", "pipeline.toml")
+            code, log = child.wait(30), child.log.read_text()
+            what = f"seed {seed}, {number}: exit code {code}; {log[-2000:]}"
+            if code == 0:  # what was hit matters to nobody
+                sent = {"f0": RECORDS + 500}
+            else:
+                assert code in (1, 2), what
+                assert "Traceback" not in log, what
+                assert "state.sqlite3" in log, what
+                sent = {"f0": RECORDS}
+                kept = [state, *state.parent.glob("state.sqlite3.corrupt-*")]
+                assert content in [path.read_bytes() for path in kept if path.suffix != "-wal" and path.exists()], what
+            figures = outputs.judge(sent)
+            assert figures.is_exact, f"{figures}; {what}"
+
+
+SPOOLED = """type = "http"
+listen = "127.0.0.1:{port}"
+max_body_bytes = "256KiB"
+spool = {{ max_bytes = "8MiB" }}"""
+
+
+@pytest.mark.parametrize("damaged", [flipped, cut])
+def test_a_damaged_spool_loses_what_was_hit_and_nothing_else(
+    tmp_path: Path, damaged: Callable[[bytes, random.Random], bytes]
+) -> None:
+    """Nothing is acked before the kill, so that all is in the spool."""
+    seed, port = random.randrange(1_000_000), free_port()
+    chance = random.Random(seed)
+    outputs = lay_out(tmp_path, source=SPOOLED.format(port=port), http="127.0.0.1:0")
+    with Nursery() as nursery:
+        child = nursery.start(tmp_path, "run", "pipeline.toml", "--set", 'delivery.checkpoint_interval="1h"')
+        with Clients(port, seed=seed, count=1) as clients:
+            child.wait(2.5)
+        child.kill()
+        segment = max((tmp_path / "state/spool").rglob("*.seg"), key=lambda path: path.stat().st_size)
+        content = segment.read_bytes()
+        assert len(content) > 1000
+        segment.write_bytes(damaged(content, chance))
+    with running(tmp_path, (tmp_path / "pipeline.toml").read_text()) as daemon:
+        daemon.until(lambda: is_done(daemon.status()["records"]), "all that is left is scored")
+        code = daemon.stop()
+    sent = clients.counts["c0"]
+    what = f"seed {seed}: {json.dumps(daemon.log)[-3000:]}"
+    assert code == 0, what
+    figures = outputs.judge({"c0": sent})
+    assert not (figures.doubled or figures.out_of_order or figures.wrong or figures.unknown), f"{figures}; {what}"
+    assert figures.lost < sent, what
+    if figures.lost:
+        told = [line for line in daemon.log if line.get("level") in ("warning", "error")]
+        assert told, what

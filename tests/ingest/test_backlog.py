@@ -1,0 +1,57 @@
+"""How much input files hold that was not read: what `source_lag_bytes` and `source_files` show."""
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from streambatch.backlog import Backlog, no_files
+from streambatch.ingest import follow
+from streambatch.ingest.file import FileSource
+from tests.ingest.filing import FileIntake, following
+
+LINES = b'{"id": 1}\n' * 10
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def backlog(lag: int, **files: int) -> Backlog:
+    return Backlog(lag, {**no_files(), **files})  # type: ignore[typeddict-item]
+
+
+async def test_files_to_their_end(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).write_bytes(LINES)
+    source, intake = FileSource(f"{tmp_path}/*"), FileIntake()
+    assert source.backlog() == backlog(0)
+    seen: list[Backlog] = []
+    opened = intake.observer.file_changed
+    intake.observer.file_changed = lambda *event: (seen.append(source.backlog()), opened(*event))  # type: ignore[method-assign,assignment,func-returns-value]
+    await source.run(intake)
+    assert seen[0] == backlog(3 * len(LINES), reading=1, waiting=2)
+    assert seen[2] == backlog(2 * len(LINES), done=1, reading=1, waiting=1)
+    assert source.backlog() == backlog(0, done=3)
+
+
+async def test_followed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "LOOK_SECONDS", 0.01)
+    (tmp_path / "a").write_bytes(LINES)
+    source, intake = FileSource(f"{tmp_path}/*", follow=True), FileIntake()
+    async with following(source, intake):
+        await intake.holds(10)
+        assert source.backlog() == backlog(0, idle=1)
+        (tmp_path / "b").write_bytes(LINES)
+        await intake.holds(20)
+        assert source.backlog() == backlog(0, idle=2)
+        with intake.stalled():
+            (tmp_path / "c").write_bytes(LINES * 400_000)
+            with anyio.fail_after(20):
+                while not source.backlog().lag_bytes:
+                    await anyio.sleep(0.005)
+            found = source.backlog()
+            assert found.files == {**no_files(), "idle": 2, "reading": 1}
+            assert 0 < found.lag_bytes < len(LINES) * 400_000
