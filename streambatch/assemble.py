@@ -24,6 +24,7 @@ from streambatch.errors import (
     StreambatchError,
 )
 from streambatch.events import Observer
+from streambatch.metrics.drift import Drift
 from streambatch.pipeline import Pipeline
 from streambatch.plugins import find_part
 from streambatch.records import BoolArray, FloatArray
@@ -55,6 +56,8 @@ class Assembly:
         if running is not None:
             self._take_over(running)
         check_timeout(config.workers, self.model)
+        self.drift: Drift | None = running.drift if running is not None else None
+        """What samples inputs and scores of the pipeline, if anything does."""
         self.scores_shape: tuple[int, ...] | None = None
         """The shape of one record's scores; None if it could not be tried."""
         self.untried: Exception | None = self._dry_run(running)
@@ -62,16 +65,17 @@ class Assembly:
         if running is not None:
             self._compare(running)
 
-    def pipeline(self, observer: Observer | None = None, folder: StateFolder | None = None) -> Pipeline:
-        """Return the pipeline. folder: the state folder, if it is held already."""
-        config = self.config
+    def pipeline(
+        self, observer: Observer | None = None, folder: StateFolder | None = None, drift: Drift | None = None
+    ) -> Pipeline:
+        """Return the pipeline. folder: the state folder, if it is held already. drift: what is to sample it."""
+        config, self.drift = self.config, drift
         return Pipeline(
             name=config.name,
             sources=[part.options for part in config.sources],
             record=config.record,
             batch=config.batch,
-            preprocess=self.steps,
-            model=self.model,
+            **self._scoring(),
             workers=config.workers,
             queue=config.queue,
             limits=config.limits,
@@ -84,12 +88,16 @@ class Assembly:
             observer=observer,
         )
 
+    def _scoring(self) -> dict[str, Any]:
+        if self.drift is None:
+            return {"preprocess": self.steps, "model": self.model}
+        return {"preprocess": (self.drift.step, *self.steps), "model": self.drift.model(self.model)}
+
     def settings(self) -> Settings:
         """Return what a running pipeline can go on by."""
         config = self.config
         return Settings(
-            preprocess=self.steps,
-            model=self.model,
+            **self._scoring(),
             batch=config.batch,
             workers=config.workers,
             queue=config.queue,

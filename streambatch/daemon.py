@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from streambatch import __version__
 from streambatch.assemble import Assembly, load_config
-from streambatch.clock import SystemClock
+from streambatch.clock import Clock, SystemClock
 from streambatch.config import Config
 from streambatch.errors import (
     ChangedReadingError,
@@ -36,6 +36,7 @@ from streambatch.errors import (
 from streambatch.events import Observers
 from streambatch.logs import LogObserver, LogOptions, configure_logs, stderr_is_terminal
 from streambatch.metrics import Metrics, MetricsObserver, sample_loop_lag
+from streambatch.metrics.drift import Drift
 from streambatch.notify import Notifier
 from streambatch.pipeline import Pipeline
 from streambatch.reloading import Reloaded, Reloader
@@ -116,9 +117,12 @@ class Daemon:
         counting, recent = MetricsObserver(), Recent(self._clock)
         self._notifier = Notifier(drain_seconds=self._config.delivery.drain_timeout, clock=self._clock)
         observer = Observers(counting, recent, LogObserver(self._clock), self._notifier)
-        self.pipeline: Pipeline = assembly.pipeline(observer, folder)
+        self._drift = _drift_of(self._config, self._clock)
+        self.pipeline: Pipeline = assembly.pipeline(observer, folder, self._drift)
         digest = getattr(assembly.model, "digest", None) or ""
-        self._metrics.attach(self.pipeline, counting, model_format=self._config.model.type, model_digest=digest)
+        self._metrics.attach(
+            self.pipeline, counting, model_format=self._config.model.type, model_digest=digest, drift=self._drift
+        )
         self._watch = Watch(
             self.pipeline,
             counting,
@@ -201,6 +205,8 @@ class Daemon:
             along.start_soon(sample_loop_lag, self._metrics, self._clock)
             along.start_soon(self._watch.keep)
             along.start_soon(feed.run)
+            if self._drift is not None:
+                along.start_soon(self._drift.keep)
         along.start_soon(self._notifier.keep, self.pipeline)
         along.start_soon(self._reloader.keep)
         for source in self.pipeline.sources:
@@ -259,6 +265,11 @@ class Daemon:
         summary = {} if report is None else {**_summary(report), "error": str(error)}
         self._log.error("failed", **(summary or {"error": str(error)}), exc_info=None if is_expected else error)
         return REFUSED if isinstance(error, _REFUSALS) else FAILED
+
+
+def _drift_of(config: Config, clock: Clock) -> Drift | None:
+    """Return what samples a pipeline, if it is asked for and somebody can see it."""
+    return Drift(config.drift, config.record, clock) if config.drift.enabled and config.http.listen != "off" else None
 
 
 def _settle_garbage_collection() -> None:

@@ -19,6 +19,7 @@ from streambatch.config.draft import Draft, read_draft
 from streambatch.config.sections import Find, Group, HttpOptions, Part, Sections, option_fields, read_sections
 from streambatch.durability import Delivery
 from streambatch.errors import ConfigError
+from streambatch.metrics.drift import DriftOptions
 from streambatch.microbatch.budget import Limits
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.microbatch.window import BatchPolicy
@@ -28,7 +29,6 @@ from streambatch.state.dead_letters import DeadLetterOptions
 from streambatch.state.manifest import RunsOptions
 
 __all__ = ["Config", "Find", "Group", "HttpOptions", "Part", "load_config", "restore_config"]
-
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,7 @@ class Config:
     delivery: Delivery
     runs: RunsOptions
     http: HttpOptions
+    drift: DriftOptions
     effective: Mapping[str, Any]
     digest: str
 
@@ -120,6 +121,7 @@ def _config(draft: Draft, sections: Sections, state_dir: Path) -> Config:
         "delivery": sections.delivery,
         "runs": sections.runs,
         "http": sections.http,
+        "drift": sections.drift,
     }
     effective = {
         "name": sections.name,

@@ -11,6 +11,8 @@ from pathlib import Path
 from streambatch.addresses import parse_address
 from streambatch.config.draft import Draft
 from streambatch.config.sections import Sections
+from streambatch.errors import ConfigError
+from streambatch.metrics.drift import watched_features
 from streambatch.segments import Rotation, SegmentNames
 from streambatch.units import format_size
 
@@ -26,6 +28,7 @@ def cross_check(draft: Draft, sections: Sections, state_dir: Path) -> None:
     _check_paths(draft, sections, state_dir)
     _check_csv(draft, sections)
     _check_impute(draft, sections)
+    _check_drift(draft, sections)
 
 
 def _check_sizes(draft: Draft, sections: Sections) -> None:
@@ -163,6 +166,17 @@ def _check_csv(draft: Draft, sections: Sections) -> None:
         if getattr(part.options, "format", None) == "csv":
             found = f"{sections.record.features!r}, one array field"
             draft.problem("record.features", found, f"a list of fields, one per feature, since source.{name} is csv")
+
+
+def _check_drift(draft: Draft, sections: Sections) -> None:
+    """What records don't have can't be watched."""
+    if sections.record is None or sections.drift is None:
+        return
+    try:
+        watched_features(sections.drift, sections.record)
+    except ConfigError as error:
+        for problem in error.problems:
+            draft.problem(problem.key, problem.found, problem.allowed)
 
 
 def _check_impute(draft: Draft, sections: Sections) -> None:

@@ -17,6 +17,7 @@ from streambatch.codecs.schema import RecordSchema
 from streambatch.config.draft import Draft
 from streambatch.durability import Delivery
 from streambatch.errors import ConfigError, ConfigProblem, OptionError
+from streambatch.metrics.drift import DriftOptions
 from streambatch.microbatch.budget import Limits
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.microbatch.window import BatchPolicy
@@ -38,7 +39,7 @@ PATHS = ("path", "ca_file")
 _INDEX = re.compile(r"\.(\d+)(?=\.|$)")
 _TOP = (
     "name", "state_dir", "source", "record", "queue", "limits", "batch", "preprocess", "model", "workers", "sink",
-    "dead_letter", "delivery", "runs", "http",
+    "dead_letter", "delivery", "runs", "http", "drift",
 )  # fmt: skip
 
 
@@ -93,6 +94,7 @@ class Sections:
     delivery: Delivery | None
     runs: RunsOptions | None
     http: HttpOptions | None
+    drift: DriftOptions | None
 
 
 def read_sections(draft: Draft, find: Find) -> Sections:
@@ -124,6 +126,7 @@ class _Reader:
             delivery=self._section("delivery", Delivery),
             runs=self._section("runs", RunsOptions),
             http=self._section("http", HttpOptions),
+            drift=self._section("drift", DriftOptions),
         )
 
     def _name(self) -> str | None:

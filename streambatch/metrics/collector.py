@@ -38,6 +38,7 @@ from streambatch.metrics.catalogue import (
     STAGES,
     Family,
 )
+from streambatch.metrics.drift import Drift
 from streambatch.metrics.observer import MetricsObserver, Tally
 from streambatch.records import TRIGGERS
 from streambatch.spools import SpoolStatus
@@ -91,10 +92,18 @@ class Metrics(Collector):
         registry.register(self)
 
     def attach(
-        self, pipeline: Observed, observer: MetricsObserver, *, model_format: str, model_digest: str = ""
+        self,
+        pipeline: Observed,
+        observer: MetricsObserver,
+        *,
+        model_format: str,
+        model_digest: str = "",
+        drift: Drift | None = None,
     ) -> None:
         """Serve a pipeline and what its observer counts, in place of an earlier pipeline of the same name."""
-        self._attached[pipeline.name] = _Attached(pipeline, observer, model_format, model_digest, self._clock.wall())
+        self._attached[pipeline.name] = _Attached(
+            pipeline, observer, model_format, model_digest, self._clock.wall(), drift
+        )
 
     def config_reloaded(self, *, ok: bool, digest: str | None) -> None:
         """Count a reload. digest: of the config that is now in use."""
@@ -154,6 +163,7 @@ class _Attached:
     model_format: str
     model_digest: str
     since_wall: float
+    drift: Drift | None
     model_reloads: Counter[str] = field(default_factory=Counter)
 
 
@@ -189,6 +199,8 @@ def _put_pipeline(families: Mapping[str, Family], attached: _Attached, clock: Cl
         samples.put("pipeline_state", snapshot.state == state, state)
     samples.put("model_info", 1, attached.model_format, attached.model_digest)
     samples.put("model_loaded_timestamp_seconds", attached.since_wall)
+    if attached.drift is not None:
+        _put_drift(samples, attached.drift)
     for outcome in OUTCOMES:
         samples.put("model_reloads_total", attached.model_reloads[outcome], outcome)
     return snapshot
@@ -277,6 +289,19 @@ def _put_spools(samples: _Samples, spools: Collection[SpoolStatus]) -> None:
     samples.put("spool_bytes", sum(spool.size for spool in spools))
     samples.put("spool_capacity_bytes", sum(spool.capacity for spool in spools))
     samples.put("spool_corrupt_segments_total", sum(spool.corrupt_segments for spool in spools))
+
+
+def _put_drift(samples: _Samples, drift: Drift) -> None:
+    drift.fold()
+    samples.put("drift_sampled_records_total", drift.sampled)
+    for feature in drift.features():
+        if feature.missing is not None:
+            samples.put("drift_feature_missing_ratio", feature.missing, feature.label)
+        for quantile, value in feature.quantiles.items():
+            samples.put("drift_feature_quantile", value, feature.label, f"{quantile:g}")
+    for score in drift.scores():
+        for quantile, value in score.quantiles.items():
+            samples.put("drift_score_quantile", value, score.label, f"{quantile:g}")
 
 
 def _put_batches(samples: _Samples, batches: BatchLog) -> None:

@@ -147,12 +147,16 @@ def test_a_daemon_in_the_sandbox(tmp_path: Path) -> None:
                 client.sendall(b"".join(b'{"id": %d, "x": [%d]}\n' % (at, at) for at in range(100)))
             daemon.until(lambda: len(lines_of(scores)) == 100, "all scored")
             assert daemon.get("/livez") == (200, b"ok\n")
+            os.kill(pid, signal.SIGHUP)  # as ExecReload does
+            daemon.event("reloaded")
             os.kill(pid, signal.SIGTERM)
             assert daemon.wait() == 0, daemon.rest()
         heard = heard_by(systemd)
     assert [score["id"] for score in scores_in(scores)] == list(range(100))
     assert (tmp_path / "state/state.sqlite3").exists()
-    assert heard.index("READY=1") < heard.index("STOPPING=1") < heard.index("STATUS=stopped")
+    told = [heard.index(line) for line in ("READY=1", "RELOADING=1", "STOPPING=1", "STATUS=stopped")]
+    assert told == sorted(told)
+    assert heard.count("READY=1") == 2
     assert "WATCHDOG=1" in heard
 
 

@@ -19,11 +19,14 @@ import select
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO
+
+START_SECONDS = 30.0
 
 
 @dataclass
@@ -51,6 +54,14 @@ class Child:
             self.code = self.nursery.reap(self.pid)
             os.close(self._fd)
         return self.code
+
+    def until_running(self) -> None:
+        """Wait until its pipeline runs, or it has ended."""
+        deadline = time.monotonic() + START_SECONDS
+        while self.wait(0.01) is None:
+            if self.log.exists() and '"state":"running"' in self.log.read_text():
+                return
+            assert time.monotonic() < deadline, f"not running: {self.log.read_text()}"
 
     def kill(self) -> None:
         """Kill it, at once, and wait for that."""

@@ -23,7 +23,7 @@ from tests.faults.oracle import Figures, Outputs
 from tests.faults.writer import Writer
 
 DRAIN_SECONDS = 60.0
-START_SECONDS = END_SECONDS = 30.0
+END_SECONDS = 30.0
 SHAPES = {
     "jsonl": ("jsonl", ""),
     "jsonl-rotated": ("jsonl", 'rotate = { max_bytes = "32KiB" }'),
@@ -142,7 +142,7 @@ class Siege:
         """Let it run for a moment, and end it in one of several ways."""
         chance = self._chance
         if chance.random() < 0.75:
-            _until_running(child)
+            child.until_running()
             child.wait(chance.uniform(0, 0.8))
         else:
             child.wait(chance.uniform(0, 0.8))
@@ -197,13 +197,6 @@ class Siege:
             self.result.problems.append(f"audit ended with {child.code}: {_tail(child.log)}")
             if child.code is None:
                 child.kill()
-
-
-def _until_running(child: Child) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while child.wait(0.01) is None and time.monotonic() < deadline:
-        if child.log.exists() and '"state":"running"' in child.log.read_text():
-            return
 
 
 def _overrides(values: dict[str, object]) -> Sequence[str]:

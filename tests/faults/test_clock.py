@@ -14,7 +14,7 @@ from tests.faults.laying import FOLLOWED, feed, lay_out, program
 from tests.faults.test_rotation import done
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
-STEPS = ("+0", "-1h", "-1h", "+1d", "+0")
+STEPS = ("+0", "-1h", "+0", "+1d")
 """The clock of each part of the test, against the real one."""
 
 
@@ -62,6 +62,6 @@ def test_a_clock_that_is_set_changes_nothing_but_dates(tmp_path: Path, is_restar
     finally:
         process.kill()
         process.wait()
-    years = {line[14:24] for line in (tmp_path / "log").read_text().splitlines() if line.startswith('{"timestamp"')}
-    assert len(years) > 1, "the clock was not set"
+    dates = {line[14:24] for line in (tmp_path / "log").read_text().splitlines() if line.startswith('{"timestamp"')}
+    assert len(dates) > 1, "the clock was not set"
     assert outputs.judge(sent).is_exact

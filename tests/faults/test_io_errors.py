@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from tests.faults.laying import feed, lay_out
 from tests.faults.strace import durable_length, run_traced
 
 RECORDS = 1500
+ERRORS = ("EIO", "ENOSPC")
 CALLS = {
     "sync": "fsync,fdatasync",
     "write": "write,pwrite64",
@@ -34,13 +35,13 @@ NAMES = [
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def turns() -> Iterator[int]:
-    """Yield which call is to fail, rising: all of them, or ever larger steps."""
+def turns() -> Iterator[tuple[int, str]]:
+    """Yield which call is to fail, rising, and how: all of them, or in ever larger steps and by turns."""
     if os.environ.get("STREAMBATCH_FAULTS") == "all":
-        yield from count(1)
+        yield from ((number, error) for number in count(1) for error in ERRORS)
     number = 1
-    while True:
-        yield number
+    for error in cycle(ERRORS):
+        yield number, error
         number += max(1, number // 2)
 
 
@@ -50,11 +51,10 @@ def run_clean(folder: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()[-2000:]
 
 
-@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 @pytest.mark.parametrize("kind", CALLS)
-def test_each_call_in_turn(tmp_path: Path, kind: str, error: str) -> None:
-    for turn in turns():
-        folder = tmp_path / str(turn)
+def test_each_call_in_turn(tmp_path: Path, kind: str) -> None:
+    for turn, error in turns():
+        folder = tmp_path / f"{turn}-{error}"
         outputs = lay_out(folder, more="[batch]\nmax_records = 100")
         sent = feed(folder, RECORDS)
         paths = [folder / name for name in NAMES]

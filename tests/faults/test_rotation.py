@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,7 +111,8 @@ def test_whatever_is_done_to_a_log_between_its_records(tmp_path: Path, kinds: li
                 child.kill()
                 child = nursery.start(tmp_path, "run", "pipeline.toml")
         caught_up(tmp_path, child, sum(log.sent.values()))
-        child.send(15)
+        child.until_running()
+        child.send(signal.SIGTERM)
         assert child.wait(30) == 0, child.log.read_text()[-3000:]
     figures = outputs.judge(log.sent)
     assert figures.is_exact, f"seed {seed}: {figures}; {child.log.read_text()[-3000:]}"
