@@ -1,7 +1,7 @@
 """A daemon at full speed, killed and started again, scraped all along: every record is accounted for at every moment,
 and the parts of the latency add up to the whole.
 
-$STREAMBATCH_SCRAPE_SECONDS: how long, about; 8 by default.
+$SCRAPE_SECONDS: how long, about; 8 by default.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e.running import Daemon, running, scores_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-SECONDS = float(os.environ.get("STREAMBATCH_SCRAPE_SECONDS", "8"))
+SECONDS = float(os.environ.get("SCRAPE_SECONDS", "8"))
 BLOCK = 2000
 PARTS = ("streambatch_wait_seconds_sum", "streambatch_stage_duration_seconds_sum")
 CONFIG = """

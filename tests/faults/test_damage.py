@@ -29,7 +29,7 @@ def cut(data: bytes, chance: random.Random) -> bytes:
 
 
 def is_done(counts: dict[str, int]) -> bool:
-    return counts["recovered"] > 0 and counts["unacked"] == 0
+    return counts["received"] + counts["recovered"] > 0 and counts["unacked"] == 0
 
 
 @pytest.mark.parametrize("damaged", [flipped, cut])

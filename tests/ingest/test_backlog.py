@@ -1,10 +1,11 @@
 """How much input files hold that was not read: what `source_lag_bytes` and `source_files` show."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from streambatch.backlog import Backlog, no_files
+from streambatch.backlog import Backlog, FileState, no_files
 from streambatch.ingest import follow
 from streambatch.ingest.file import FileSource
 from tests.ingest.filing import FileIntake, following
@@ -19,7 +20,7 @@ def anyio_backend() -> str:
 
 
 def backlog(lag: int, **files: int) -> Backlog:
-    return Backlog(lag, {**no_files(), **files})  # type: ignore[typeddict-item]
+    return Backlog(lag, {**no_files(), **cast(dict[FileState, int], files)})
 
 
 async def test_files_to_their_end(tmp_path: Path) -> None:

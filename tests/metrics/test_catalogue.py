@@ -8,13 +8,17 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import get_args
 
+import numpy as np
 import pytest
 
+from streambatch.clock import SystemClock
+from streambatch.codecs.schema import RecordSchema
 from streambatch.backlog import Backlog, no_files
 from streambatch.events import FileEvent, Refusal, RejectedConnection
 from streambatch.metrics import CATALOGUE
 from streambatch.metrics.catalogue import DEAD_LETTERS, PREFIX
-from streambatch.records import Reason, Stage
+from streambatch.metrics.drift import Drift, DriftOptions
+from streambatch.records import FloatArray, Reason, Stage
 from streambatch.state.report import Counts
 from tests.metrics.batches import batch_of, outcome_of
 from tests.metrics.scrapes import Scraped
@@ -27,6 +31,7 @@ OF_THE_PROCESS = {
     "ready", "build_info", "config_info", "asyncio_tasks", "event_loop_lag_seconds", "config_reloads_total",
     "log_messages_total",
 }  # fmt: skip
+TEN_FEATURES = RecordSchema(id="id", features="x", shape=(10,))
 NEEDS_AN_EVENT = {"source_last_received_timestamp_seconds"}
 NEEDS_ASYNCIO = {"asyncio_tasks"}
 
@@ -34,7 +39,20 @@ NEEDS_ASYNCIO = {"asyncio_tasks"}
 def ten_sources() -> Scraped:
     names = [f"source_{n}" for n in range(10)]
     backlogs = {name: Backlog(0, no_files()) for name in names}
-    return Scraped(FakePipeline(snapshot_of(sources={name: Counts() for name in names}, backlogs=backlogs)))
+    return Scraped(FakePipeline(snapshot_of(sources={name: Counts() for name in names}, backlogs=backlogs)), drifting())
+
+
+def drifting() -> Drift:
+    """Return all that can be watched, with something to tell of each."""
+    drift = Drift(DriftOptions(enabled=True, quantiles=[0.0, 0.05, 0.5, 0.95, 1.0]), TEN_FEATURES, SystemClock())
+    drift.step(np.ones((8, 10)))
+    drift.model(Identity()).score(np.ones((8, 10)))
+    return drift
+
+
+class Identity:
+    def score(self, x: FloatArray) -> FloatArray:
+        return x
 
 
 def test_names_follow_the_rules() -> None:
@@ -73,7 +91,8 @@ def test_nothing_is_served_that_is_not_promised() -> None:
 
 
 def test_counters_are_zero_before_anything_happened_for_every_value_of_their_labels() -> None:
-    scrape = Scraped().scrape(by_text=True)
+    quiet = Drift(DriftOptions(enabled=True), TEN_FEATURES, SystemClock())
+    scrape = Scraped(drift=quiet).scrape(by_text=True)
     counters = {(name, labels): value for (name, labels), value in scrape.samples.items() if name.endswith("_total")}
     assert set(counters.values()) == {0.0}
     assert {name for name, _ in counters} == {metric.name for metric in CATALOGUE if metric.kind == "counter"}
