@@ -45,6 +45,16 @@ CASES = {
     "thread-512-exactly-once": Case(
         module="benchmarks.streambatch_runs", options={"batch": 512, "executor": "thread", "with_state": True}
     ),
+    **{
+        f"{executor}-512-{name}": Case(
+            module="benchmarks.streambatch_runs", options={"batch": 512, "executor": executor, **options}
+        )
+        for executor in ("inline", "thread")
+        for name, options in (
+            ("metrics", {"with_metrics": True}),
+            ("drift", {"with_metrics": True, "with_drift": True}),
+        )
+    },
     "loop-64": Case(module="benchmarks.loop", options={"batch": 64}),
     "inline-64": Case(module="benchmarks.streambatch_runs", options={"batch": 64, "executor": "inline"}),
     "record-at-a-time": Case(
@@ -58,6 +68,10 @@ COMPARISONS = (
     Comparison(case="thread-512", against="loop-512", at_least=0.75),
     Comparison(case="inline-512-exactly-once", against="inline-512", at_least=0.95),
     Comparison(case="thread-512-exactly-once", against="thread-512", at_least=0.95),
+    Comparison(case="inline-512-metrics", against="inline-512", at_least=0.98),
+    Comparison(case="thread-512-metrics", against="thread-512", at_least=0.98),
+    Comparison(case="inline-512-drift", against="inline-512-metrics", at_least=0.98),
+    Comparison(case="thread-512-drift", against="thread-512-metrics", at_least=0.98),
     Comparison(case="inline-512", against="record-at-a-time", at_least=90, whole_process=True),
 )
 

@@ -126,10 +126,14 @@ def graph(
     stacked: bool = False,
     span: int = 8,
     top: float | None = None,
+    has_negative: bool = False,
 ) -> timeseries.Panel:
-    """Return a panel of lines over time. steps: thresholds, drawn dashed. top: the axis reaches it at least."""
+    """Return a panel of lines over time. steps: thresholds, drawn dashed. top: the axis reaches it at least.
+    has_negative: it may go below 0, too."""
     panel = _panel(timeseries.Panel(), about, queries, steps or WELL, span=span, height=8)
-    panel.min(0).fill_opacity(30 if stacked else 8).line_width(1)
+    if not has_negative:
+        panel.min(0)
+    panel.fill_opacity(30 if stacked else 8).line_width(1)
     panel.legend(
         common.VizLegendOptions()
         .display_mode(LegendDisplayMode.LIST)

@@ -20,7 +20,7 @@ from grafana.building import (
     number,
     timeline,
 )
-from grafana.overview_parts import DURABILITY, MODEL, PROCESS, SINKS, SOURCES
+from grafana.overview_parts import DRIFT, DURABILITY, MODEL, PROCESS, SINKS, SOURCES
 from grafana.queries import (
     Query,
     age,
@@ -315,5 +315,5 @@ def overview() -> Dashboard:
         "streambatch-overview",
         "streambatch: overview",
         "Whether pipelines are well, what flows through them, how late it comes out, and which stage limits.",
-        [HEALTH, FLOW, LATENCY, SATURATION, BATCHING, MODEL, SOURCES, SINKS, DURABILITY, PROCESS],
+        [HEALTH, FLOW, LATENCY, SATURATION, BATCHING, MODEL, DRIFT, SOURCES, SINKS, DURABILITY, PROCESS],
     )

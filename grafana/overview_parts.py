@@ -83,6 +83,45 @@ MODEL = Row(
     ],
 )
 
+DRIFT = Row(
+    "Drift",
+    [
+        graph(
+            About("Features", "Quantiles of the features watched, lately, from a sample; see `[drift]`.", "short"),
+            Query(
+                total(of_pipeline("drift_feature_quantile"), "pipeline, feature, q", function="avg"),
+                "{{pipeline}} {{feature}} {{q}}",
+            ),
+            span=12,
+            has_negative=True,
+        ),
+        graph(
+            About("Scores", "Quantiles of the scores, lately, from a sample.", "short"),
+            Query(
+                total(of_pipeline("drift_score_quantile"), "pipeline, output, q", function="avg"),
+                "{{pipeline}} {{output}} {{q}}",
+            ),
+            span=12,
+            has_negative=True,
+        ),
+        graph(
+            About("Missing features", "Share of sampled records without a feature.", "percentunit"),
+            Query(
+                total(of_pipeline("drift_feature_missing_ratio"), "pipeline, feature", function="avg"),
+                "{{pipeline}} {{feature}}",
+            ),
+            span=12,
+            top=1,
+        ),
+        graph(
+            About("Records looked at", "Records sampled in a second.", "cps"),
+            Query(rate(of_pipeline("drift_sampled_records_total"), "pipeline"), "{{pipeline}}"),
+            span=12,
+        ),
+    ],
+    collapsed=True,
+)
+
 SOURCES = Row(
     "Sources",
     [

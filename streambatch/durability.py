@@ -7,6 +7,7 @@ or written to an output before everything that resumes knows where.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,13 @@ from pydantic import Field
 
 from streambatch.clock import Clock
 from streambatch.durable import ResumableSource
+from streambatch.errors import StateError, StateOutage
 from streambatch.microbatch.recut import PlannedBatch, Recut
 from streambatch.options import options
 from streambatch.records import Batch, Partition, Source
 from streambatch.scoring.states import dump_states
 from streambatch.scoring.transform import Transform
+from streambatch.sinks.holding import Holding
 from streambatch.sinks.outbox import Outbox
 from streambatch.state.checkpointer import Checkpointer, batch_id
 from streambatch.state.folder import StateFolder
@@ -30,7 +33,7 @@ from streambatch.state.ledger import Ledger
 from streambatch.state.manifest import RunsOptions, describe_run
 from streambatch.state.report import RunReport
 from streambatch.state.store import StateStore
-from streambatch.state.stored import RunChange, State
+from streambatch.state.stored import Intent, RunChange, State
 from streambatch.units import Duration
 
 PRUNE_SECONDS = 3600.0
@@ -92,7 +95,7 @@ class Durability:
         """
         self._folder.__enter__()
         await outbox.holding.through("state", self._open)
-        state = await to_thread.run_sync(self._store.load)
+        state, intents = self._found
         readings = {source.name: _reading(source) for source in sources}
         for name, reading in readings.items():
             self._store.check_reading(name, reading)
@@ -103,22 +106,26 @@ class Durability:
         outbox.restore(self._checkpointer, state.outputs)
         await outbox.holding.through("state", lambda: self._begin(readings))
         self._checkpointer.start()
-        return self._plan(state)
+        return _plan(state, intents)
 
     async def prune(self) -> None:
         """Forget old runs now and then, until cancelled."""
         while True:
-            await to_thread.run_sync(self._store.prune, self._runs.keep, self._clock.wall())
+            with suppress(StateOutage):  # they can be forgotten the next time
+                await to_thread.run_sync(self._store.prune, self._runs.keep, self._clock.wall())
             await anyio.sleep(PRUNE_SECONDS)
 
-    async def end(self, report: RunReport, ledger: Ledger) -> None:
-        """Store how the run ended, and let go of the folder. Raises StateError."""
+    async def end(self, report: RunReport, ledger: Ledger, holding: Holding, *, has_failed: bool) -> None:
+        """Store how the run ended, and let go of the folder.
+
+        Raises StateError, unless the run failed anyhow: nothing is to hide why.
+        """
         try:
             if self._has_begun:
-                at, counts = self._clock.wall(), {name: each.copy() for name, each in ledger.sources.items()}
-                await to_thread.run_sync(
-                    lambda: self._store.end_run(report.run, report.ended, report.error, at, counts, report.as_dict())
-                )
+                await holding.through("state", lambda: self._end(report, ledger))
+        except StateError:
+            if not has_failed:
+                raise
         finally:
             if self._checkpointer is not None:
                 self._checkpointer.close()
@@ -149,7 +156,21 @@ class Durability:
         return self._checkpointer.id_of(batch)
 
     async def _open(self) -> None:
-        await to_thread.run_sync(self._store.open)
+        self._found = await to_thread.run_sync(self._opened)
+
+    def _opened(self) -> tuple[State, list[Intent]]:
+        self._store.open()
+        return self._store.load(), self._store.intended()
+
+    async def _end(self, report: RunReport, ledger: Ledger) -> None:
+        """Store the last counts, and how far was read with them: what a run that failed had received since its last
+        checkpoint is known to the next one."""
+        assert self._checkpointer is not None
+        await self._checkpointer.commit((), {}, self._checkpointer.point())
+        at, counts = self._clock.wall(), {name: each.copy() for name, each in ledger.sources.items()}
+        await to_thread.run_sync(
+            lambda: self._store.end_run(report.run, report.ended, report.error, at, counts, report.as_dict())
+        )
 
     async def _begin(self, readings: Mapping[str, Mapping[str, Any]]) -> None:
         provenance = self._provenance
@@ -166,14 +187,6 @@ class Durability:
         await to_thread.run_sync(self._store.begin_run, start)
         self._has_begun = True
 
-    def _plan(self, state: State) -> Recut | None:
-        intents = self._store.intended()
-        if not intents:
-            return None
-        return Recut(
-            PlannedBatch(ranges=intent.ranges, id=batch_id(state.state_id, intent.batch)) for intent in intents
-        )
-
 
 def durability_in(
     folder: Path | StateFolder | None,
@@ -189,6 +202,12 @@ def durability_in(
         return None
     provenance, runs = provenance or Provenance(), runs or RunsOptions()
     return Durability(folder, run=run, pipeline=pipeline, clock=clock, provenance=provenance, runs=runs)
+
+
+def _plan(state: State, intents: Sequence[Intent]) -> Recut | None:
+    if not intents:
+        return None
+    return Recut(PlannedBatch(ranges=each.ranges, id=batch_id(state.state_id, each.batch)) for each in intents)
 
 
 def _resume(sources: Sequence[Source], state: State, ledger: Ledger) -> None:

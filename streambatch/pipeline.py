@@ -7,7 +7,7 @@ The pipeline knows protocols, never a concrete source, model or sink.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,30 +224,22 @@ class Pipeline:
         try:
             async with anyio.create_task_group() as self._tasks:
                 for task in (self._read, self._cut, self._deliver):
-                    self._tasks.start_soon(self._or_give_up, task)
-                if self._stop_asked.is_set():
-                    self._vitals.enter("draining")
-                else:
-                    self._vitals.enter("running")
+                    self._tasks.start_soon(self.inbox.or_abort, task)
+                self._vitals.enter("draining" if self._stop_asked.is_set() else "running")
         finally:
             with anyio.move_on_after(LAST_SYNC_SECONDS, shield=True):
                 await self._close()
 
-    async def _or_give_up(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Let go of sources that wait for room which nobody will make any more: no cancellation reaches them there."""
-        try:
-            await task()
-        except BaseException:
-            self.inbox.abort()
-            raise
-
     async def _open(self) -> bool:
-        """Resume, and open the outputs. Returns False when an outage keeps one closed and a stop was asked for."""
+        """Resume, and open the outputs. Returns False when an outage kept it from that and a stop was asked for."""
+        return await self._outbox.holding.unless(self._stop_asked, self._resume)
+
+    async def _resume(self) -> None:
         if self._durability is not None:
             recut = await self._durability.resume(self._sources, self.ledger, self._transform, self._outbox)
             self._batcher = Batcher(self.inbox, self._window, self.clock, recut)
         try:
-            return await self._outbox.open_unless(self._stop_asked, self._encoder.header())
+            await self._outbox.open(self._encoder.header())
         except BaseException:
             await self._close_outputs()
             raise
@@ -405,5 +397,5 @@ class Pipeline:
         report = self._vitals.end(ended, error, self.ledger)
         if self._durability is not None:
             with anyio.move_on_after(LAST_SYNC_SECONDS, shield=True):
-                await self._durability.end(report, self.ledger)
+                await self._durability.end(report, self.ledger, self._outbox.holding, has_failed=error is not None)
         return report

@@ -174,11 +174,9 @@ CATALOGUE: tuple[Metric, ...] = (
     _each("gauge", "model_info", "format digest", "boolean", "The model in use; its value is 1."),
     _each("gauge", "model_loaded_timestamp_seconds", "", "seconds", "When the pipeline was given its model."),
     _each("counter", "drift_sampled_records_total", "", "records", "Records whose features were looked at for drift."),
-    _each(
-        "gauge", "drift_feature_quantile", "feature quantile", "value", "Quantile of a feature lately, from a sample."
-    ),
+    _each("gauge", "drift_feature_quantile", "feature q", "value", "Quantile of a feature lately, from a sample."),
     _each("gauge", "drift_feature_missing_ratio", "feature", "ratio", "Share of sampled records without a feature."),
-    _each("gauge", "drift_score_quantile", "output quantile", "value", "Quantile of a score lately, from a sample."),
+    _each("gauge", "drift_score_quantile", "output q", "value", "Quantile of a score lately, from a sample."),
     _each(
         "gauge",
         "heartbeat_timestamp_seconds",

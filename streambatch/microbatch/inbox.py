@@ -7,7 +7,7 @@ into the next one whole.
 """
 
 from collections import deque
-from collections.abc import Container, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable
 from dataclasses import replace
 from math import inf
 from typing import Annotated
@@ -167,6 +167,15 @@ class Inbox:
         for lane in self._lanes.values():
             for place in lane.waiting:
                 place.called.set()
+
+    async def or_abort(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run a task that takes or puts; when it fails, let go of sources that wait for room which nobody will make any
+        more: no cancellation reaches them there."""
+        try:
+            await task()
+        except BaseException:
+            self.abort()
+            raise
 
     def notify(self) -> None:
         """Wake who waits in `changed`."""

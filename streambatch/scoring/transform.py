@@ -152,7 +152,7 @@ class Transform:
         """
         x = prepared.x[span]
         try:
-            return checked_scores(self.model_name, self.model.score(_writable(self.model, x)), len(x))
+            return checked_scores(self.model_name, self.model.score(_own(self.model, x)), len(x))
         except Exception:
             raise
         except BaseException as error:
@@ -164,7 +164,7 @@ class Transform:
         """The same for a model whose `score` is async; the caller's cancellation passes."""
         x = prepared.x[span]
         try:
-            return checked_scores(self.model_name, await self.model.score(_writable(self.model, x)), len(x))
+            return checked_scores(self.model_name, await self.model.score(_own(self.model, x)), len(x))
         except (SystemExit, GeneratorExit) as error:  # they would end the event loop
             raise ModelError(self.model_name, f"raised {told(error)}") from error
 
@@ -322,7 +322,7 @@ class Transform:
 
 def _stepped(step: Any, x: FloatArray) -> tuple[FloatArray, BoolArray | None]:
     """Call a step and return its rows and its mask, with as many rows as it was given."""
-    result = step(_writable(step, x))
+    result = step(_own(step, x))
     y, mask = result if isinstance(result, tuple) else (result, None)
     if np.ndim(y) == 0 or len(y) != len(x):
         raise ShapeError(f"preprocess step {name_of(step)}", f"({len(x)}, ...)", np.shape(y))
@@ -331,10 +331,11 @@ def _stepped(step: Any, x: FloatArray) -> tuple[FloatArray, BoolArray | None]:
     return y, mask
 
 
-def _writable(part: Any, x: FloatArray) -> FloatArray:
-    """Return features that a part may write to: those of a table are shared with it. Parts that are bound to a shape
-    are this package's own, which don't."""
-    return x if x.flags.writeable or hasattr(part, "bind") else x.copy()
+def _own(part: Any, x: FloatArray) -> FloatArray:
+    """Return features that a part may write to: what a call that fails has made of them is not what the next one is to
+    get, and those of a table are shared with it. Parts that are bound to a shape are this package's own, which don't.
+    """
+    return x if hasattr(part, "bind") else x.copy()
 
 
 def _runs(chunks: Sequence[Chunk]) -> list[tuple[str, Sequence[Chunk]]]:

@@ -57,6 +57,20 @@ class Holding:
                     self._observer.sink_recovered(name)
                 return
 
+    async def unless(self, stop: anyio.Event, call: Callable[[], Awaitable[object]]) -> bool:
+        """Await `call`, and give it up once there was an outage and a stop was asked for. Returns whether it ended."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._give_up, stop, tasks.cancel_scope)
+            await call()
+            tasks.cancel_scope.cancel()
+            return True
+        return False
+
+    async def _give_up(self, stop: anyio.Event, scope: anyio.CancelScope) -> None:
+        await self.failed.wait()
+        await stop.wait()
+        scope.cancel()
+
     def reasons(self, now: float) -> list[str]:
         """Say what is out, for how long, and why."""
         return [f"{outage.error}; held for {now - outage.since:.0f} s" for outage in self.outages.values()]

@@ -142,15 +142,6 @@ class Outbox:
         if self._checkpoints is not None:
             self._marks = self._marks_now()
 
-    async def open_unless(self, stop: anyio.Event, header: bytes) -> bool:
-        """Open the outputs; return False when an outage keeps one closed and a stop was asked for."""
-        async with anyio.create_task_group() as opening:
-            opening.start_soon(self._give_up_opening, stop, opening.cancel_scope)
-            await self.open(header)
-            opening.cancel_scope.cancel()
-            return True
-        return False
-
     def add(self, batch: Batch, outcome: Outcome) -> None:
         """Take a finished batch; it leaves after all that were cut before it."""
         self._early[batch.sequence] = (batch, outcome)
@@ -202,11 +193,6 @@ class Outbox:
                 raise
             if groups:
                 self._observer.synced(self._clock.monotonic() - started, ok=True)
-
-    async def _give_up_opening(self, stop: anyio.Event, scope: anyio.CancelScope) -> None:
-        await self.holding.failed.wait()
-        await stop.wait()
-        scope.cancel()
 
     async def _wait(self) -> None:
         self._changed = anyio.Event()

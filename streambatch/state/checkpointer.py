@@ -128,7 +128,7 @@ class Checkpointer:
         Raises StateOutage, after which the same may be stored later.
         """
         noted, digests = point
-        self._digest_of |= await digests.reached()
+        self._digest_of |= await self._digests.until(digests)
         is_all = noted == self._noted - len(self._entries) + len(finished)
         checkpoint = self._checkpoint(finished, marks, with_digests=is_all)
         if checkpoint is None:

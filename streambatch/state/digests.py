@@ -7,6 +7,7 @@ interpreter. What waits for it is bounded.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from queue import SimpleQueue
 from typing import Any
 
@@ -47,6 +48,7 @@ class Digests:
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[_Run | Point | None] = SimpleQueue()
+        self._points: deque[Point] = deque()  # those that nobody was told of
         self._run: _Run | None = None
         self._digests: dict[Partition, Any] = {}
         self._changed: set[Partition] = set()
@@ -64,8 +66,18 @@ class Digests:
         """Return what tells, once it is reached, the digests of all that was added before."""
         self._send()
         point = Point()
+        self._points.append(point)
         self._queue.put(point)
         return point
+
+    async def until(self, point: Point) -> dict[Partition, str]:
+        """Wait for a point. Returns the digests that changed up to it and were not returned before: who waited for an
+        earlier point may have been cancelled."""
+        await point.reached()
+        digests: dict[Partition, str] = {}
+        while point in self._points:
+            digests |= self._points.popleft().digests
+        return digests
 
     async def settle(self) -> None:
         """Wait while too much waits to be hashed."""
@@ -89,12 +101,17 @@ class Digests:
             self._queue.put(run)
 
     def _work(self) -> None:
+        failure: Exception | None = None
         while (item := self._queue.get()) is not None:
             if isinstance(item, Point):
-                item.reach({partition: self._digests[partition].hexdigest() for partition in self._changed})
+                changed = {partition: self._digests[partition].hexdigest() for partition in self._changed}
+                item.reach(changed, failure)
                 self._changed.clear()
-            else:
-                self._hash(item)
+            elif failure is None:
+                try:
+                    self._hash(item)
+                except Exception as error:  # whoever waits is to fail, and not to wait for good
+                    failure = error
 
     def _hash(self, run: _Run) -> None:
         partition = run.chunk.partition
@@ -110,16 +127,19 @@ class Point:
     """The digests of the partitions that changed between the point before and this one, as hexadecimal."""
 
     def __init__(self) -> None:
-        self._digests: dict[Partition, str] = {}
+        self.digests: dict[Partition, str] = {}
+        self._failure: Exception | None = None
         self._reached = threading.Event()
 
     async def reached(self) -> dict[Partition, str]:
-        """Wait for the digests."""
+        """Wait for the digests. Raises what kept the thread from making them."""
         if not self._reached.is_set():
             await to_thread.run_sync(self._reached.wait, abandon_on_cancel=True)
-        return self._digests
+        if self._failure is not None:
+            raise self._failure
+        return self.digests
 
-    def reach(self, digests: dict[Partition, str]) -> None:
+    def reach(self, digests: dict[Partition, str], failure: Exception | None) -> None:
         """Tell them, from the thread."""
-        self._digests = digests
+        self.digests, self._failure = digests, failure
         self._reached.set()

@@ -8,6 +8,7 @@ that file; any other is for reading only.
 from __future__ import annotations
 
 import os
+import random
 import re
 import shlex
 import signal
@@ -15,8 +16,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 _BLOCK = re.compile(r"^```(sh|console|python|toml)\n(.*?)^```$", re.S | re.M)
 _FILE = re.compile(r"# ([\w./-]+\.(?:py|toml))\n")
@@ -32,9 +34,7 @@ class Page:
 
     def __init__(self, path: Path) -> None:
         self.text = path.read_text()
-        with ExitStack() as stack:
-            listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in PORTS]
-            self.ports = {port: str(one.getsockname()[1]) for port, one in zip(PORTS, listeners, strict=True)}
+        self.ports = dict(zip(PORTS, free_ports(), strict=False))
         for port, free in self.ports.items():
             self.text = re.sub(rf"\b{port}\b", free, self.text)
 
@@ -53,6 +53,17 @@ class Page:
         return printed
 
 
+def free_ports() -> Iterator[str]:
+    """Yield ports that nobody listens on, and that the system gives no client meanwhile, as it does its own choice."""
+    seen = set()
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            if port not in seen:
+                seen.add(port)
+                yield str(port)
+
+
 def run_script(script: str, folder: Path, admin: str) -> str:
     """Run a script and return what it printed on both streams; it must succeed."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("STREAMBATCH_")}
@@ -60,25 +71,34 @@ def run_script(script: str, folder: Path, admin: str) -> str:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "STREAMBATCH_HTTP__LISTEN": f"127.0.0.1:{admin}",
     }
-    with subprocess.Popen(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=folder,
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as shell:
+    with (
+        TemporaryFile("w+") as output,
+        subprocess.Popen(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=folder,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ) as shell,
+    ):
         try:
-            printed, _ = shell.communicate(timeout=SECONDS_MAX)
-        except subprocess.TimeoutExpired as error:
-            raise AssertionError(f"takes too long after\n{(error.stdout or b'').decode()[-2000:]}") from None
+            ended = str(shell.wait(SECONDS_MAX))
+        except subprocess.TimeoutExpired:
+            ended = f"not ended after {SECONDS_MAX} s"
         finally:
             with suppress(ProcessLookupError):  # what it left in the background
                 os.killpg(shell.pid, signal.SIGKILL)
-    assert shell.returncode == 0, printed
+        output.seek(0)
+        printed = output.read()
+    assert ended == "0", f"exit code {ended}: {printed}\n{_logs(folder)}"
     return printed
+
+
+def _logs(folder: Path) -> str:
+    """Return the ends of what was logged below a folder."""
+    return "\n".join(f"{path.name}: {path.read_text()[-2000:]}" for path in sorted(folder.rglob("*.log")))
 
 
 def check_output(block: str, output: str) -> None:

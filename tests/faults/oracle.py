@@ -107,9 +107,7 @@ def _parted(id: str) -> tuple[str, int]:
     return stream, int(number)
 
 
-def _count(
-    figures: Figures, seen: Counter[tuple[str, int]], sent: Mapping[str, int], *, at_least_once: bool
-) -> None:
+def _count(figures: Figures, seen: Counter[tuple[str, int]], sent: Mapping[str, int], *, at_least_once: bool) -> None:
     for stream, count in sent.items():
         for number in range(count):
             times = seen[stream, number] if (stream, number) in seen else 0

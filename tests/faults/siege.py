@@ -121,7 +121,7 @@ class Siege:
         child = self._start()
         self._disturb(child)
         is_early = child.code == -signal.SIGTERM and "state_changed" not in child.log.read_text()  # nobody heeds it yet
-        if child.code not in (0, -signal.SIGKILL) and not is_early:
+        if child.code not in (0, 3, -signal.SIGKILL) and not is_early:
             self.result.problems.append(f"ended with {child.code}: {_tail(child.log)}")
         self._look_at_closed()
         self._audit()

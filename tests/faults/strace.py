@@ -37,7 +37,19 @@ def run_traced(folder: Path, paths: Sequence[Path], calls: str, inject: str = ""
     thread counts its own calls.
     """
     trace, log = folder / "trace", folder / "log"
-    command = [program("strace"), "-f", "-qq", "-y", "-s", "0", "-o", str(trace), "--seccomp-bpf", "-e", f"trace={calls}"]
+    command = [
+        program("strace"),
+        "-f",
+        "-qq",
+        "-y",
+        "-s",
+        "0",
+        "-o",
+        str(trace),
+        "--seccomp-bpf",
+        "-e",
+        f"trace={calls}",
+    ]
     command += [part for path in paths for part in ("-P", str(path))]
     command += ["-e", f"inject={inject}"] if inject else []
     with log.open("wb") as out:

@@ -92,12 +92,12 @@ def test_a_damaged_spool_loses_what_was_hit_and_nothing_else(
     with running(tmp_path, (tmp_path / "pipeline.toml").read_text()) as daemon:
         daemon.until(lambda: is_done(daemon.status()["records"]), "all that is left is scored")
         code = daemon.stop()
+        daemon.rest()
     sent = clients.counts["c0"]
     what = f"seed {seed}: {json.dumps(daemon.log)[-3000:]}"
     assert code == 0, what
     figures = outputs.judge({"c0": sent})
     assert not (figures.doubled or figures.out_of_order or figures.wrong or figures.unknown), f"{figures}; {what}"
     assert figures.lost < sent, what
-    if figures.lost:
-        told = [line for line in daemon.log if line.get("level") in ("warning", "error")]
-        assert told, what
+    if damaged is flipped and figures.lost:  # a segment that ends early is what any crash may leave
+        assert [line for line in daemon.log if line["level"] in ("warning", "error")], what

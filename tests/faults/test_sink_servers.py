@@ -33,7 +33,9 @@ def test_a_server_that_fails_in_every_way_gets_all(tmp_path: Path, kills: int) -
         outputs = lay_out(tmp_path, sink=sink(server), more="[batch]\nmax_records = 64\nmax_wait = '5ms'")
         sent = feed(tmp_path, RECORDS)
         for _ in range(kills):
-            child = nursery.start(tmp_path, "run", "pipeline.toml", "--set", f"batch.max_records={chance.randint(20, 90)}")
+            child = nursery.start(
+                tmp_path, "run", "pipeline.toml", "--set", f"batch.max_records={chance.randint(20, 90)}"
+            )
             child.wait(chance.uniform(0.3, 1.5))
             if child.code is None:
                 child.kill()

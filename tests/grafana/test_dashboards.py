@@ -17,7 +17,7 @@ from tests.grafana.metric_names import KNOWN, OF_PROMETHEUS, selectors_in
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 UNITS = {value for name, value in vars(units).items() if not name.startswith("_") and isinstance(value, str)}
 ROWS = [
-    "Health at a glance", "Flow", "Latency", "Saturation: which stage limits", "Batching", "Model", "Sources", "Sinks",
+    "Health at a glance", "Flow", "Latency", "Saturation: which stage limits", "Batching", "Model", "Drift", "Sources", "Sinks",
     "Durability", "Process",
 ]  # fmt: skip
 GRID_WIDTH = 24
@@ -34,7 +34,7 @@ def test_rows_come_in_the_order_an_operator_asks() -> None:
     (board,) = [dashboard(path) for path in DASHBOARDS if "overview" in path.name]
     rows = [panel for panel in board["panels"] if panel["type"] == "row"]
     assert [row["title"] for row in rows] == ROWS
-    assert [row["title"] for row in rows if row["collapsed"]] == ["Process"]
+    assert [row["title"] for row in rows if row["collapsed"]] == ["Drift", "Process"]
 
 
 @every_dashboard

@@ -21,6 +21,11 @@ CONFIG = """
     [source.live]
     type = "tcp"
     listen = "127.0.0.1:0"
+    spool = { max_bytes = "64MiB" }
+    [source.logs]
+    type = "file"
+    path = "logs/*.jsonl"
+    follow = true
     [record]
     id = "id"
     features = "x"
@@ -41,6 +46,8 @@ CONFIG = """
     checkpoint_interval = "200ms"
     [http]
     listen = "127.0.0.1:0"
+    [drift]
+    enabled = true
     """
 BLOCK = b'{"id": 1, "x": [1, 2]}\n' * 50 + b"not json\n" + b'{"id": 2, "x": [1]}\n'
 PAUSE_SECONDS = 0.02
@@ -70,6 +77,8 @@ def load(address: tuple[str, int]) -> Iterator[None]:
 def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, Prometheus]]:
     folder = tmp_path_factory.mktemp("observed")
     np.savez(folder / "model.npz", weights=np.ones(2, np.float32), bias=0.0)
+    (folder / "logs").mkdir()
+    (folder / "logs/a.jsonl").write_bytes(BLOCK)
     with running(folder, CONFIG) as daemon:
         target = daemon.event("admin_listening")["url"].removeprefix("http://")
         with load(daemon.address("live")), scraping(folder, target) as prometheus:

@@ -36,7 +36,7 @@ ALERTS = {
     "DeadLetters", "LoopLag", "ReloadFailed",
 }  # fmt: skip
 TESTS = PROMETHEUS / "alerts_test.yml"
-COMING_COMMANDS = {"audit", "dead-letters", "top", "tune"}
+COMING_COMMANDS = {"tune"}
 """Commands that runbooks name and that are not there yet. The list shrinks until it is empty."""
 
 

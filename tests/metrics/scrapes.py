@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from streambatch.metrics import Metrics, MetricsObserver
 from streambatch.metrics.catalogue import PREFIX
+from streambatch.metrics.drift import Drift
 from tests.snapshots import FakePipeline
 
 Labels = frozenset[tuple[str, str]]
@@ -46,12 +47,12 @@ class Scrape:
 class Scraped:
     """A registry with one fake pipeline and its observer."""
 
-    def __init__(self, pipeline: FakePipeline | None = None) -> None:
+    def __init__(self, pipeline: FakePipeline | None = None, drift: Drift | None = None) -> None:
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, revision="abc123", config_digest="c0ffee")
         self.pipeline = pipeline or FakePipeline()
         self.observer = MetricsObserver()
-        self.metrics.attach(self.pipeline, self.observer, model_format="linear", model_digest="beef")
+        self.metrics.attach(self.pipeline, self.observer, model_format="linear", model_digest="beef", drift=drift)
 
     def text(self) -> str:
         return generate_latest(self.registry).decode()

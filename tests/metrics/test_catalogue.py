@@ -11,9 +11,9 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from streambatch.backlog import Backlog, no_files
 from streambatch.clock import SystemClock
 from streambatch.codecs.schema import RecordSchema
-from streambatch.backlog import Backlog, no_files
 from streambatch.events import FileEvent, Refusal, RejectedConnection
 from streambatch.metrics import CATALOGUE
 from streambatch.metrics.catalogue import DEAD_LETTERS, PREFIX

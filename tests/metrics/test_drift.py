@@ -72,7 +72,9 @@ async def test_a_sampled_model_is_the_model_it_was(is_async: bool) -> None:
     plain: Any = Awaited() if is_async else sb.LinearModel(np.ones((3, 2)), 0.0)
     model = SampledModel(plain, samples)
     x = np.arange(6.0).reshape(2, 3)
-    scores = await model.score(x) if is_async else model.score(x)
+    scores: Any = model.score(x)
+    if is_async:
+        scores = await scores
     assert scores.tolist() == [[3.0, 3.0], [12.0, 12.0]]
     assert (model.name, model.digest, model.format) == (plain.name, plain.digest, plain.format)
     assert hasattr(model, "is_async") == is_async
@@ -97,10 +99,10 @@ async def test_drift_is_served(tmp_path: Path) -> None:
     assert report.records["scored"] == 1000
     scrape = Scrape(registry)
     assert scrape.value("drift_sampled_records_total") > 0
-    assert 100 < scrape.value("drift_feature_quantile", feature="temp", quantile="0.5") < 900
-    assert scrape.value("drift_feature_quantile", feature="load", quantile="0.95") == 1.0
+    assert 100 < scrape.value("drift_feature_quantile", feature="temp", q="0.5") < 900
+    assert scrape.value("drift_feature_quantile", feature="load", q="0.95") == 1.0
     assert scrape.value("drift_feature_missing_ratio", feature="temp") == 0.0
-    median = scrape.value("drift_score_quantile", output="0", quantile="0.5")
+    median = scrape.value("drift_score_quantile", output="0", q="0.5")
     assert 200 < median < 1800
     assert len(list(scrape.find("drift_score_quantile"))) == 3
 

@@ -130,6 +130,20 @@ def test_a_spool_that_is_gone_counts_as_damaged_and_positions_go_on(tmp_path: Pa
     folder.close()
 
 
+def test_a_segment_begun_by_a_killed_process_takes_nothing_along(tmp_path: Path) -> None:
+    """Its torn beginning is removed at the next start; a new segment then has its name, and stays when that is acked."""
+    earlier = opened(tmp_path)
+    earlier.append([REQUESTS[0]])
+    end = earlier.position
+    earlier.close()
+    (tmp_path / f"{end:020}.seg").write_bytes(b"torn")
+    folder = opened(tmp_path)
+    folder.append([REQUESTS[2]])
+    folder.remove(end, NOW)
+    folder.close()
+    assert stored_at(tmp_path, acked=end) == [b"six"]
+
+
 def test_what_is_acked_is_removed_and_no_more(tmp_path: Path) -> None:
     folder = opened(tmp_path, segment_bytes=1)
     for at in range(4):

@@ -1,0 +1,387 @@
+"""Pipelines with a state folder that are stopped at any moment, in every way, and started again in the same process:
+what is in the outputs in the end, and what the state says of it, is as if they had run through."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+
+import streambatch as sb
+from streambatch.errors import SinkError, SinkOutage, SinkRefused, StateError, StateOutage
+from streambatch.records import FloatArray
+from streambatch.segments import Rotation
+from streambatch.sinks import backoff
+from streambatch.state import dead_letters
+from streambatch.state.report import Counts
+from streambatch.state.store import StateStore
+
+SCHEMA = sb.RecordSchema(id="id", features="x", shape=(1,), dtype="float64")
+SOURCES = ("a", "b")
+RECORDS = 600
+DEAD_EVERY = 7
+POLICY = sb.BatchPolicy(max_records=16, max_wait=0.001)
+
+
+class Slow:
+    """Scores each record as its own number, and takes its time, so that a stop finds it at work."""
+
+    def score(self, x: FloatArray) -> FloatArray:
+        time.sleep(0.001)
+        return x[:, 0]
+
+
+def is_dead(number: int) -> bool:
+    return number % DEAD_EVERY == 3
+
+
+def lines(start: int, stop: int) -> bytes:
+    dead, alive = b'{"id": %d}\n', b'{"id": %d, "x": [%d]}\n'
+    return b"".join(dead % n if is_dead(n) else alive % (n, n) for n in range(start, stop))
+
+
+@dataclass
+class Place:
+    """A folder in which one pipeline runs again and again. Records of source `b` have numbers from RECORDS on."""
+
+    folder: Path
+    records: dict[str, int] = field(default_factory=lambda: {"a": RECORDS, "b": RECORDS // 3})
+
+    def __post_init__(self) -> None:
+        for at, (name, count) in enumerate(self.records.items()):
+            (self.folder / name).mkdir(parents=True)
+            middle = at * RECORDS + count // 2
+            (self.folder / name / "1.jsonl").write_bytes(lines(at * RECORDS, middle))
+            (self.folder / name / "2.jsonl").write_bytes(lines(middle, at * RECORDS + count))
+
+    def pipeline(self, sink: Any, **options: Any) -> sb.Pipeline:
+        made = [sb.FileSource(str(self.folder / name / "*.jsonl"), name=name) for name in self.records]
+        defaults: dict[str, Any] = {
+            "sources": made,
+            "record": SCHEMA,
+            "model": Slow(),
+            "batch": POLICY,
+            "queue": sb.QueueLimits(max_records=64),
+            "delivery": sb.Delivery(checkpoint_interval=0.003, drain_timeout=5.0),
+            "dead_letter": sb.DeadLetterOptions(
+                str(self.folder / "dead.jsonl"), stop_at=1.0, rotate=Rotation(max_bytes=1500)
+            ),
+            "state_dir": self.folder / "state",
+        }
+        return sb.Pipeline(sink=sink, **{**defaults, **options})
+
+    def numbers(self) -> set[int]:
+        return {at * RECORDS + n for at, count in enumerate(self.records.values()) for n in range(count)}
+
+    def dead(self) -> list[int]:
+        found = [*sorted(self.folder.glob("dead-*.jsonl")), *self.folder.glob("dead.jsonl*")]
+        letters = [json.loads(line) for path in found for line in path.read_bytes().splitlines()]
+        return [json.loads(letter["record"])["id"] for letter in letters]
+
+    def counts(self) -> dict[str, Counts]:
+        with contextlib.closing(StateStore.read(self.folder / "state")) as state:
+            return dict(state.load().counts)
+
+    def check_dead_and_counts(self) -> None:
+        """What died, and what is counted in all runs, is as in one that was never stopped."""
+        assert sorted(self.dead()) == sorted(n for n in self.numbers() if is_dead(n))
+        counts = self.counts()
+        for at, (name, count) in enumerate(self.records.items()):
+            dead = sum(is_dead(at * RECORDS + n) for n in range(count))
+            found = counts[name]
+            assert (found.received, found.scored, found.dead_lettered) == (count, count - dead, dead), name
+            assert found.unacked == 0
+
+    def check_digests(self) -> None:
+        """Of what a run has read, the digest is that of the bytes from its first position to its last."""
+        with contextlib.closing(StateStore.read(self.folder / "state")) as state:
+            for run in state.runs():
+                for source in state.manifest(run.run)["sources"].values():
+                    for part in source["partitions"]:
+                        data = Path(part["partition"]).read_bytes()[part["first"] : part["last"]]
+                        assert part["sha256"] == sha256(data).hexdigest(), (run.number, run.why, part)
+
+
+class Stops:
+    """Ends a pipeline somehow after a while; a pipeline that ends by itself is done."""
+
+    def __init__(self, seed: int, *, hard_only: bool = False) -> None:
+        self.random, self.hard_only = random.Random(seed), hard_only
+
+    async def run(self, pipeline: sb.Pipeline, longest: float) -> sb.RunReport | None:
+        async with anyio.create_task_group() as tasks:
+            ways = [pipeline.abort, tasks.cancel_scope.cancel, pipeline.stop]
+            how = self.random.choice(ways[: 2 if self.hard_only else 3])
+            tasks.start_soon(self._after, self.random.uniform(0, longest), how)
+            with anyio.fail_after(30):
+                report = await pipeline.run()
+            tasks.cancel_scope.cancel()
+            return report
+        return None
+
+    async def _after(self, seconds: float, how: Callable[[], Any]) -> None:
+        await anyio.sleep(seconds)
+        how()
+        await anyio.sleep_forever()
+
+
+def run_until_done(make: Callable[[], sb.Pipeline], seed: int, longest: float = 0.08, most: int = 60) -> None:
+    """Stop and start again until a run comes to the end of its input."""
+
+    async def all_runs() -> None:
+        stops = Stops(seed)
+        for _ in range(most):
+            await stops.run(make(), longest)
+        with anyio.fail_after(30):
+            report = await make().run()
+        assert report.ended == "input_ended"
+
+    anyio.run(all_runs)
+
+
+def in_segments(folder: Path, name: str = "scores") -> list[int]:
+    paths = [*sorted(folder.glob(f"{name}-*.jsonl")), *folder.glob(f"{name}.jsonl*")]
+    return [json.loads(line)["id"] for path in paths for line in path.read_bytes().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("rotate", [None, Rotation(max_bytes=2000)])
+def test_a_file_has_each_score_once_and_in_order(tmp_path: Path, rotate: Rotation | None, seed: int) -> None:
+    place = Place(tmp_path)
+    sink = partial(sb.FileSink, str(tmp_path / "scores.jsonl"), rotate=rotate)
+    run_until_done(lambda: place.pipeline(sink()), seed, most=12)
+    found = in_segments(tmp_path)
+    assert sorted(found) == sorted(n for n in place.numbers() if not is_dead(n))
+    for at in range(len(SOURCES)):
+        mine = [n for n in found if n // RECORDS == at]
+        assert mine == sorted(mine)
+    place.check_dead_and_counts()
+    place.check_digests()
+
+
+class Server:
+    """What a sink with batch ids has sent to: all requests that came, by id; it may fail for a while."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.taken: dict[str, bytes] = {}
+        self.reused: list[str] = []
+
+    async def take(self, payload: bytes, batch_id: str) -> None:
+        await anyio.sleep(self.random.choice([0, 0, 0.002]))
+        before = self.random.random()
+        if before < 0.1:
+            raise SinkOutage("server", "away before it had the scores")
+        if self.taken.setdefault(batch_id, payload) != payload:
+            self.reused.append(batch_id)
+        await anyio.sleep(self.random.choice([0, 0, 0.002]))
+        if before > 0.9:
+            raise SinkOutage("server", "away after it had the scores")
+
+
+class IdentifiedSink:
+    """Hands every batch to a server."""
+
+    name, format = "identified", "jsonl"
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    async def open(self, header: bytes) -> None: ...
+
+    async def write(self, payload: bytes) -> None:
+        raise AssertionError("batches have ids")
+
+    async def write_batch(self, payload: bytes, batch_id: str) -> None:
+        await self.server.take(payload, batch_id)
+
+    async def sync(self) -> int:
+        await anyio.sleep(0)
+        return 0
+
+    async def close(self) -> None: ...
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backoff, "FIRST_SECONDS", 0.002)
+    monkeypatch.setattr(backoff, "LONGEST_SECONDS", 0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_retries")
+@pytest.mark.parametrize("seed", range(8))
+def test_whoever_knows_batches_by_their_ids_has_each_score_once(tmp_path: Path, seed: int) -> None:
+    place, server = Place(tmp_path), Server(seed)
+
+    def make() -> sb.Pipeline:
+        return place.pipeline(IdentifiedSink(server))
+
+    async def all_runs() -> None:
+        stops = Stops(seed, hard_only=True)
+        for _ in range(15):
+            await stops.run(make(), 0.15)
+        with anyio.fail_after(30):
+            await make().run()
+
+    anyio.run(all_runs)
+    assert not server.reused
+    found = [json.loads(line)["id"] for payload in server.taken.values() for line in payload.splitlines()]
+    assert Counter(found) == Counter(n for n in place.numbers() if not is_dead(n))
+    place.check_dead_and_counts()
+    place.check_digests()
+
+
+class Breaking(sb.FileSink):
+    """A file on a disk that breaks for good: what it was given last is not durable, nor will be."""
+
+    async def sync(self) -> int:
+        if self._output.written > 1:
+            raise SinkError(self.name, "the disk broke")
+        return await super().sync()
+
+
+def test_what_a_run_that_failed_had_received_is_not_received_again(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    options = {
+        "delivery": sb.Delivery(checkpoint_interval=0.01),
+        "dead_letter": sb.DeadLetterOptions(str(tmp_path / "dead.jsonl"), stop_at=1.0),
+    }
+    broken = place.pipeline(Breaking(str(tmp_path / "scores.jsonl")), **options)
+    with pytest.raises(SinkError):
+        anyio.run(broken.run)
+    anyio.run(place.pipeline(sb.FileSink(str(tmp_path / "scores.jsonl")), **options).run)
+    place.check_dead_and_counts()
+    place.check_digests()
+
+
+def failing(times: int, call: Callable[..., Any], error: Exception) -> Callable[..., Any]:
+    """Return what raises an error so often before it does what `call` does."""
+    left = iter(range(times))
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if next(left, None) is not None:
+            raise error
+        return call(*args, **kwargs)
+
+    return called
+
+
+@pytest.mark.usefixtures("quick_retries")
+@pytest.mark.parametrize("method", ["open", "load", "begin_run", "intended", "intend", "commit", "prune", "end_run"])
+def test_an_outage_of_the_state_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    place, server = Place(tmp_path, {"a": 50}), Server(0)
+    outage = StateOutage(tmp_path / "state" / "state.sqlite3", "database or disk is full")
+    monkeypatch.setattr(StateStore, method, failing(2, getattr(StateStore, method), outage))
+    report = anyio.run(place.pipeline(IdentifiedSink(server)).run)
+    assert report.ended == "input_ended"
+    monkeypatch.undo()
+    place.check_dead_and_counts()
+
+
+@pytest.mark.usefixtures("quick_retries")
+@pytest.mark.parametrize("method", ["open", "begin_run"])
+@pytest.mark.parametrize("stop", [sb.Pipeline.stop, sb.Pipeline.abort])
+def test_a_stop_needs_no_state_that_is_out_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, stop: Callable[[sb.Pipeline], None]
+) -> None:
+    outage = StateOutage(tmp_path / "state" / "state.sqlite3", "database or disk is full")
+    monkeypatch.setattr(StateStore, method, failing(10**9, getattr(StateStore, method), outage))
+    pipeline = Place(tmp_path, {"a": 50}).pipeline(sb.NoneSink())
+
+    async def scenario() -> sb.RunReport:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stop_at_outage)
+            with anyio.fail_after(5):
+                return await pipeline.run()
+
+    async def stop_at_outage() -> None:
+        while len(pipeline.snapshot().not_ready) < 2:
+            await anyio.sleep(0.001)
+        stop(pipeline)
+
+    assert anyio.run(scenario).ended == "stopped"
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_a_stop_before_all_outputs_are_open_lets_go_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(tmp_path, {"a": 50})
+    letters = sb.DeadLetterOptions(str(tmp_path / "dead" / "letters.jsonl"))
+    no_folder = SinkOutage("dead_letter", "no space left on device")
+    monkeypatch.setattr(dead_letters, "_prepare_folder", failing(10**9, dead_letters._prepare_folder, no_folder))
+
+    async def scenario() -> None:
+        pipeline = place.pipeline(sb.FileSink(str(tmp_path / "scores.jsonl")), dead_letter=letters)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stop_at_outage, pipeline)
+            with anyio.fail_after(5):
+                await pipeline.run()
+        assert pipeline.report is not None and pipeline.report.ended == "stopped"
+        monkeypatch.undo()
+        report = await place.pipeline(sb.FileSink(str(tmp_path / "scores.jsonl"))).run()
+        assert report.ended == "input_ended"
+
+    async def stop_at_outage(pipeline: sb.Pipeline) -> None:
+        while len(pipeline.snapshot().not_ready) < 2:
+            await anyio.sleep(0.001)
+        pipeline.stop()
+
+    anyio.run(scenario)
+
+
+class Careless:
+    """Works in place, as it may, and fails for now or on a record."""
+
+    def __init__(self, poison: int | None) -> None:
+        self.poison, self.calls = poison, 0
+
+    def score(self, x: FloatArray) -> FloatArray:
+        self.calls += 1
+        is_poisoned = self.poison is not None and self.poison in x[:, 0].tolist()
+        x += 1000.0
+        if is_poisoned:
+            raise ValueError("poison")
+        if self.calls == 1:
+            raise sb.RetryableError("away")
+        return x[:, 0]
+
+
+def careless_step(x: FloatArray) -> FloatArray:
+    is_poisoned = 5.0 in x[:, 0].tolist()
+    x -= 1000.0
+    if is_poisoned:
+        raise ValueError("poison")
+    return x
+
+
+@pytest.mark.parametrize("executor", ["inline", "thread"])
+@pytest.mark.parametrize(("steps", "poison", "added"), [((), None, 1000.0), ((), 5, 1000.0), ((careless_step,), None, 0.0)])
+def test_what_a_call_that_failed_did_to_its_features_is_not_scored(
+    steps: Any, poison: int | None, added: float, executor: Any
+) -> None:
+    sink = sb.MemorySink()
+    data = b"".join(b'{"id": %d, "x": [%d]}\n' % (n, n) for n in range(20))
+    pipeline = sb.Pipeline(
+        sources=[sb.MemorySource([data])], record=SCHEMA, model=Careless(poison), sink=sink, preprocess=steps,
+        workers=sb.Workers(executor=executor),
+    )  # fmt: skip
+    anyio.run(pipeline.run)
+    found = [json.loads(line) for line in b"".join(sink.payloads).splitlines()]
+    dead = 5 if steps else poison
+    assert [(each["id"], each["score"]) for each in found] == [(n, n + added) for n in range(20) if n != dead]
