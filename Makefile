@@ -6,10 +6,10 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin/
 
-.PHONY: help demo test test-fast lint docs pictures dashboards bench clean
+.PHONY: help demo test test-fast lint docs pictures dashboards bench soak clean
 
 help:
-	@echo 'make demo | test | test-fast | lint | docs | pictures | dashboards | bench | clean'
+	@echo 'make demo | test | test-fast | lint | docs | pictures | dashboards | bench | soak | clean'
 
 demo: $(READY)
 	$(RUN)streambatch demo
@@ -36,6 +36,9 @@ dashboards: $(READY)
 
 bench: $(READY)
 	$(RUN)python -m benchmarks
+
+soak: $(READY)
+	$(RUN)python -m tests.faults.soak --cycles $(or $(CYCLES),1000) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -28,6 +28,8 @@ from streambatch.metrics.drift import Drift, DriftOptions
 
 RECORD = RecordSchema(id="id", features="features", shape=(FEATURES,), dtype="float32")
 
+SCRAPE_SECONDS = 5.0
+
 
 def run(
     source: Path,
@@ -41,7 +43,7 @@ def run(
 ) -> None:
     """Score `source` into `target` with one worker.
 
-    with_state: exactly once, with a checkpoint a second. with_metrics: scraped every second. with_drift: those of drift
+    with_state: exactly once, with a checkpoint a second. with_metrics: scraped now and then. with_drift: those of drift
     as well.
     """
     folder = target.with_name("state")
@@ -63,13 +65,12 @@ async def _run_scraped(scored: Pipeline, observer: MetricsObserver, drift: Drift
             along.start_soon(drift.keep)
         report = await scored.run()
         along.cancel_scope.cancel()
-    generate_latest(registry)
     return report
 
 
 async def _scrape(registry: CollectorRegistry) -> None:
     while True:
-        await anyio.sleep(1)
+        await anyio.sleep(SCRAPE_SECONDS)
         generate_latest(registry)
 
 

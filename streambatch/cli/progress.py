@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
@@ -77,7 +78,8 @@ class ProgressBar:
         self._bar.start()
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        with suppress(OSError):
+            self._bar.stop()
 
     def update(self, snapshot: Snapshot) -> None:
         """Show a newer snapshot."""
@@ -86,7 +88,8 @@ class ProgressBar:
     def show(self, figures: Figures) -> None:
         """Show a newer moment."""
         counts = figures.describe(self._rate.at(figures))
-        self._bar.update(self._task, completed=figures.fill, counts=counts, refresh=True)
+        with suppress(OSError):  # the terminal is gone: no reason to end what runs
+            self._bar.update(self._task, completed=figures.fill, counts=counts, refresh=True)
 
 
 def figures_of(snapshot: Snapshot) -> Figures:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -18,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.e2e.running import Daemon, is_balanced, running, scores_in
+from tests.e2e.running import PATIENCE_SECONDS, Daemon, is_balanced, running, scores_in
 
 pytestmark = pytest.mark.slow
 CONFIG = """
@@ -229,3 +232,22 @@ def test_one_reload_at_a_time_and_a_stop_does_not_wait_for_it(folder: Path) -> N
         assert post(daemon)[0] == 409
         assert daemon.get("/livez")[0] == 200
         assert daemon.stop() == 0
+
+
+def test_the_end_of_its_terminal_is_a_stop_and_no_reload(folder: Path) -> None:
+    (folder / "pipeline.toml").write_text(CONFIG)
+    master, slave = os.openpty()
+    command = [sys.executable, "-m", "streambatch", "run", "pipeline.toml", "--report", "report.json"]
+    process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=slave)
+    try:
+        os.close(slave)
+        said = b""
+        while b"listening" not in said or b"running" not in said:
+            said += os.read(master, 65536)
+        os.close(master)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(PATIENCE_SECONDS) == 0
+        assert json.loads((folder / "report.json").read_bytes())["ended"] == "stopped"
+    finally:
+        process.kill()
+        process.wait()

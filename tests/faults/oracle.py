@@ -110,7 +110,7 @@ def _parted(id: str) -> tuple[str, int]:
 def _count(figures: Figures, seen: Counter[tuple[str, int]], sent: Mapping[str, int], *, at_least_once: bool) -> None:
     for stream, count in sent.items():
         for number in range(count):
-            times = seen[stream, number] if (stream, number) in seen else 0
+            times = seen.get((stream, number), 0)
             if times == 0:
                 figures.lost += 1
                 figures.note(f"lost {stream}:{number}")

@@ -1,7 +1,7 @@
 """EIO and ENOSPC from each fsync, write, rename and open in turn: a run holds or says why it ends, and the next is
 exact.
 
-CI tries the first few calls of each kind and then ever fewer; with STREAMBATCH_FAULTS=all every single one.
+CI tries the first few calls of each kind and then ever fewer; with ALL_FAULTS=1 every single one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 def turns() -> Iterator[tuple[int, str]]:
     """Yield which call is to fail, rising, and how: all of them, or in ever larger steps and by turns."""
-    if os.environ.get("STREAMBATCH_FAULTS") == "all":
+    if os.environ.get("ALL_FAULTS"):
         yield from ((number, error) for number in count(1) for error in ERRORS)
     number = 1
     for error in cycle(ERRORS):

@@ -2,8 +2,9 @@
 
     python -m tests.faults.writer FOLDER SEED RECORDS_PER_SECOND RECORDS_PER_FILE
 
-`FOLDER/log.jsonl` becomes `log-000001.jsonl` and so on. Each file is a stream of its own, `f0`, `f1` and so on, as order
-is promised within a file. Writes are torn at random places. At its end it prints how many records each stream has.
+`FOLDER/log.jsonl` becomes `log-000001.jsonl` and so on. Each file is a stream of its own, `f0`, `f1` and so on, as
+order is promised within a file. Writes are torn at random places. At its end it prints how many records each stream
+has.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def test_a_spool_that_is_gone_counts_as_damaged_and_positions_go_on(tmp_path: Pa
 
 
 def test_a_segment_begun_by_a_killed_process_takes_nothing_along(tmp_path: Path) -> None:
-    """Its torn beginning is removed at the next start; a new segment then has its name, and stays when that is acked."""
+    """Its torn beginning is removed at the next start; the segment that then has its name stays when that is acked."""
     earlier = opened(tmp_path)
     earlier.append([REQUESTS[0]])
     end = earlier.position
