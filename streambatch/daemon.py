@@ -43,6 +43,7 @@ from streambatch.reloading import Reloaded, Reloader
 from streambatch.state.folder import StateFolder
 from streambatch.state.manifest import code_revision
 from streambatch.state.report import RunReport, Snapshot
+from streambatch.state.store import StateStore
 from streambatch.web.recent import Recent
 from streambatch.web.watch import Watch
 
@@ -248,11 +249,20 @@ class Daemon:
         report = self.pipeline.report
         assert report is not None
         self._log.info("stopped", **_summary(report))
+        if report.ended == "input_ended" and not report.records["received"] + report.records["recovered"]:
+            self._say_why_nothing_came()
         left = report.records["unacked"] - self.pipeline.safe_records
         if not left:
             return DONE
         self._log.warning("unfinished", records=left, where=self._where_left())
         return UNFINISHED
+
+    def _say_why_nothing_came(self) -> None:
+        with StateStore.read(self._config.state_dir) as store:
+            earlier = [run.run for run in store.runs() if run.counts.received]
+        if earlier:
+            hint = "`streambatch state reset` has all of it read again"
+            self._log.info("nothing_new", read_by=earlier[-1], hint=hint)
 
     def _where_left(self) -> str:
         lost = [source.name for source in self.pipeline.sources if not self.pipeline.is_resumable(source.name)]

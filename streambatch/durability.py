@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import anyio
 from anyio import to_thread
+from msgspec.structs import replace
 from pydantic import Field
 
 from streambatch.clock import Clock
@@ -207,7 +208,12 @@ def durability_in(
 def _plan(state: State, intents: Sequence[Intent]) -> Recut | None:
     if not intents:
         return None
-    return Recut(PlannedBatch(ranges=each.ranges, id=batch_id(state.state_id, each.batch)) for each in intents)
+    return Recut(_planned(state.state_id, intent) for intent in intents)
+
+
+def _planned(state_id: str, intent: Intent) -> PlannedBatch:
+    changed = replace(intent, revision=intent.revision + 1)
+    return PlannedBatch(ranges=intent.ranges, id=batch_id(state_id, intent), changed_id=batch_id(state_id, changed))
 
 
 def _resume(sources: Sequence[Source], state: State, ledger: Ledger) -> None:

@@ -167,10 +167,7 @@ class Pipeline:
             self._tasks.cancel_scope.cancel()
 
     def transform_of(self, settings: Settings) -> Transform:
-        """Return what batches are scored with by other settings, for `reload`. Any thread may call it.
-
-        Raises what `Settings.check` raises, and what a Pipeline does for steps and models that don't fit.
-        """
+        """Return what batches are scored with by other settings; any thread may call it. Raises for those that don't do."""
         settings.check(self.model, self.workers, self._preprocess)
         return transform_for(self.sources, self._record, settings.preprocess, settings.model, self._encoder)
 

@@ -532,8 +532,8 @@ def test_a_batch_keeps_its_id_while_one_before_it_lost_records_for_good(tmp_path
         assert report.ended == "input_ended"
 
     anyio.run(scenario)
-    print({key: [json.loads(line)["id"] for line in body.splitlines()] for key, body in server.taken.items()})
-    assert 0
-
-
-def test_what_a_stop_cuts_short_of_a_planned_batch_is_not_sent_under_another_id(tmp_path: Path) -> None: ...
+    found = Counter(json.loads(line)["id"] for body in server.taken.values() for line in body.splitlines())
+    twice = {number for number, times in found.items() if times > 1}
+    assert set(found) == {n for n in range(200) if not is_dead(n)} | set(range(1000, 1010))
+    assert twice == {n for n in range(30) if not is_dead(n)}, "those that were in one batch with what is lost"
+    assert not server.reused

@@ -35,10 +35,14 @@ class PlannedRange(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedBatch:
-    """A batch to be cut again: its records in order, what it is called, and why it closed."""
+    """A batch to be cut again: its records in order, what it is called, and why it closed.
+
+    changed_id: what it is called if other records come.
+    """
 
     ranges: Sequence[PlannedRange]
     id: str | None = None
+    changed_id: str | None = None
     trigger: Trigger = "size"
 
 
@@ -122,7 +126,7 @@ class Recut:
     def next(self) -> tuple[list[Chunk], PlannedBatch] | None:
         """Return the chunks of the next planned batch if they are all there, and what is known of it.
 
-        Its id is None if it changed; a batch of which nothing came is left out.
+        Its id is another one if it changed; a batch of which nothing came is left out.
         """
         while self._cuts and not self._cuts[0].missing:
             cut = self._cuts.popleft()
@@ -131,7 +135,7 @@ class Recut:
                 self.records -= sum(chunk.count for chunk in chunks)
                 self.size -= sum(chunk.size for chunk in chunks)
                 planned = cut.planned
-                return chunks, planned if cut.is_exact else replace(planned, id=None)
+                return chunks, planned if cut.is_exact else replace(planned, id=planned.changed_id)
         return None
 
     def take(self, records: int, size: int, *, whole_record: bool) -> Chunk | None:

@@ -82,7 +82,7 @@ class Checkpointer:
 
     def id_of(self, batch: Batch) -> str:
         """Return what names a batch, also if it is cut again after a crash."""
-        return batch_id(self._state_id, self._number(batch))
+        return batch.id if batch.id is not None else batch_id(self._state_id, Intent(self._number(batch), ()))
 
     def changed(self, sequence: int, change: RunChange) -> None:
         """Learn what batches from this sequence on are made with. Its number for good is that of the first of them."""
@@ -119,7 +119,10 @@ class Checkpointer:
     async def intend(self, batches: Sequence[Batch]) -> None:
         """Store which records the batches hold that are about to be sent. Raises StateOutage."""
         cut_to = dict(self._cut_to)
-        intents = [Intent(batch=self._number(batch), ranges=_ranges_of(batch, cut_to)) for batch in batches]
+        intents = [
+            Intent(self._number(batch), _ranges_of(batch, cut_to), _revision_in(batch.id) if batch.id else 0)
+            for batch in batches
+        ]
         await to_thread.run_sync(self._store.intend, intents)
 
     async def commit(self, finished: Sequence[Finished], marks: Mapping[str, Mark], point: tuple[int, Point]) -> None:
@@ -142,7 +145,7 @@ class Checkpointer:
         number = self._numbers.get(batch.sequence)
         if number is None:
             if batch.id is not None:
-                number = int(batch.id.rpartition("-")[2])
+                number = _number_in(batch.id)
             else:
                 number, self._next_number = self._next_number, self._next_number + 1
             self._numbers[batch.sequence] = number
@@ -225,9 +228,18 @@ class Checkpointer:
                 each.pop(partition, None)
 
 
-def batch_id(state_id: str, number: int) -> str:
-    """Return what names a batch outside of its state."""
-    return f"{state_id}-{number}"
+def batch_id(state_id: str, intent: Intent) -> str:
+    """Return what names a batch outside of its state. One that could not be cut the same again keeps its number, and
+    so its place among the others, and gets another name."""
+    return f"{state_id}-{intent.batch}" + (f"r{intent.revision}" if intent.revision else "")
+
+
+def _number_in(id: str) -> int:
+    return int(id.rpartition("-")[2].partition("r")[0])
+
+
+def _revision_in(id: str) -> int:
+    return int(id.rpartition("-")[2].partition("r")[2] or 0)
 
 
 def _progress_of(saved: StoredPartition) -> Progress:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from streambatch.state.stored import JournalEntry, Range
+from streambatch.state.stored import Intent, JournalEntry, Range
 
 _LEVEL = 1
 Name = str | bytes
@@ -36,7 +36,7 @@ class _Columns(msgspec.Struct, array_like=True):
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(_Columns)
-_RANGES = msgspec.msgpack.Decoder(list[tuple[Any, Any, int, int, int]])
+_INTENTS = msgspec.msgpack.Decoder(tuple[int, list[tuple[Any, Any, int, int, int]]])
 
 
 def pack_journal(entries: Sequence[JournalEntry]) -> bytes:
@@ -77,16 +77,18 @@ def unpack_journal(packed: bytes) -> list[JournalEntry]:
     ]
 
 
-def pack_ranges(ranges: Iterable[Range]) -> bytes:
-    """Return ranges as bytes."""
-    return _ENCODER.encode(
-        [(stored_name(r.source), stored_name(r.partition), r.start, r.end, r.records) for r in ranges]
+def pack_intent(intent: Intent) -> bytes:
+    """Return what there is of an intent besides its number as bytes."""
+    ranges = [(stored_name(r.source), stored_name(r.partition), r.start, r.end, r.records) for r in intent.ranges]
+    return _ENCODER.encode((intent.revision, ranges))
+
+
+def unpack_intent(batch: int, packed: bytes) -> Intent:
+    """Return the intent that `pack_intent` packed."""
+    revision, ranges = _INTENTS.decode(packed)
+    return Intent(
+        batch, tuple(Range(loaded_name(source), loaded_name(name), *rest) for source, name, *rest in ranges), revision
     )
-
-
-def unpack_ranges(packed: bytes) -> tuple[Range, ...]:
-    """Return the ranges that `pack_ranges` packed."""
-    return tuple(Range(loaded_name(source), loaded_name(name), *rest) for source, name, *rest in _RANGES.decode(packed))
 
 
 def stored_name(name: str) -> Name:

@@ -92,7 +92,7 @@ class SpoolFolder:
             new += found.records[1]
             for key_at, key in found.keys:
                 self._keys.add(key_at, key)
-            # One without a whole request is gone, and the next one to be written gets its name: that must not be removed.
+            # One without a whole request is gone; the next to be written gets its name, and must not be removed for it.
             if segment.end > acked if segment.is_aside else segment.length:
                 self.segments.append(segment)
         return Found(known, new)

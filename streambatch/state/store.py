@@ -17,7 +17,7 @@ from streambatch.clock import SystemClock
 from streambatch.errors import StateError
 from streambatch.records import Partition
 from streambatch.state.database import Changes, open_database, read_database
-from streambatch.state.journal import pack_journal, pack_ranges, stored_name, unpack_ranges
+from streambatch.state.journal import pack_intent, pack_journal, stored_name, unpack_intent
 from streambatch.state.manifest import Detail, RunProgress, as_json, detail_of, from_json
 from streambatch.state.report import Counts, Ended
 from streambatch.state.store_reader import StateReader, counts_of_all_runs, journal_digest, seal
@@ -129,7 +129,7 @@ class StateStore(StateReader):
         """Store batches that are about to be sent; a commit with the journal entry of one removes it and all before."""
         with self._writing() as changes:
             for intent in intents:
-                changes.put("intents", intent.batch, pack_ranges(intent.ranges))
+                changes.put("intents", intent.batch, pack_intent(intent))
                 changes.head.next_batch = max(changes.head.next_batch, intent.batch + 1)
 
     def reset(self, source: str | None = None) -> None:
@@ -152,7 +152,7 @@ class StateStore(StateReader):
             changes.drop("counts", source)
             changes.clear("partitions", "source = ?", source)
             for number, packed in changes.connection.execute("SELECT * FROM intents").fetchall():
-                if any(r.source == source for r in unpack_ranges(packed)):
+                if any(r.source == source for r in unpack_intent(number, packed).ranges):
                     changes.drop("intents", number)
 
     def prune(self, keep_seconds: float, now: float) -> int:

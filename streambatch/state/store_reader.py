@@ -17,7 +17,7 @@ import msgspec
 from streambatch.errors import ChangedReadingError, DamagedStateError, StateError
 from streambatch.state.database import FILE_NAME, Database
 from streambatch.state.folder import held_by
-from streambatch.state.journal import loaded_name, unpack_journal, unpack_ranges
+from streambatch.state.journal import loaded_name, unpack_intent, unpack_journal
 from streambatch.state.manifest import Read, RunProgress, as_json, build_manifest, detail_of, end_of, from_json
 from streambatch.state.report import Counts
 from streambatch.state.store_schema import SEAL_BYTES, seal_of
@@ -75,7 +75,7 @@ class StateReader:
         """Return the batches that were about to be sent and are not acked, in order."""
         with self._reading() as database:
             rows = database.rows("SELECT * FROM intents ORDER BY batch")
-            return [Intent(number, unpack_ranges(packed)) for number, packed in rows]
+            return [unpack_intent(number, packed) for number, packed in rows]
 
     def runs(self) -> list[RunSummary]:
         """Return the runs that are kept, oldest first."""

@@ -42,10 +42,14 @@ class JournalEntry(msgspec.Struct, frozen=True):
 
 
 class Intent(msgspec.Struct, frozen=True):
-    """A batch that is about to be sent: cut the same again, it has the same number."""
+    """A batch that is about to be sent: cut the same again, it has the same number and the same id.
+
+    revision: how often it had to be cut otherwise than it was sent before; each has an id of its own.
+    """
 
     batch: int
     ranges: tuple[Range, ...]
+    revision: int = 0
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

@@ -91,6 +91,16 @@ def test_to_the_end_of_the_input(folder: Path) -> None:
     assert all("traceback" not in json.dumps(line).lower() for line in log)
 
 
+def test_a_second_run_says_that_there_is_nothing_new(folder: Path) -> None:
+    with running(folder, config()) as daemon:
+        assert daemon.wait() == 0
+        first = daemon.report["run"]
+    with running(folder, config()) as daemon:
+        assert daemon.wait() == 0
+        assert daemon.event("nothing_new")["read_by"] == first
+    assert len(scores_in(folder / "out.jsonl")) == 2
+
+
 def test_the_report_is_replaced_as_a_whole(folder: Path) -> None:
     (folder / "report.json").write_text("old")
     with running(folder, config()) as daemon:
