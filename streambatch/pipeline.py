@@ -167,7 +167,7 @@ class Pipeline:
             self._tasks.cancel_scope.cancel()
 
     def transform_of(self, settings: Settings) -> Transform:
-        """Return what batches are scored with by other settings; any thread may call it. Raises for those that don't do."""
+        """Return what scores batches by other settings; any thread may call it. Raises for those that won't do."""
         settings.check(self.model, self.workers, self._preprocess)
         return transform_for(self.sources, self._record, settings.preprocess, settings.model, self._encoder)
 
