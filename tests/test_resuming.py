@@ -23,7 +23,7 @@ import streambatch as sb
 from streambatch.errors import SinkError, SinkOutage, StateOutage
 from streambatch.records import FloatArray
 from streambatch.segments import Rotation
-from streambatch.sinks import backoff
+from streambatch.sinks import backoff, outbox
 from streambatch.state import dead_letters
 from streambatch.state.report import Counts
 from streambatch.state.store import StateStore
@@ -306,7 +306,8 @@ def test_a_stop_needs_no_state_that_is_out_from_the_start(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stop_at_outage)
             with anyio.fail_after(5):
-                return await pipeline.run()
+                report = await pipeline.run()
+        return report
 
     async def stop_at_outage() -> None:
         while len(pipeline.snapshot().not_ready) < 2:
@@ -478,9 +479,8 @@ def test_a_run_may_have_nothing_but_dead_letters(tmp_path: Path) -> None:
     place = Place(tmp_path, {"a": 0})
     (tmp_path / "a" / "3.jsonl").write_bytes(b"not json\n" * 100)
     make = partial(place.pipeline, dead_letter=sb.DeadLetterOptions(str(tmp_path / "dead.jsonl"), stop_at=1.0))
-    for sink in (sb.FileSink(str(tmp_path / "scores.parquet"), format="parquet"), IdentifiedSink(Server(0))):
-        report = anyio.run(make(sink).run)
-    assert report.records["received"] == 0
+    anyio.run(make(sb.FileSink(str(tmp_path / "scores.parquet"), format="parquet")).run)
+    assert anyio.run(make(IdentifiedSink(Server(0))).run).records["received"] == 0
     assert place.counts()["a"].dead_lettered == 100
     assert len((tmp_path / "dead.jsonl").read_bytes().splitlines()) == 100
 
@@ -501,9 +501,12 @@ class Halting(IdentifiedSink):
             await anyio.sleep_forever()
 
 
-def test_a_batch_keeps_its_id_while_one_before_it_lost_records_for_good(tmp_path: Path) -> None:
+def test_a_batch_keeps_its_id_while_one_before_it_lost_records_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A batch in flight with records that only a socket knew comes again without them, under another id; those behind
     it are still the same, also after one more crash."""
+    monkeypatch.setattr(outbox, "WRITE_SIZE", 1)  # each batch by itself
     place, server = Place(tmp_path, {"a": 200}), Server(0)
     policy = sb.BatchPolicy(max_records=40, max_wait=10.0)
     socket = b"".join(b'{"id": %d, "x": [1]}\n' % n for n in range(1000, 1010))
@@ -537,3 +540,22 @@ def test_a_batch_keeps_its_id_while_one_before_it_lost_records_for_good(tmp_path
     assert set(found) == {n for n in range(200) if not is_dead(n)} | set(range(1000, 1010))
     assert twice == {n for n in range(30) if not is_dead(n)}, "those that were in one batch with what is lost"
     assert not server.reused
+
+
+class Pushing(sb.MemorySource):
+    """A source whose client can't be held back."""
+
+    when_full = "drop_newest"
+
+
+def test_a_block_larger_than_the_queue_is_not_dropped_whole() -> None:
+    sink = sb.MemorySink()
+    block = b"".join(b'{"id": %d, "x": [%d]}\n' % (n, n) for n in range(500))
+    source = Pushing([block, block])
+    queue = sb.QueueLimits(max_records=100)
+    pipeline = sb.Pipeline(sources=[source], record=SCHEMA, model=Slow(), sink=sink, queue=queue)
+    records = anyio.run(pipeline.run).records
+    assert records["received"] == 1000 == records["scored"] + records["dropped"]
+    assert records["scored"] >= 100
+    ids = [json.loads(line)["id"] for line in b"".join(sink.payloads).splitlines()]
+    assert ids[:100] == list(range(100))

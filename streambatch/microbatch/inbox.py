@@ -101,9 +101,10 @@ class Inbox:
         lane = self._lane(source)
         return bool(lane.waiting) or self._room(lane) <= 0 or self._space(lane) <= 0
 
-    def has_room(self, chunk: Chunk) -> bool:
-        """Tell whether the whole chunk fits now."""
-        return self._fitting(self._lane(chunk.partition.source), chunk) == chunk.count
+    def room_for(self, chunk: Chunk) -> int:
+        """Return how many records of the chunk would be let in now."""
+        lane = self._lane(chunk.partition.source)
+        return 0 if lane.waiting else self._fitting(lane, chunk)
 
     async def put(self, chunk: Chunk, clock: Clock) -> None:
         """Add a chunk, in parts as room comes. Raises InboxAborted when the pipeline gives up meanwhile."""

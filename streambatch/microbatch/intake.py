@@ -76,9 +76,12 @@ class SourceIntake:
 
     async def enqueue(self, chunk: Chunk) -> None:
         """Take over a chunk that was counted; see records.CountingIntake."""
-        if self._inbox.has_room(chunk):
+        room = self._inbox.room_for(chunk)
+        if room == chunk.count:
             await self._inbox.put(chunk, self.clock)
         elif self._when_full == "drop_newest":
+            if room:
+                await self._inbox.put(chunk.split_off(room), self.clock)
             self._receipts.dropped(chunk, "queue_full")
             self.memory.give(chunk.size)
         else:

@@ -17,8 +17,8 @@ from tests.grafana.metric_names import KNOWN, OF_PROMETHEUS, selectors_in
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 UNITS = {value for name, value in vars(units).items() if not name.startswith("_") and isinstance(value, str)}
 ROWS = [
-    "Health at a glance", "Flow", "Latency", "Saturation: which stage limits", "Batching", "Model", "Drift", "Sources", "Sinks",
-    "Durability", "Process",
+    "Health at a glance", "Flow", "Latency", "Saturation: which stage limits", "Batching", "Model", "Drift", "Sources",
+    "Sinks", "Durability", "Process",
 ]  # fmt: skip
 GRID_WIDTH = 24
 
