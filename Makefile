@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin/
+# One process a core, each with whole files.
+SIDE_BY_SIDE := --numprocesses=logical --dist=loadgroup
 
 .PHONY: help demo test test-fast lint docs pictures dashboards bench soak clean
 
@@ -15,10 +17,10 @@ demo: $(READY)
 	$(RUN)streambatch demo
 
 test: $(READY)
-	$(RUN)python -m pytest
+	$(RUN)python -m pytest $(SIDE_BY_SIDE)
 
 test-fast: $(READY)
-	$(RUN)python -m pytest -m 'not slow'
+	$(RUN)python -m pytest $(SIDE_BY_SIDE) -m 'not slow'
 
 lint: $(READY)
 	$(RUN)ruff check

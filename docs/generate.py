@@ -22,7 +22,7 @@ GROUPS: tuple[Group, ...] = get_args(Group)
 FOLDER = Path(__file__).parent / "reference"
 _SECTIONS = (
     "source", "record", "queue", "limits", "batch", "preprocess", "model", "workers", "sink", "dead_letter", "delivery",
-    "runs", "http",
+    "runs", "http", "drift", "otel",
 )  # fmt: skip
 _HEADERS = {"source": "[source.<name>]", "preprocess": "[[preprocess]]", "sink": "[sink.<name>]"}
 _GENERATED = "<!-- Made by docs/generate.py: change the program and run `make docs`. -->\n"

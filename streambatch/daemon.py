@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import anyio
 import msgspec
 import structlog
+from anyio import to_thread
 from anyio.abc import TaskGroup, TaskStatus
 from prometheus_client import CollectorRegistry, ProcessCollector
 
@@ -37,6 +38,7 @@ from streambatch.events import Observers
 from streambatch.logs import LogObserver, LogOptions, configure_logs, stderr_is_terminal
 from streambatch.metrics import Metrics, MetricsObserver, sample_loop_lag
 from streambatch.metrics.drift import Drift
+from streambatch.metrics.tracing import Tracing
 from streambatch.notify import Notifier
 from streambatch.pipeline import Pipeline
 from streambatch.reloading import Reloaded, Reloader
@@ -117,12 +119,21 @@ class Daemon:
         )
         counting, recent = MetricsObserver(), Recent(self._clock)
         self._notifier = Notifier(drain_seconds=self._config.delivery.drain_timeout, clock=self._clock)
-        observer = Observers(counting, recent, LogObserver(self._clock), self._notifier)
+        self._tracing = _tracing_of(self._config, self._clock)
+        traced = () if self._tracing is None else (self._tracing,)
+        observer = Observers(counting, recent, LogObserver(self._clock), self._notifier, *traced)
         self._drift = _drift_of(self._config, self._clock)
         self.pipeline: Pipeline = assembly.pipeline(observer, folder, self._drift)
         digest = getattr(assembly.model, "digest", None) or ""
+        if self._tracing is not None:
+            self._tracing.run_id, self._tracing.model_digest = self.pipeline.run_id, digest
         self._metrics.attach(
-            self.pipeline, counting, model_format=self._config.model.type, model_digest=digest, drift=self._drift
+            self.pipeline,
+            counting,
+            model_format=self._config.model.type,
+            model_digest=digest,
+            drift=self._drift,
+            tracing=self._tracing,
         )
         self._watch = Watch(
             self.pipeline,
@@ -152,6 +163,8 @@ class Daemon:
             self._effective.clear()
             self._effective.update(config.effective)
             self._watch.reloaded(config.effective, config.digest, digest)
+            if self._tracing is not None:
+                self._tracing.model_digest = digest or ""
             self._notifier.drain_seconds = config.delivery.drain_timeout
         self._notifier.reloaded()
 
@@ -171,6 +184,9 @@ class Daemon:
             await self._run_along()
         except Exception as error:
             return self._failed(first_cause(error))
+        finally:
+            if self._tracing is not None:
+                await to_thread.run_sync(self._tracing.close)
         return self._ended()
 
     async def _run_along(self) -> None:
@@ -280,6 +296,10 @@ class Daemon:
 def _drift_of(config: Config, clock: Clock) -> Drift | None:
     """Return what samples a pipeline, if it is asked for and somebody can see it."""
     return Drift(config.drift, config.record, clock) if config.drift.enabled and config.http.listen != "off" else None
+
+
+def _tracing_of(config: Config, clock: Clock) -> Tracing | None:
+    return Tracing(config.otel, config.name, clock) if config.otel.enabled else None
 
 
 def _settle_garbage_collection() -> None:

@@ -6,7 +6,7 @@ or written to an output before everything that resumes knows where.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -107,7 +107,7 @@ class Durability:
         outbox.restore(self._checkpointer, state.outputs)
         await outbox.holding.through("state", lambda: self._begin(readings))
         self._checkpointer.start()
-        return _plan(state, intents)
+        return _plan(state, intents, readings)
 
     async def prune(self) -> None:
         """Forget old runs now and then, until cancelled."""
@@ -205,10 +205,14 @@ def durability_in(
     return Durability(folder, run=run, pipeline=pipeline, clock=clock, provenance=provenance, runs=runs)
 
 
-def _plan(state: State, intents: Sequence[Intent]) -> Recut | None:
+def _plan(state: State, intents: Sequence[Intent], sources: Container[str]) -> Recut | None:
+    """Return what is to be cut again; of sources that are no more nothing is waited for."""
     if not intents:
         return None
-    return Recut(_planned(state.state_id, intent) for intent in intents)
+    recut = Recut(_planned(state.state_id, intent) for intent in intents)
+    for gone in [name for name in recut.awaited if name not in sources]:
+        recut.give_up(gone)
+    return recut
 
 
 def _planned(state_id: str, intent: Intent) -> PlannedBatch:

@@ -15,6 +15,18 @@ settings.register_profile("streambatch", deadline=None)
 settings.load_profile("streambatch")
 
 
+ON_THE_DEFAULT_PORT = ("cli/test_cli.py", "cli/test_demo.py", "cli/test_init.py", "cli/test_run.py", "e2e/test_wheel.py")
+"""Files whose daemons listen where a config says nothing of it: they take turns."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the tests of a file run in one process, one after the other."""
+    folder = Path(__file__).parent
+    for item in items:
+        file = item.path.relative_to(folder).as_posix()
+        item.add_marker(pytest.mark.xdist_group("default port" if file in ON_THE_DEFAULT_PORT else file))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     # As a mark, and so early, it replaces the fixture's own parameters.

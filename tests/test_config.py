@@ -425,7 +425,7 @@ def test_the_effective_config_is_json_and_whole(load: Loader, tmp_path: Path) ->
     assert "name" not in effective["sink"]["scores"]
     assert list(effective) == [
         "name", "state_dir", "source", "record", "queue", "limits", "batch", "preprocess", "model", "workers",
-        "dead_letter", "delivery", "runs", "http", "drift", "sink",
+        "dead_letter", "delivery", "runs", "http", "drift", "otel", "sink",
     ]  # fmt: skip
 
 

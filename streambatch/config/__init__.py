@@ -20,6 +20,7 @@ from streambatch.config.sections import Find, Group, HttpOptions, Part, Sections
 from streambatch.durability import Delivery
 from streambatch.errors import ConfigError
 from streambatch.metrics.drift import DriftOptions
+from streambatch.metrics.tracing import OtelOptions
 from streambatch.microbatch.budget import Limits
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.microbatch.window import BatchPolicy
@@ -56,6 +57,7 @@ class Config:
     runs: RunsOptions
     http: HttpOptions
     drift: DriftOptions
+    otel: OtelOptions
     effective: Mapping[str, Any]
     digest: str
 
@@ -122,6 +124,7 @@ def _config(draft: Draft, sections: Sections, state_dir: Path) -> Config:
         "runs": sections.runs,
         "http": sections.http,
         "drift": sections.drift,
+        "otel": sections.otel,
     }
     effective = {
         "name": sections.name,

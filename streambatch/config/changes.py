@@ -21,7 +21,7 @@ SHOWN_MAX = 120
 _ABSENT = "nothing"
 _SECTIONS = (
     "record", "queue", "limits", "batch", "preprocess", "model", "workers", "sink", "dead_letter", "delivery", "runs",
-    "http", "drift",
+    "http", "drift", "otel",
 )  # fmt: skip
 
 

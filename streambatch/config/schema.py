@@ -13,6 +13,8 @@ from pydantic.errors import PydanticUserError
 from streambatch.codecs.schema import RecordSchema
 from streambatch.config.sections import NAME, Group, HttpOptions
 from streambatch.durability import Delivery
+from streambatch.metrics.drift import DriftOptions
+from streambatch.metrics.tracing import OtelOptions
 from streambatch.microbatch.budget import Limits
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.microbatch.window import BatchPolicy
@@ -35,6 +37,8 @@ _SECTIONS: Mapping[str, type[Any]] = {
     "delivery": Delivery,
     "runs": RunsOptions,
     "http": HttpOptions,
+    "drift": DriftOptions,
+    "otel": OtelOptions,
 }
 _QUANTITY = r"^\s*\d+(\.\d+)?\s*({})\s*$"
 _UNITS = {

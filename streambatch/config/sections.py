@@ -18,6 +18,7 @@ from streambatch.config.draft import Draft
 from streambatch.durability import Delivery
 from streambatch.errors import ConfigError, ConfigProblem, OptionError
 from streambatch.metrics.drift import DriftOptions
+from streambatch.metrics.tracing import OtelOptions
 from streambatch.microbatch.budget import Limits
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.microbatch.window import BatchPolicy
@@ -39,7 +40,7 @@ PATHS = ("path", "ca_file")
 _INDEX = re.compile(r"\.(\d+)(?=\.|$)")
 _TOP = (
     "name", "state_dir", "source", "record", "queue", "limits", "batch", "preprocess", "model", "workers", "sink",
-    "dead_letter", "delivery", "runs", "http", "drift",
+    "dead_letter", "delivery", "runs", "http", "drift", "otel",
 )  # fmt: skip
 
 
@@ -95,6 +96,7 @@ class Sections:
     runs: RunsOptions | None
     http: HttpOptions | None
     drift: DriftOptions | None
+    otel: OtelOptions | None
 
 
 def read_sections(draft: Draft, find: Find) -> Sections:
@@ -127,6 +129,7 @@ class _Reader:
             runs=self._section("runs", RunsOptions),
             http=self._section("http", HttpOptions),
             drift=self._section("drift", DriftOptions),
+            otel=self._section("otel", OtelOptions),
         )
 
     def _name(self) -> str | None:

@@ -121,7 +121,7 @@ class BatchLog:
         self._forget()
 
     def _note_partly_scored(self, chunks: Sequence[Chunk], outcome: Outcome) -> None:
-        for chunk, records in zip(chunks, _scored_of(chunks, outcome), strict=True):
+        for chunk, records in zip(chunks, scored_of(chunks, outcome), strict=True):
             self._chunks += _CHUNK_ROW.pack(*_CHUNK_TIMES(chunk), 0, records)
 
     def _fold_written(self, batches: FloatArray, chunks: FloatArray) -> None:
@@ -169,7 +169,7 @@ def _matrix(rows: bytearray, row: Struct) -> FloatArray:
     return np.frombuffer(rows).reshape(-1, row.size // 8)
 
 
-def _scored_of(chunks: Sequence[Chunk], outcome: Outcome) -> list[int]:
+def scored_of(chunks: Sequence[Chunk], outcome: Outcome) -> list[int]:
     """Return how many records of each chunk were scored.
 
     An outcome doesn't say which records a step filtered: they are taken from their source's chunks, first ones first.

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import anyio
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from streambatch import __version__
 from streambatch.clock import Clock, SystemClock
@@ -40,6 +41,7 @@ from streambatch.metrics.catalogue import (
 )
 from streambatch.metrics.drift import Drift
 from streambatch.metrics.observer import MetricsObserver, Tally
+from streambatch.metrics.tracing import Tracing
 from streambatch.records import TRIGGERS
 from streambatch.spools import SpoolStatus
 from streambatch.state.report import Snapshot
@@ -99,10 +101,11 @@ class Metrics(Collector):
         model_format: str,
         model_digest: str = "",
         drift: Drift | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """Serve a pipeline and what its observer counts, in place of an earlier pipeline of the same name."""
         self._attached[pipeline.name] = _Attached(
-            pipeline, observer, model_format, model_digest, self._clock.wall(), drift
+            pipeline, observer, model_format, model_digest, self._clock.wall(), drift, tracing
         )
 
     def config_reloaded(self, *, ok: bool, digest: str | None) -> None:
@@ -164,6 +167,7 @@ class _Attached:
     model_digest: str
     since_wall: float
     drift: Drift | None
+    tracing: Tracing | None
     model_reloads: Counter[str] = field(default_factory=Counter)
 
 
@@ -176,9 +180,18 @@ class _Samples:
     def put(self, name: str, value: float, *labels: str) -> None:
         self._families[PREFIX + name].add_metric((*self._labels, *labels), value)
 
-    def put_buckets(self, name: str, buckets: Buckets, *labels: str, series: int = 0) -> None:
+    def put_buckets(
+        self,
+        name: str,
+        buckets: Buckets,
+        *labels: str,
+        series: int = 0,
+        exemplars: Mapping[int, Exemplar] | None = None,
+    ) -> None:
+        """exemplars: by the place of their bucket; the plain text format leaves them out."""
         counts, total = buckets.sampled(series)
-        self._families[PREFIX + name].add_metric((*self._labels, *labels), counts, total)
+        told = [(*count, exemplars.get(at)) for at, count in enumerate(counts)] if exemplars else counts
+        self._families[PREFIX + name].add_metric((*self._labels, *labels), told, total)
 
 
 def _put_pipeline(families: Mapping[str, Family], attached: _Attached, clock: Clock) -> Snapshot:
@@ -194,7 +207,7 @@ def _put_pipeline(families: Mapping[str, Family], attached: _Attached, clock: Cl
     _put_stages(samples, snapshot, observer, wall_ahead)
     _put_sink(samples, pipeline.sink.name, snapshot, observer)
     _put_spools(samples, snapshot.spools.values())
-    _put_batches(samples, observer.batches)
+    _put_batches(samples, observer.batches, attached.tracing)
     for state in STATES:
         samples.put("pipeline_state", snapshot.state == state, state)
     samples.put("model_info", 1, attached.model_format, attached.model_digest)
@@ -304,11 +317,12 @@ def _put_drift(samples: _Samples, drift: Drift) -> None:
             samples.put("drift_score_quantile", value, score.label, f"{quantile:g}")
 
 
-def _put_batches(samples: _Samples, batches: BatchLog) -> None:
+def _put_batches(samples: _Samples, batches: BatchLog, tracing: Tracing | None) -> None:
     for parts, buckets in ((OF_CHUNK, batches.of_chunks), (OF_BATCH, batches.of_batches)):
         for at, (name, label) in enumerate(parts):
             samples.put_buckets(name, buckets, label, series=at)
-    samples.put_buckets("end_to_end_latency_seconds", batches.end_to_end)
+    exemplars = tracing.exemplars if tracing is not None else None
+    samples.put_buckets("end_to_end_latency_seconds", batches.end_to_end, exemplars=exemplars)
     samples.put_buckets("ack_latency_seconds", batches.acks)
     samples.put_buckets("batch_records", batches.records)
     samples.put_buckets("batch_bytes", batches.sizes)
