@@ -15,7 +15,13 @@ settings.register_profile("streambatch", deadline=None)
 settings.load_profile("streambatch")
 
 
-ON_THE_DEFAULT_PORT = ("cli/test_cli.py", "cli/test_demo.py", "cli/test_init.py", "cli/test_run.py", "e2e/test_wheel.py")
+ON_THE_DEFAULT_PORT = (
+    "cli/test_cli.py",
+    "cli/test_demo.py",
+    "cli/test_init.py",
+    "cli/test_run.py",
+    "e2e/test_wheel.py",
+)
 """Files whose daemons listen where a config says nothing of it: they take turns."""
 
 

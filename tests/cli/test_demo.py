@@ -60,7 +60,7 @@ def test_a_terminal_gets_a_bar_and_the_folder_is_kept_if_asked(tmp_path: Path) -
         os.close(leader)
         assert process.stdout is not None
         assert b"kept" in process.stdout.read()
-    assert process.returncode == 0
+    assert process.returncode == 0, shown
     assert b"scored" in shown
     assert b"queue" in shown
     (folder,) = tmp_path.iterdir()

@@ -241,6 +241,12 @@ class Numbered:
     def __call__(self, state: Any, x: FloatArray) -> Any:
         return state + len(x), (x + np.arange(len(x))[:, np.newaxis] + state).astype(x.dtype)
 
+    def dump(self, state: Any) -> bytes:
+        return bytes(state.tobytes())
+
+    def load(self, data: bytes) -> Any:
+        return np.frombuffer(data).reshape(1).copy()
+
 
 class ChangesState(Numbered):
     def __call__(self, state: Any, x: FloatArray) -> Any:
