@@ -78,7 +78,9 @@ def test_ctrl_c_ends_it_early_with_the_summary(tmp_path: Path) -> None:
         time.sleep(0.3)  # some records, no matter how many
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
-    assert process.returncode == 0
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert process.returncode == 0, said
     assert "received" in rest
     assert list(tmp_path.iterdir()) == []
 
