@@ -15,14 +15,8 @@ settings.register_profile("streambatch", deadline=None)
 settings.load_profile("streambatch")
 
 
-ON_THE_DEFAULT_PORT = (
-    "cli/test_cli.py",
-    "cli/test_demo.py",
-    "cli/test_init.py",
-    "cli/test_run.py",
-    "e2e/test_wheel.py",
-)
-"""Files whose daemons listen where a config says nothing of it: they take turns."""
+ON_THE_DEFAULT_PORT = ("cli/", "e2e/test_wheel.py")
+"""Where daemons listen as they do when a config says nothing of it: these files take turns."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     folder = Path(__file__).parent
     for item in items:
         file = item.path.relative_to(folder).as_posix()
-        item.add_marker(pytest.mark.xdist_group("default port" if file in ON_THE_DEFAULT_PORT else file))
+        item.add_marker(pytest.mark.xdist_group("default port" if file.startswith(ON_THE_DEFAULT_PORT) else file))
 
 
 @pytest.hookimpl(tryfirst=True)
