@@ -216,8 +216,13 @@ class Pipeline:
         return sum(source.backlog_records for source in self._sources if isinstance(source, SpooledSource))
 
     async def _open_run_close(self) -> None:
-        if not await self._open():
-            return
+        try:
+            if await self._open():
+                await self._run_opened()
+        finally:
+            await self._close_outputs()
+
+    async def _run_opened(self) -> None:
         try:
             async with anyio.create_task_group() as self._tasks:
                 for task in (self._read, self._cut, self._deliver):
@@ -225,7 +230,7 @@ class Pipeline:
                 self._vitals.enter("draining" if self._stop_asked.is_set() else "running")
         finally:
             with anyio.move_on_after(LAST_SYNC_SECONDS, shield=True):
-                await self._close()
+                await self._outbox.sync()
 
     async def _open(self) -> bool:
         """Resume, and open the outputs. Returns False when an outage kept it from that and a stop was asked for."""
@@ -235,22 +240,14 @@ class Pipeline:
         if self._durability is not None:
             recut = await self._durability.resume(self._sources, self.ledger, self._transform, self._outbox)
             self._batcher = Batcher(self.inbox, self._window, self.clock, recut)
-        try:
-            await self._outbox.open(self._encoder.header())
-        except BaseException:
-            await self._close_outputs()
-            raise
-
-    async def _close(self) -> None:
-        try:
-            await self._outbox.sync()
-        finally:
-            await self._close_outputs()
+        await self._outbox.open(self._encoder.header())
 
     async def _close_outputs(self) -> None:
         with anyio.CancelScope(shield=True):
-            await self.sink.close()
-            await self._dead_letters.close()
+            try:
+                await self.sink.close()
+            finally:
+                await self._dead_letters.close()
 
     async def _read(self) -> None:
         """Run the sources to their end or until stopped; then close the inbox, which ends everything after it."""

@@ -226,6 +226,25 @@ async def test_fewer_than_a_thousand_or_an_endless_source_stop_nothing() -> None
     assert report.records["dead_lettered"] == 900
 
 
+async def test_an_output_is_closed_when_the_run_is_cancelled_as_it_has_opened() -> None:
+    class Cancelling(sb.MemorySink):
+        is_open = False
+
+        async def open(self, header: bytes) -> None:
+            await super().open(header)
+            self.is_open = True
+            scope.cancel()
+
+        async def close(self) -> None:
+            self.is_open = False
+
+    sink = Cancelling()
+    with anyio.CancelScope() as scope:
+        await pipeline([source(lines(range(10)))], sink).run()
+    assert scope.cancelled_caught
+    assert not sink.is_open
+
+
 async def test_a_sink_that_fails_ends_the_run_with_its_error_and_counts_the_rest() -> None:
     class Full(sb.MemorySink):
         async def write(self, payload: bytes) -> None:

@@ -157,8 +157,6 @@ def in_segments(folder: Path, name: str = "scores") -> list[int]:
     return [json.loads(line)["id"] for path in paths for line in path.read_bytes().splitlines()]
 
 
-# A hard stop while an output is being opened can leave its file to the garbage collector; seen once, on a busy machine.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("rotate", [None, Rotation(max_bytes=2000)])

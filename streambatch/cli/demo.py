@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +17,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EADDRINUSE
 from importlib.resources import files
 from math import cos, pi
 from pathlib import Path
@@ -42,10 +43,15 @@ TICKS_PER_LINE = 40
 PATIENCE_SECONDS = 20.0
 """How long the pipeline may take to start, to catch up, or to stop."""
 PORT = 9464
+"""Where the pipeline listens; where something else has that port, on any that is free."""
 
 
 class DemoError(StreambatchError):
     """The demo's pipeline did not run as it should. Says what its log said last."""
+
+
+class PortTakenError(DemoError):
+    """Something else listens where the pipeline was to."""
 
 
 def run_demo(seconds: float, *, keep: bool) -> int:
@@ -63,20 +69,27 @@ def run_demo(seconds: float, *, keep: bool) -> int:
 
 
 def _run(folder: Path, seconds: float, ended: list[int]) -> None:
-    url = f"http://127.0.0.1:{free_port(PORT)}"
     write_model(folder / "model.npz")
     (folder / "feed.jsonl").touch()
     (folder / "pipeline.toml").write_bytes(files("streambatch.cli").joinpath("demo.toml").read_bytes())
     print(f"streambatch run pipeline.toml in {folder}, on a feed of made-up taxi rides for {seconds} s", flush=True)
-    with _pipeline(folder, url) as process:
-        demo = Demo(process, folder, url)
-        demo.start()
+    try:
+        demo = _run_on(PORT, folder, seconds, ended)
+    except PortTakenError:
+        demo = _run_on(0, folder, seconds, ended)
+    _summarise(folder, demo)
+
+
+def _run_on(port: int, folder: Path, seconds: float, ended: list[int]) -> Demo:
+    with _pipeline(folder, port) as process:
+        demo = Demo(process, folder)
+        url = demo.start()
         print(f"watch it live at {url}/, its metrics are at {url}/metrics; Ctrl-C ends it early", flush=True)
         with _progress() as show, (folder / "feed.jsonl").open("ab", buffering=0) as feed:
             demo.feed(feed, seconds, show, ended)
             demo.catch_up(show)
         demo.stop()
-    _summarise(folder, demo)
+    return demo
 
 
 def _leave(folder: Path, *, keep: bool) -> None:
@@ -90,21 +103,20 @@ def _leave(folder: Path, *, keep: bool) -> None:
 class Demo:
     """A pipeline under way, and the feed that it follows."""
 
-    def __init__(self, process: subprocess.Popen[bytes], folder: Path, url: str) -> None:
-        self._process, self._folder, self._url = process, folder, url
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+        self._process, self._log, self._url = process, folder / "run.log", ""
         self._rng = np.random.default_rng()
         self._busiest = Rate(1.0)
         self.fed = 0
         self.busiest = 0.0
 
-    def start(self) -> None:
-        """Wait until the pipeline is ready."""
+    def start(self) -> str:
+        """Wait until the pipeline is ready. Returns its address. Raises PortTakenError."""
         for _ in self._waiting("start"):
-            try:
-                with urllib.request.urlopen(f"{self._url}/readyz", timeout=5):
-                    return
-            except OSError:
-                continue
+            self._url = self._listens_at()
+            if self._url and self._answers("/readyz"):
+                break
+        return self._url
 
     def feed(self, feed: BinaryIO, seconds: float, show: Show, ended: list[int]) -> None:
         """Append to the feed as a producer would, for so long or until ended early."""
@@ -163,8 +175,21 @@ class Demo:
         self._give_up(what)
 
     def _give_up(self, what: str) -> NoReturn:
-        last = (self._folder / "run.log").read_text(errors="replace").splitlines()[-3:]
-        raise DemoError("\n".join([f"the pipeline did not {what}; its log ends with", *last]))
+        last = self._log.read_text(errors="replace").splitlines()[-3:]
+        kind = PortTakenError if last and os.strerror(EADDRINUSE).lower() in last[-1].lower() else DemoError
+        raise kind("\n".join([f"the pipeline did not {what}; its log ends with", *last]))
+
+    def _answers(self, path: str) -> bool:
+        try:
+            with urllib.request.urlopen(self._url + path, timeout=5):
+                return True
+        except OSError:
+            return False
+
+    def _listens_at(self) -> str:
+        """Return the address that the log tells, empty before it does."""
+        found = re.search(r'"admin_listening","url":"([^"]+)"', self._log.read_text(errors="replace"))
+        return found[1] if found else ""
 
 
 class Show:
@@ -188,22 +213,11 @@ def due(elapsed: float, seconds: float) -> int:
     return round(RATE * (elapsed + swing)) + BURST * (elapsed >= BURST_AT * seconds)
 
 
-def free_port(wanted: int) -> int:
-    """Return the port, or where something else has it any that is free."""
-    for port in (wanted, 0):
-        try:
-            with socket.create_server(("127.0.0.1", port)) as listener:
-                return int(listener.getsockname()[1])
-        except OSError:
-            continue
-    raise DemoError("no free port on 127.0.0.1")
-
-
 @contextmanager
-def _pipeline(folder: Path, url: str) -> Iterator[subprocess.Popen[bytes]]:
+def _pipeline(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run the pipeline, its log in run.log; the process is gone afterwards. A session of its own: Ctrl-C is ours."""
     command = [sys.executable, "-m", "streambatch", "run", "pipeline.toml", "--report", "report.json"]
-    command += ["--set", f"http.listen={url.removeprefix('http://')}"]
+    command += ["--set", f"http.listen=127.0.0.1:{port}"]
     environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     with (folder / "run.log").open("wb") as log:
         process = subprocess.Popen(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from streambatch.cli.demo import BURST, due, free_port, run_demo
+from streambatch.cli.demo import BURST, due, run_demo
 
 pytestmark = pytest.mark.slow
 
@@ -95,11 +95,17 @@ def test_a_pipeline_that_will_not_start(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_port_in_use_is_left_alone() -> None:
+def test_a_port_in_use_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert free_port(port) not in (0, port)
-    assert free_port(port) == port
+        monkeypatch.setattr("streambatch.cli.demo.PORT", port)
+        assert run_demo(1, keep=False) == 0
+    shown = re.search(r"metrics are at http://127\.0\.0\.1:(\d+)/metrics", capsys.readouterr().out)
+    assert shown is not None
+    assert int(shown[1]) not in (0, port)
 
 
 def test_the_feed_swings_and_has_one_burst() -> None:

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from streambatch.cli.demo import free_port
 from tests.e2e.browser import TAB, Browser, Scheme, browsing, needs_browser
+from tests.e2e.pages import free_ports
 from tests.e2e.running import Daemon, running
 from tests.sinks.test_http import served
 
@@ -156,7 +156,7 @@ def test_a_daemon_that_says_nothing_is_missed_and_found_again(folder: Path, brow
 
 
 def test_it_goes_on_by_itself_with_the_next_run(folder: Path, browser: Browser) -> None:
-    http = f'listen = "127.0.0.1:{free_port(0)}"'
+    http = f'listen = "127.0.0.1:{next(free_ports())}"'
     with shown(folder, browser, http=http) as daemon:
         first = browser.text(place("run"))
         daemon.process.kill()
