@@ -15,16 +15,12 @@ settings.register_profile("streambatch", deadline=None)
 settings.load_profile("streambatch")
 
 
-ON_THE_DEFAULT_PORT = ("cli/", "e2e/test_wheel.py")
-"""Where daemons listen as they do when a config says nothing of it: these files take turns."""
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have the tests of a file run in one process, one after the other."""
     folder = Path(__file__).parent
     for item in items:
         file = item.path.relative_to(folder).as_posix()
-        item.add_marker(pytest.mark.xdist_group("default port" if file.startswith(ON_THE_DEFAULT_PORT) else file))
+        item.add_marker(pytest.mark.xdist_group(file))
 
 
 @pytest.hookimpl(tryfirst=True)
