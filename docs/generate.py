@@ -14,16 +14,13 @@ import typer.main
 from streambatch.cli.app import app
 from streambatch.config import Group
 from streambatch.config.schema import config_schema
+from streambatch.config.sections import SECTIONS
 from streambatch.metrics.catalogue import CATALOGUE, DEAD_LETTERS, DROPPED, Metric
 from streambatch.plugins import find_part, installed
 from streambatch.units import format_size
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 FOLDER = Path(__file__).parent / "reference"
-_SECTIONS = (
-    "source", "record", "queue", "limits", "batch", "preprocess", "model", "workers", "sink", "dead_letter", "delivery",
-    "runs", "http", "drift", "otel",
-)  # fmt: skip
 _HEADERS = {"source": "[source.<name>]", "preprocess": "[[preprocess]]", "sink": "[sink.<name>]"}
 _GENERATED = "<!-- Made by docs/generate.py: change the program and run `make docs`. -->\n"
 _CONFIG = f"""# The config
@@ -86,9 +83,9 @@ def built_in_schema() -> dict[str, Any]:
 def config_page(schema: Mapping[str, Any]) -> str:
     """Return the reference of the config."""
     properties, required = schema["properties"], schema["required"]
-    top = {key: properties[key] for key in properties if key not in _SECTIONS}
+    top = {key: properties[key] for key in properties if key not in SECTIONS}
     lines = [_CONFIG, "## Top level", "", *_keys(top, required)]
-    for key in _SECTIONS:
+    for key in SECTIONS:
         lines += _section(key, properties[key], is_required=key in required)
     return "\n".join(lines) + "\n"
 

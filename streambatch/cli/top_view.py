@@ -18,12 +18,13 @@ from rich.text import Text
 from streambatch.ops.live import View
 from streambatch.units import format_duration, format_size
 
-BARS = "▁▂▃▄▅▆▇█"
+BARS = "▁▂▃▄▅▆▇"
+"""None fills its line: the histories of two lines would run into one another."""
 HALF_FULL, FULL = 0.5, 0.9
 """From where a fill is yellow, and red."""
 _STATES = {"running": "green", "starting": "yellow", "draining": "yellow", "stopped": "red", "failed": "red"}
 _PART_MIN = 0.01
-_FIGURES_WIDTH = 42
+_NAME_WIDTH, _FIGURES_WIDTH = 9, 42
 
 
 def draw(views: Sequence[View], width: int, height: int | None) -> RenderableType:
@@ -47,7 +48,7 @@ def _bar(value: float, largest: float) -> str:
 
 
 def _panel(view: View, width: int, height: int | None) -> RenderableType:
-    title = Text.assemble((_plain(view["pipeline"] or view["url"]), "bold"), "  ", _state(view))
+    title = Text.assemble((_plain(view["pipeline"] or view["url"]), "bold"), "  ", _state(view), style="not dim")
     inner = max(20, width - 4)
     lines: list[Text] = []
     if view["down"]:
@@ -112,9 +113,14 @@ def _figures(view: View, width: int) -> Iterator[Text]:
 def _row(
     name: str, figures: str, history: Sequence[float | None], width: int, *, style: str = "", top: float | None = None
 ) -> Text:
-    bars = width - 9 - _FIGURES_WIDTH
-    line = Text.assemble((f"{name:<9}", "dim"), (f"{figures:<{_FIGURES_WIDTH}}", style))
+    bars = width - _NAME_WIDTH - _FIGURES_WIDTH
+    line = _named(name).append(f"{figures:<{_FIGURES_WIDTH}}", style)
     return line.append(sparkline(history, bars, top), style="cyan") if bars >= 8 else line
+
+
+def _named(name: str) -> Text:
+    """Begin a line with what it is about."""
+    return Text.assemble((f"{name:<{_NAME_WIDTH}}", "dim"))
 
 
 def _latency(view: View) -> str:
@@ -125,16 +131,17 @@ def _latency(view: View) -> str:
 
 
 def _batch(view: View) -> Text:
-    batch, line = view["batch"], Text.assemble((f"{'batch':<9}", "dim"))
-    if not batch:
-        return line.append("no batch yet")
-    line.append(f"{batch['mean_records']:,.0f} of {batch['max_records']:,} records, closed by ")
-    triggers = sorted(batch["triggers"].items(), key=lambda each: -each[1])
-    return line.append("  ".join(f"{name} {share:.0%}" for name, share in triggers if share > 0) or "nothing")
+    batch, line = view["batch"], _named("batch")
+    triggers = sorted(batch["triggers"].items(), key=lambda each: -each[1]) if batch else []
+    closed_by = "  ".join(f"{name} {share:.0%}" for name, share in triggers if share > 0)
+    if not closed_by:
+        return line.append("none of late")
+    mean, most = batch["mean_records"], batch["max_records"]
+    return line.append(f"{mean:,.0f} of {most:,} records, closed by {closed_by}")
 
 
 def _stages(view: View) -> Text:
-    line = Text.assemble((f"{'busy':<9}", "dim"))
+    line = _named("busy")
     for stage in view["stages"]:
         busy = stage["busy"]
         line.append(f"{stage['stage']} {busy:.0%}  ", style=_fill_style(busy) or ("" if busy >= _PART_MIN else "dim"))
@@ -143,10 +150,9 @@ def _stages(view: View) -> Text:
 
 
 def _parts(view: View) -> Text:
-    line = Text.assemble((f"{'spent on':<9}", "dim"))
     parts = sorted(view["latency_parts"], key=lambda part: -part["share"])[:5]
     shown = [f"{part['part'].replace('_', ' ')} {part['share']:.0%}" for part in parts if part["share"] >= _PART_MIN]
-    return line.append("  ".join(shown) or "nothing yet")
+    return _named("spent on").append("  ".join(shown) or "nothing yet")
 
 
 def _about(view: View) -> Text:

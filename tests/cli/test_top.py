@@ -276,4 +276,4 @@ def test_a_sparkline_is_as_wide_as_asked_for(values: list[float | None], width: 
 
 
 def test_a_sparkline_rises_with_its_values() -> None:
-    assert sparkline([0.0, 5.0, None, 10.0], 4) == "▁▅ █"
+    assert sparkline([0.0, 5.0, None, 10.0], 4) == "▁▄ ▇"

@@ -13,6 +13,8 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from streambatch import __version__
 from streambatch.durability import Delivery
 from tests.deploy.units import ROOT
 from tests.e2e.running import running, scores_in
+from tests.grafana.prometheus import Prometheus
 
 DOCKERFILE, COMPOSE = ROOT / "deploy/docker/Dockerfile", ROOT / "deploy/compose"
 TOOLS = Path(sys.executable).parent
@@ -139,6 +142,7 @@ def test_what_the_compose_file_names_is_there() -> None:
     assert daemon["image"] == f"streambatch:{__version__}"
     assert (COMPOSE / daemon["build"]["context"] / daemon["build"]["dockerfile"]).resolve() == DOCKERFILE
     assert int(daemon["stop_grace_period"].rstrip("s")) > Delivery().drain_timeout + 10
+    assert daemon["init"] is True
 
 
 def test_grafana_finds_data_source_and_dashboards() -> None:
@@ -178,6 +182,79 @@ def test_alertmanager_takes_its_config() -> None:
         ["amtool", "check-config", COMPOSE / "alertmanager.yml"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@needs("prometheus")
+@needs("prometheus-alertmanager")
+def test_prometheus_knows_all_it_is_told_of(tmp_path: Path) -> None:
+    daemon_folder = tmp_path / "daemon"
+    daemon_folder.mkdir()
+    for name in ("prometheus", "alertmanager"):
+        write_mounts(name, tmp_path)
+    daemon_at, prometheus_at, alertmanager_at = free_addresses(3)
+    told = tmp_path / "etc/prometheus/prometheus.yml"
+    text = told.read_text().replace("streambatch:9464", daemon_at).replace("127.0.0.1:9090", prometheus_at)
+    told.write_text(text.replace("alertmanager:9093", alertmanager_at).replace("15s", "1s"))
+    config = EMPTY_FEED.replace("ADDRESS", daemon_at)
+    with (
+        running(daemon_folder, config) as daemon,
+        service("alertmanager", "prometheus-alertmanager", alertmanager_at, tmp_path) as alertmanager,
+        service("prometheus", "prometheus", prometheus_at, tmp_path) as prometheus,
+    ):
+        daemon.event("admin_listening")
+        alertmanager.until_ready()
+        prometheus.until_ready()
+        prometheus.until('count(up == 1) == 2 and on () up{job="streambatch"}')
+        prometheus.until("count({__name__=~'.+:.+'}) > 0")
+        prometheus.until("prometheus_notifications_alertmanagers_discovered == 1")
+        (known,) = prometheus.ask("alertmanagers")["activeAlertmanagers"]
+        assert known["url"] == f"http://{alertmanager_at}/api/v2/alerts"
+        files = {Path(group["file"]).name for group in prometheus.ask("rules")["groups"]}
+        assert files == {"recording.yml", "alerts.yml"}
+
+
+EMPTY_FEED = """
+name = "rides"
+source.live = { type = "tcp", listen = "127.0.0.1:0" }
+record.features = ["km"]
+model = { type = "python", path = "statistics:mean" }
+sink.scores.type = "none"
+http.listen = "ADDRESS"
+"""
+
+
+def free_addresses(count: int) -> list[str]:
+    """Return addresses on loopback that nobody listens on."""
+    with ExitStack() as free:
+        found = [free.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [f"127.0.0.1:{one.getsockname()[1]}" for one in found]
+
+
+def write_mounts(name: str, root: Path) -> None:
+    """Copy the files that a service has mounted to where it looks for them, under `root`."""
+    for volume in compose()["services"][name]["volumes"]:
+        source, target, *_ = volume.split(":")
+        if source.startswith("."):
+            copy = root / target.lstrip("/")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(COMPOSE / source, copy)
+
+
+@contextmanager
+def service(name: str, program: str, address: str, root: Path) -> Iterator[Prometheus]:
+    """Run a service with the arguments that the compose file gives it, its paths under `root`."""
+    arguments = [flag.replace("=/", f"={root}/") for flag in compose()["services"][name]["command"]]
+    log = root / f"{name}.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [program, *arguments, f"--web.listen-address={address}"], stdin=subprocess.DEVNULL, stdout=out, stderr=out
+        )
+    try:
+        yield Prometheus(process, f"http://{address}", log)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_one_command_makes_secrets_once_and_starts_it_all(tmp_path: Path) -> None:
