@@ -6,7 +6,7 @@ or written to an output before everything that resumes knows where.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -85,7 +85,7 @@ class Durability:
         self._run, self._pipeline, self._clock = run, pipeline, clock
         self._provenance, self._runs = provenance, runs
         self._checkpointer: Checkpointer | None = None
-        self._has_begun = False
+        self._has_begun = self._is_proven = False
 
     async def resume(
         self, sources: Sequence[Source], ledger: Ledger, transform: Transform, outbox: Outbox
@@ -101,13 +101,17 @@ class Durability:
         for name, reading in readings.items():
             self._store.check_reading(name, reading)
         transform.restore(state.steps)
+        transform.is_proven = self._is_proven
         _resume(sources, state, ledger)
         dump = partial(dump_states, transform.steps)  # and not the transform's own: its model may be replaced
-        self._checkpointer = Checkpointer(self._store, state, ledger, sources, clock=self._clock, dump=dump)
+        recut = _plan(state, intents, sources)
+        self._checkpointer = Checkpointer(
+            self._store, state, ledger, sources, clock=self._clock, dump=dump, left=partial(_left, recut)
+        )
         outbox.restore(self._checkpointer, state.outputs)
         await outbox.holding.through("state", lambda: self._begin(readings))
         self._checkpointer.start()
-        return _plan(state, intents, readings)
+        return recut
 
     async def prune(self) -> None:
         """Forget old runs now and then, until cancelled."""
@@ -161,6 +165,10 @@ class Durability:
 
     def _opened(self) -> tuple[State, list[Intent]]:
         self._store.open()
+        # A model of no digest can't be told from another. It is taken for a new one: if that was wrong, a stop loses
+        # nothing, while a wrong model that goes on makes dead letters of all there is.
+        digest = self._provenance.model.get("sha256")
+        self._is_proven = digest is not None and self._store.has_scored(digest)
         return self._store.load(), self._store.intended()
 
     async def _end(self, report: RunReport, ledger: Ledger) -> None:
@@ -197,22 +205,32 @@ def durability_in(
     clock: Clock,
     provenance: Provenance | None,
     runs: RunsOptions | None,
+    model: Any,
 ) -> Durability | None:
-    """Return the state of a run in a folder; None without one."""
+    """Return the state of a run in a folder; None without one. Of a model of unknown provenance its digest is noted."""
     if folder is None:
         return None
-    provenance, runs = provenance or Provenance(), runs or RunsOptions()
+    if provenance is None:
+        digest = getattr(model, "digest", None)
+        provenance = Provenance(model={"sha256": digest} if isinstance(digest, str) else {})
+    runs = runs or RunsOptions()
     return Durability(folder, run=run, pipeline=pipeline, clock=clock, provenance=provenance, runs=runs)
 
 
-def _plan(state: State, intents: Sequence[Intent], sources: Container[str]) -> Recut | None:
+def _plan(state: State, intents: Sequence[Intent], sources: Sequence[Source]) -> Recut | None:
     """Return what is to be cut again; of sources that are no more nothing is waited for."""
     if not intents:
         return None
-    recut = Recut(_planned(state.state_id, intent) for intent in intents)
-    for gone in [name for name in recut.awaited if name not in sources]:
+    resumable = {source.name for source in sources if isinstance(source, ResumableSource)}
+    recut = Recut([_planned(state.state_id, intent) for intent in intents], resumable)
+    for gone in recut.awaited - {source.name for source in sources}:
         recut.give_up(gone)
     return recut
+
+
+def _left(recut: Recut | None) -> Sequence[str]:
+    """Return the ids of the batches that are left to the next run."""
+    return [planned.id for planned in recut.left if planned.id is not None] if recut is not None else ()
 
 
 def _planned(state_id: str, intent: Intent) -> PlannedBatch:

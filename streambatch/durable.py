@@ -7,7 +7,7 @@ Everything here can be written as JSON: numbers, text, lists and tables of them.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -17,6 +17,14 @@ Mark = Mapping[str, Any]
 """How far an output goes; only the output reads it."""
 Commit = Callable[[Mark], Awaitable[None]]
 """Stores an output's mark in a checkpoint, durably, with all that was written to it before."""
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def learned(struct: type[T]) -> type[T]:
+    """Have msgspec learn a struct's fields now: two threads that are the first to read one crash the process."""
+    msgspec.json.Decoder(struct)
+    return struct
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):

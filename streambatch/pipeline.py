@@ -120,7 +120,7 @@ class Pipeline:
             refuse=lambda *record: self._transform.refused(*record),
         )
         self._durability = durability_in(
-            state_dir, run=self.run_id, pipeline=name, clock=self.clock, provenance=provenance, runs=runs
+            state_dir, run=self.run_id, pipeline=name, clock=self.clock, provenance=provenance, runs=runs, model=model
         )
         self._tasks: anyio.abc.TaskGroup | None = None
         self._freed: anyio.Event | None = None
@@ -212,8 +212,9 @@ class Pipeline:
 
     @property
     def safe_records(self) -> int:
-        """Records that are not scored and wait in a spool."""
-        return sum(source.backlog_records for source in self._sources if isinstance(source, SpooledSource))
+        """Records that are not scored and wait in a spool, or were left to be cut again by the next run."""
+        in_spools = sum(source.backlog_records for source in self._sources if isinstance(source, SpooledSource))
+        return in_spools + self._batcher.left_records
 
     async def _open_run_close(self) -> None:
         try:
@@ -264,7 +265,8 @@ class Pipeline:
         if not isinstance(source, ResumableSource):
             self._batcher.give_up(source.name)
         await source.run(self._intake(source))
-        self._batcher.give_up(source.name)
+        if not self._stop_asked.is_set():  # or it may not have come to its end
+            self._batcher.give_up(source.name)
 
     def _intake(self, source: Source) -> SourceIntake:
         intake = self._intakes[source.name] = SourceIntake(

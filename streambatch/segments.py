@@ -22,7 +22,7 @@ from anyio import to_thread
 from pydantic import Field
 
 from streambatch.clock import Clock
-from streambatch.durable import Commit, Mark
+from streambatch.durable import Commit, Mark, learned
 from streambatch.errors import OptionError, SinkError
 from streambatch.files import AppendFile, disk_error, sync_folder
 from streambatch.options import options
@@ -73,6 +73,7 @@ class SegmentNames:
         return dict(sorted((int(match[1]), self._path.with_name(name)) for match, name in matches if match))
 
 
+@learned
 class SegmentMark(msgspec.Struct, frozen=True, kw_only=True):
     """How far an output goes, as a checkpoint keeps it.
 
@@ -348,9 +349,10 @@ class SegmentedFile:
         return mark
 
     async def _store(self, mark: Mark, *, is_first: bool = False) -> None:
-        if self._commit is not None:
-            await self._commit(mark)
-        if self._commit is not None and is_first:
+        if self._commit is None:
+            return
+        await self._commit(mark)
+        if is_first:
             self.restore(mark, self._commit)  # for when opening fails later on, and is tried again
 
     def _mismatch(self, problem: str) -> SinkError:

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from streambatch.durable import Notes, Saved
+from streambatch.durable import Notes, Saved, learned
 from streambatch.ingest.identity import NOTHING_KNOWN, Identity, identity_of
 from streambatch.ingest.matching import Mark, partition_name
 
 
+@learned
 class FileNotes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is stored of a file.
 
@@ -36,6 +37,10 @@ class FileNotes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     renamed: bool = False
     end: int | None = None
     size: int = 0
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.head, bytes.fromhex(self.digest)) if self.head else NOTHING_KNOWN
 
 
 def notes_of(path: str, mark: Mark, identity: Identity) -> FileNotes:
@@ -71,9 +76,8 @@ def known_from(saved: Mapping[str, Saved]) -> list[Known]:
 
 def _known(partition: str, saved: Saved) -> Known:
     notes = msgspec.convert({"path": partition, **saved.notes}, FileNotes)
-    identity = Identity(notes.head, bytes.fromhex(notes.digest)) if notes.head else NOTHING_KNOWN
     position = max(saved.position, notes.start)
-    return Known(partition, position, saved.position >= saved.read_to, notes, identity)
+    return Known(partition, position, saved.position >= saved.read_to, notes, notes.identity)
 
 
 class NoteBook:

@@ -2,9 +2,11 @@
 
 What no worker can take stays in the inbox, so that load makes batches larger and not later. Cancelled while it waits,
 it loses nothing: what it took stays in the window for the next call. Batches that an earlier run left to be cut again
-come first; records that don't belong to them wait meanwhile, but neither without bound nor for good.
+come first; records that don't belong to them wait meanwhile, but neither without bound nor for good. A stop leaves
+those that are not whole by then to the next run.
 """
 
+from collections.abc import Container
 from math import inf
 
 import anyio
@@ -29,6 +31,11 @@ class Batcher:
         self._recut = recut
         self._plan_moved = -inf
 
+    @property
+    def left_records(self) -> int:
+        """Records that were taken in and left to the next run, which reads them again and cuts them as planned."""
+        return self._recut.left_records if self._recut is not None else 0
+
     async def next(self) -> Batch | None:
         """Wait for the window to close and return its batch; None when the input has ended and all is out."""
         self._plan_moved = self._clock.monotonic()
@@ -44,10 +51,13 @@ class Batcher:
 
     def cut(self, now: float) -> Batch | None:
         """Return a batch if one is due at `now`, or if the input has ended or is about to."""
-        if self._recut is not None:
-            batch = self._cut_again(self._recut, now)
-            if batch is not None or not self._recut.is_over:
+        recut = self._recut
+        if recut is not None and not recut.left:
+            batch = self._cut_again(recut, now)
+            if batch is not None or not (recut.is_over or recut.left):
                 return batch
+        if recut is not None and recut.left:
+            self._take_all(recut, recut.resumable)
         window, inbox = self._window, self._inbox
         while window.records_left > 0 and window.bytes_left > 0 and (inbox.records or self._recut is not None):
             chunk = self._take(window.records_left, window.bytes_left, whole_record=window.is_empty)
@@ -62,8 +72,7 @@ class Batcher:
     def give_up(self, source: str, partition: str | None = None) -> None:
         """Learn that a source, or one of its partitions, has put all that it will: no plan waits for more of it."""
         if self._recut is not None and not self._recut.is_over:
-            while (chunk := self._inbox.take_of((source,))) is not None:
-                self._hold(self._recut, chunk, self._clock.monotonic())
+            self._take_all(self._recut, (source,))
             self._recut.give_up(source, partition)
             self._inbox.notify()
 
@@ -73,7 +82,7 @@ class Batcher:
         if self._recut is not None:
             if self._recut.rest_records:
                 holder = self._recut
-            else:
+            elif not self._recut.left:
                 self._recut = None
         chunk = holder.take(records, size, whole_record=whole_record)
         if chunk is None and holder.records:
@@ -81,10 +90,14 @@ class Batcher:
         return chunk
 
     def _cut_again(self, recut: Recut, now: float) -> Batch | None:
-        """Return the next planned batch if its records are there, or if they will not come."""
+        """Return the next planned batch if its records are there, or if they will not come. Not waiting for them at a
+        stop, it leaves the plan."""
         while (found := recut.next()) is None and not recut.is_over:
             if self._feed(recut, now):
                 continue
+            if self._inbox.hurried_by == "shutdown":
+                recut.leave()
+                return None
             if not self._is_hopeless(recut, now):
                 return None
             recut.give_up()
@@ -103,6 +116,11 @@ class Batcher:
             self._hold(recut, chunk, now)
         return chunk is not None
 
+    def _take_all(self, recut: Recut, sources: Container[str]) -> None:
+        """Hand over all that waits of some sources."""
+        while (chunk := self._inbox.take_of(sources)) is not None:
+            self._hold(recut, chunk, self._clock.monotonic())
+
     def _hold(self, recut: Recut, chunk: Chunk, now: float) -> None:
         chunk.taken_at = now
         rest_records = recut.rest_records
@@ -112,13 +130,13 @@ class Batcher:
             self._plan_moved = now
 
     def _is_hopeless(self, recut: Recut, now: float) -> bool:
-        """Whether waiting on would hold up a stop, or too many records, or some for too long."""
+        """Whether waiting on would hold up the end, or too many records, or some for too long."""
         records_max, size_max = self._inbox.limits.max_records * HELD_MAX, self._inbox.limits.max_bytes * HELD_MAX
         is_too_much = recut.rest_records > records_max or recut.rest_size > size_max
         return is_too_much or self._inbox.hurried_by is not None or now >= self._deadline()
 
     def _deadline(self) -> float:
-        if self._recut is None or self._recut.is_over:
+        if self._recut is None or self._recut.is_over or self._recut.left:
             return self._window.deadline
         oldest = min(self._inbox.oldest_arrival, self._recut.oldest_arrival)
         return max(self._plan_moved, oldest) + PLAN_PATIENCE_SECONDS

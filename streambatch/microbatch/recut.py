@@ -2,14 +2,15 @@
 
 Pure: chunks in, batches out. Of a partition, a planned range takes the records that end after the range before it and
 no later than its own end, so that none is lost or doubled whatever comes. Planned batches leave in planned order; what
-belongs to none of them is held and follows. A batch keeps its id only if it holds what was planned.
+belongs to none of them is held and follows. A batch keeps its id only if it holds what was planned. At a stop those
+that are not whole stay planned, and with them all that can be read again, for no record may overtake those before it.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Protocol
@@ -80,12 +81,15 @@ class _Slot:
 class Recut:
     """Planned batches that are filled from the chunks of a new run.
 
-    records, size: held at the moment, as `rest_records` and `rest_size` for those that belong to no planned batch.
-    awaited: the sources that have planned records still to come. changed: planned batches that went out with other
-    records than planned, or had none left.
+    resumable: the sources whose records can be read again by a later run. records, size: held at the moment, as
+    `rest_records` and `rest_size` for those that belong to no planned batch. awaited: the sources that have planned
+    records still to come. changed: planned batches that went out with other records than planned, or had none left.
+    left: the planned batches that a later run is to cut.
     """
 
-    def __init__(self, plan: Iterable[PlannedBatch]) -> None:
+    def __init__(self, plan: Iterable[PlannedBatch], resumable: Collection[str] = ()) -> None:
+        self.resumable = resumable
+        self.left: Sequence[PlannedBatch] = ()
         self._cuts = deque(_Cut(planned) for planned in plan)
         self._open: dict[Partition, deque[_Slot]] = {}
         for cut in self._cuts:
@@ -103,6 +107,11 @@ class Recut:
         return not self._cuts
 
     @property
+    def left_records(self) -> int:
+        """Records that a later run is to read again, since it is to cut planned batches."""
+        return self.records - self.rest_records if self.left else 0
+
+    @property
     def oldest_arrival(self) -> float:
         """Monotonic seconds, no later than the arrival of any record that is held; infinity when none is."""
         return self._oldest if self.records else inf
@@ -112,6 +121,8 @@ class Recut:
         self._oldest = min(self.oldest_arrival, chunk.arrived_at)
         self.records += chunk.count
         self.size += chunk.size
+        if self.left and chunk.partition.source in self.resumable:
+            return
         rest: Chunk | None = chunk
         slots = self._open.get(chunk.partition)
         while slots and rest is not None:
@@ -160,6 +171,17 @@ class Recut:
             for slot in self._open[key]:
                 slot.close()
         self._forget(gone)
+
+    def leave(self) -> None:
+        """Leave the planned batches that are not out, and all that can be read again, to a later run.
+
+        What is left to take is of other sources, and comes in no planned batch: it would be lost.
+        """
+        self.left = [cut.planned for cut in self._cuts]
+        self._forget(list(self._open))
+        self._rest = deque(chunk for chunk in self._rest if chunk.partition.source not in self.resumable)
+        self.rest_records = sum(chunk.count for chunk in self._rest)
+        self.rest_size = sum(chunk.size for chunk in self._rest)
 
     def _fill(self, slots: deque[_Slot], chunk: Chunk) -> Chunk | None:
         """Give the first slot what is its own, and return what is not."""

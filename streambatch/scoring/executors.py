@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random as numbers
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Annotated, Any, Literal, Protocol, Self
 
@@ -110,7 +111,7 @@ def is_async(model: Any) -> bool:
     return bool(getattr(model, "is_async", False))
 
 
-class _LoopExecutor:
+class _LoopExecutor(ABC):
     """Calls the model on the event loop; while a batch waits to be tried again, a task holds it."""
 
     restarts = 0
@@ -137,9 +138,9 @@ class _LoopExecutor:
     def replace(self, terms: Terms, count: int) -> None:
         self._terms = terms
 
+    @abstractmethod
     async def _call(self, job: Job, span: slice) -> None:
         """Call the model once."""
-        raise NotImplementedError
 
     async def _go_on(self, job: Job) -> None:
         """Do what is left of a job."""

@@ -8,10 +8,11 @@ from importlib import import_module
 from itertools import takewhile
 from typing import Any, Protocol
 
-from streambatch.codecs.framing import framing_for_format, resolve_format
+from streambatch.codecs.framing import TABLES, framing_for_format, resolve_format
 from streambatch.codecs.rows import validate
 from streambatch.codecs.schema import RecordSchema
 from streambatch.records import Decoder, Encoder, Framing, Source
+from streambatch.scoring.states import name_of
 from streambatch.scoring.transform import SourceFormat, Transform
 
 
@@ -34,7 +35,7 @@ CODECS = {
 
 def encoder_for(output_format: str, schema: RecordSchema) -> Encoder:
     """Return what writes scores in a sink's format."""
-    if output_format in ("arrow", "parquet"):
+    if output_format in TABLES:
         from streambatch.codecs.arrow_out import TableEncoder
 
         return TableEncoder(schema)
@@ -53,7 +54,7 @@ def transform_for(
     bound = [step.bind(schema.feature_shape, schema.numpy_dtype) for step in bound]
     if len(bound) == len(steps) and hasattr(model, "bind"):
         model.bind(schema.feature_shape)
-    name = str(getattr(model, "name", type(model).__name__))
+    name = name_of(model)
     replying = _reply_encoder(schema, encoder) if any(getattr(source, "reply", False) for source in sources) else None
     return Transform(formats, [*bound, *steps[len(bound) :]], model, encoder, model_name=name, reply_encoder=replying)
 

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from streambatch.durable import learned
 from streambatch.errors import ShapeError, StepError
 from streambatch.records import BoolArray, FloatArray
 
@@ -36,6 +37,7 @@ class RunningState:
     squares: FloatArray
 
 
+@learned
 class _Stored(msgspec.Struct, frozen=True, kw_only=True):
     """A state as it is dumped: little-endian float64, so that it is the same to the bit on any machine."""
 

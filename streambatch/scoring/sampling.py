@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streambatch.records import FloatArray
+from streambatch.scoring.states import name_of
 
 HELD_ROWS = 4096
 """Rows that are held until they are drained."""
@@ -76,7 +77,7 @@ class SampledModel:
 
     def __init__(self, model: Any, samples: Samples) -> None:
         self._model, self._samples = model, samples
-        self.name = str(getattr(model, "name", type(model).__name__))
+        self.name = name_of(model)
         self.score = self._awaited if getattr(model, "is_async", False) else self._called
 
     def __getattr__(self, name: str) -> Any:

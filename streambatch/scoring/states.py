@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from streambatch.durable import learned
 from streambatch.errors import StepError
 from streambatch.records import FloatArray
 
@@ -53,6 +54,7 @@ class StatefulStep(Protocol):
         ...
 
 
+@learned
 class _Dumped(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     version: int
     steps: list[tuple[str, bytes]]
@@ -64,9 +66,9 @@ def has_memory(step: Any) -> bool:
     return bool(getattr(step, "is_stateful", False))
 
 
-def name_of(step: object) -> str:
-    """Return what a step is called in messages."""
-    return str(getattr(step, "name", type(step).__name__))
+def name_of(part: object) -> str:
+    """Return what a step, or a model, is called in messages."""
+    return str(getattr(part, "name", type(part).__name__))
 
 
 def initial_states(steps: Sequence[Any]) -> States:

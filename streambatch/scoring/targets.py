@@ -104,7 +104,8 @@ def check_takes_one(function: Callable[..., object], fail: Fail) -> None:
 
 def is_async(function: Any) -> bool:
     """Tell whether calling `function` gives an awaitable."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+    call = getattr(function, "__call__", None)  # noqa: B004  # whether it is async, not whether there is one
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
 def _import(name: str, base: Path, fail: Fail) -> ModuleType:

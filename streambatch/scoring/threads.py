@@ -143,7 +143,7 @@ class ThreadExecutor:
             "a call of the model hangs for longer than %s; another worker takes its place", format_duration(seconds),
             extra={"event": "worker_restarted", "fields": told},
         )  # fmt: skip
-        job.learn(TimedOutError(_timeout(job.terms)))
+        job.learn(TimedOutError(seconds))
         self._hire(job)
 
     def _too_many(self) -> ModelError:

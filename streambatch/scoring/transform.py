@@ -7,7 +7,6 @@ a thread, in a process or on a distributed engine.
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
@@ -17,7 +16,7 @@ import numpy as np
 
 from streambatch.codecs.columns import concatenated, item, take, values
 from streambatch.codecs.finite import all_finite
-from streambatch.errors import ModelError, ShapeError
+from streambatch.errors import ModelError
 from streambatch.records import (
     Batch,
     BoolArray,
@@ -34,6 +33,7 @@ from streambatch.records import (
     Rows,
     Stage,
 )
+from streambatch.scoring.calling import is_interrupt, own, stepped, stepped_on
 from streambatch.scoring.check import checked_scores
 from streambatch.scoring.halving import Halving, isolate
 from streambatch.scoring.replies import filtered_line, reject_line, replies_of
@@ -91,7 +91,8 @@ class Transform:
     """Decode, validate, preprocess, score and encode one batch.
 
     formats: by source name. Steps with memory are called in the order of batches: see `is_ordered`. reply_encoder: what
-    writes JSON lines, if a source replies; `encoder` itself if it does.
+    writes JSON lines, if a source replies; `encoder` itself if it does. is_proven: this model has scored records in an
+    earlier run, so that a first batch that fails whole is no sign of a wrong one.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Transform:
         reply_encoder: Encoder | None = None,
     ) -> None:
         self.formats, self.steps, self.model, self.encoder = formats, steps, model, encoder
-        self.model_name, self.reply_encoder = model_name, reply_encoder
+        self.model_name, self.reply_encoder, self.is_proven = model_name, reply_encoder, False
         self.is_ordered = any(map(has_memory, steps))
         self._memory = Memory(initial_states(steps))
 
@@ -152,19 +153,19 @@ class Transform:
         """
         x = prepared.x[span]
         try:
-            return checked_scores(self.model_name, self.model.score(_own(self.model, x)), len(x))
+            return checked_scores(self.model_name, self.model.score(own(self.model, x)), len(x))
         except Exception:
             raise
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-                raise  # in any other thread it is the model's own
+            if is_interrupt(error):
+                raise
             raise ModelError(self.model_name, f"raised {told(error)}") from error
 
     async def call_async(self, prepared: Prepared, span: slice) -> FloatArray:
         """The same for a model whose `score` is async; the caller's cancellation passes."""
         x = prepared.x[span]
         try:
-            return checked_scores(self.model_name, await self.model.score(_own(self.model, x)), len(x))
+            return checked_scores(self.model_name, await self.model.score(own(self.model, x)), len(x))
         except (SystemExit, GeneratorExit) as error:  # they would end the event loop
             raise ModelError(self.model_name, f"raised {told(error)}") from error
 
@@ -172,7 +173,7 @@ class Transform:
         """Make the outcome of a batch whose trial is over.
 
         Scores that are not finite and rows that the model can't take become rejects. Raises ModelError when the first
-        batch of all has no score at all.
+        batch of a run has no score at all, unless the model is proven.
         """
         stamps = prepared.batch.stamps
         scores = self._settle(prepared, trial)
@@ -244,12 +245,12 @@ class Transform:
 
     def _preprocess(self, prepared: Prepared, at: int) -> None:
         step, x, states = self.steps[at], prepared.x, self._memory.states
-        if states[at] is not None:
-            state, prepared.x = step(states[at], x)
+        if has_memory(step):
+            state, prepared.x = stepped_on(step, states[at], x)
             self._memory.states = (*states[:at], state, *states[at + 1 :])
             return
         try:
-            prepared.x, mask = _stepped(step, x)
+            prepared.x, mask = stepped(step, x)
         except Exception as error:
             mask = self._isolate_step(prepared, step, error)
         if mask is not None and not mask.all():
@@ -261,7 +262,7 @@ class Transform:
 
     def _isolate_step(self, prepared: Prepared, step: Any, error: Exception) -> BoolArray | None:
         x = prepared.x
-        halving = isolate(lambda span: _stepped(step, x[span]), len(x), error)
+        halving = isolate(lambda span: stepped(step, x[span]), len(x), error)
         self._blame(prepared, halving, "preprocess", "step_error", f"preprocess step {name_of(step)}")
         if not halving.results:
             return None
@@ -274,7 +275,7 @@ class Transform:
         if halving is None:
             return np.empty(0) if trial.scores is None else trial.scores
         if halving.guilty:
-            if prepared.batch.sequence == 0 and not halving.results:
+            if prepared.batch.sequence == 0 and not halving.results and not self.is_proven:
                 cause = halving.guilty[0][1]
                 raise ModelError(self.model_name, f"failed on the whole first batch: {told(cause)}") from cause
             self._blame(prepared, halving, "score", "model_error", f"model {self.model_name}")
@@ -318,24 +319,6 @@ class Transform:
             framing.strip(chunk.raw(index)),
             record_id,
         )
-
-
-def _stepped(step: Any, x: FloatArray) -> tuple[FloatArray, BoolArray | None]:
-    """Call a step and return its rows and its mask, with as many rows as it was given."""
-    result = step(_own(step, x))
-    y, mask = result if isinstance(result, tuple) else (result, None)
-    if np.ndim(y) == 0 or len(y) != len(x):
-        raise ShapeError(f"preprocess step {name_of(step)}", f"({len(x)}, ...)", np.shape(y))
-    if mask is not None and np.shape(mask) != (len(x),):
-        raise ShapeError(f"mask of preprocess step {name_of(step)}", f"({len(x)},)", np.shape(mask))
-    return y, mask
-
-
-def _own(part: Any, x: FloatArray) -> FloatArray:
-    """Return features that a part may write to: what a call that fails has made of them is not what the next one is to
-    get, and those of a table are shared with it. Parts that are bound to a shape are this package's own, which don't.
-    """
-    return x if hasattr(part, "bind") else x.copy()
 
 
 def _runs(chunks: Sequence[Chunk]) -> list[tuple[str, Sequence[Chunk]]]:

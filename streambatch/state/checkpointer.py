@@ -37,7 +37,10 @@ Finished = tuple[Batch, Outcome]
 
 
 class Checkpointer:
-    """The checkpoints of one run. Every batch has a number that is its own for good, and an id made of it."""
+    """The checkpoints of one run. Every batch has a number that is its own for good, and an id made of it.
+
+    left: tells the ids, in order, of the batches intended by an earlier run that a later one is to cut again.
+    """
 
     def __init__(
         self,
@@ -48,7 +51,9 @@ class Checkpointer:
         *,
         clock: Clock,
         dump: Callable[[Any], bytes],
+        left: Callable[[], Sequence[str]] = tuple,
     ) -> None:
+        self._left = left
         self._store, self._ledger, self._clock, self._dump = store, ledger, clock, dump
         self._sources: Mapping[str, ResumableSource] = {
             source.name: source for source in sources if isinstance(source, ResumableSource)
@@ -165,6 +170,7 @@ class Checkpointer:
         forgotten = [each for each in self._over if self._is_acked(each)]
         steps = finished[-1][1].states if finished else None
         acked = self._noted - len(self._entries)
+        left = [_number_in(id) for id in self._left()]
         return Checkpoint(
             at=self._clock.wall(),
             counts=counts,
@@ -174,12 +180,13 @@ class Checkpointer:
             steps=self._dump(steps) if steps is not None else None,
             journal=entries,
             changes=[change for noted, change in self._changes if noted < acked + len(entries)],
+            left=(left[0], left[-1]) if left else None,
         )
 
     def _look_at_sources(self) -> None:
         """Learn which partitions are new, were read on, or are over."""
         for partition, (begun, reached) in self._ledger.reached().items():
-            known = self._partitions.get(partition) or Progress(position=begun, read_to=begun, notes={})
+            known = self._known(partition, begun)
             self._change(partition, known, read_to=max(known.read_to, reached))
         for name, source in self._sources.items():
             for partition_name, notes in source.notes().items():
@@ -188,9 +195,7 @@ class Checkpointer:
                     self._over.add(partition)
                     continue
                 self._over.discard(partition)
-                begun = int(notes.get("start", 0))
-                known = self._partitions.get(partition) or Progress(position=begun, read_to=begun, notes={})
-                self._change(partition, known, notes=notes)
+                self._change(partition, self._known(partition, int(notes.get("start", 0))), notes=notes)
 
     def _advance(self, entries: Sequence[JournalEntry], *, with_digests: bool) -> None:
         """Move the positions of what is acked."""
@@ -199,9 +204,13 @@ class Checkpointer:
             if source in self._sources:
                 partition = Partition(source, name)
                 digest = self._digest_of.get(partition) if with_digests else None
-                known = self._partitions.get(partition) or Progress(position=position, read_to=position, notes={})
+                known = self._known(partition, position)
                 read_to = max(known.read_to, position)
                 self._change(partition, known, position=position, read_to=read_to, digest=digest)
+
+    def _known(self, partition: Partition, begun: int) -> Progress:
+        """Return how far a partition has come: one that is new, to where it was begun."""
+        return self._partitions.get(partition) or Progress(position=begun, read_to=begun, notes={})
 
     def _change(self, partition: Partition, known: Progress, **changes: Any) -> None:
         self._partitions[partition] = msgspec.structs.replace(known, **changes)
@@ -226,6 +235,7 @@ class Checkpointer:
             self._changed.discard(partition)
             for each in (self._partitions, self._cut_to, self._digest_of):
                 each.pop(partition, None)
+            self._digests.forget(partition)
 
 
 def batch_id(state_id: str, intent: Intent) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from streambatch.errors import DamagedStateError, StateError, StateOutage
+from streambatch.files import sync_folder
 from streambatch.state.store_schema import (
     APPLICATION_ID,
     KEYS,
@@ -232,7 +233,7 @@ def _make(path: Path) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # `close` would do it too, and keep quiet if it fails
     _fsync(partial)
     partial.rename(path)
-    _fsync(path.parent)
+    sync_folder(path.parent)
 
 
 def _opened(path: Path) -> Database:
@@ -332,7 +333,7 @@ def _put_aside(path: Path, now: float) -> Path:
     for side in ("", *_SIDES):
         with suppress(FileNotFoundError):
             path.with_name(path.name + side).rename(aside.with_name(aside.name + side))
-    _fsync(path.parent)
+    sync_folder(path.parent)
     return aside
 
 

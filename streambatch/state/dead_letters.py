@@ -10,7 +10,6 @@ import errno
 import os
 from base64 import b64encode
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +17,7 @@ import msgspec
 from anyio import to_thread
 from pydantic import Field
 
-from streambatch.clock import Clock, SystemClock
+from streambatch.clock import Clock, SystemClock, rfc3339
 from streambatch.durable import Commit, Mark
 from streambatch.files import disk_error
 from streambatch.options import options
@@ -65,7 +64,7 @@ _ENCODER = msgspec.json.Encoder()
 
 def encode_dead_letters(rejects: Iterable[Reject], *, at: float, pipeline: str, run: str) -> bytes:
     """Return the rejects as lines of JSON. at: wall seconds."""
-    moment = _rfc3339(at)
+    moment = rfc3339(at)
     return _ENCODER.encode_lines([_dead_letter(reject, moment, pipeline, run) for reject in rejects])
 
 
@@ -193,10 +192,6 @@ def _as_text(record: bytes) -> tuple[str | None, str | None]:
 def _encodable(text: str) -> str:
     """Return `text` with what can't be UTF-8 replaced: a file may be named by any bytes."""
     return text if text.isascii() else text.encode(errors="surrogateescape").decode(errors="replace")
-
-
-def _rfc3339(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _prepare_folder(folder: Path) -> None:

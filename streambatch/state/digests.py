@@ -47,7 +47,7 @@ class Digests:
     """Running digests by partition. `add` and `point` are called in the order of records, on the event loop."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[_Run | Point | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Run | Point | Partition | None] = SimpleQueue()
         self._points: deque[Point] = deque()  # those that nobody was told of
         self._run: _Run | None = None
         self._digests: dict[Partition, Any] = {}
@@ -79,6 +79,11 @@ class Digests:
             digests |= self._points.popleft().digests
         return digests
 
+    def forget(self, partition: Partition) -> None:
+        """Let go of the digest of a partition that is over; one that comes again under its name is hashed anew."""
+        self._send()
+        self._queue.put(partition)
+
     async def settle(self) -> None:
         """Wait while too much waits to be hashed."""
         if self._added - self._hashed > HELD_BYTES_MAX:
@@ -107,6 +112,9 @@ class Digests:
                 changed = {partition: self._digests[partition].hexdigest() for partition in self._changed}
                 item.reach(changed, failure)
                 self._changed.clear()
+            elif isinstance(item, Partition):
+                self._digests.pop(item, None)
+                self._changed.discard(item)
             elif failure is None:
                 try:
                     self._hash(item)

@@ -66,7 +66,7 @@ class StateFolder:
             with suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
-            time.sleep(CLAIM_SECONDS / _CLAIM_TRIES)
+            time.sleep(CLAIM_SECONDS / _CLAIM_TRIES)  # nothing runs yet that this could hold up
         raise HeldError(
             f"state folder {self.path} is held by process {_named_in(lock)}; stop that, or choose another state_dir"
         )

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from streambatch.records import Batch, Chunk, Outcome, Partition, Reason, Stage
-from streambatch.state.report import Counts
+from streambatch.state.report import Counts, total_of
 
 K = TypeVar("K")
 
@@ -124,10 +124,7 @@ class Ledger:
 
     def totals(self) -> Counts:
         """Return the counts of all sources together."""
-        total = Counts()
-        for counts in self.sources.values():
-            total.add(counts)
-        return total
+        return total_of(self.sources.values())
 
     def _known(self, chunk: Chunk) -> int:
         """Return how many of a chunk's records an earlier run had received."""

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +15,10 @@ import numpy as np
 from pydantic import Field
 
 from streambatch import __version__
+from streambatch.clock import rfc3339
+from streambatch.durable import learned
 from streambatch.options import options
-from streambatch.state.report import Counts
+from streambatch.state.report import Counts, total_of
 from streambatch.state.stored import RunChange, RunEnd, RunStart, Why
 from streambatch.units import Duration
 
@@ -52,6 +53,7 @@ class RunProgress(msgspec.Struct):
     ended: str | None
 
 
+@learned
 class Detail(msgspec.Struct):
     """What a run has counted, and the outputs' marks as it found them and by its last checkpoint.
 
@@ -128,9 +130,6 @@ def code_revision() -> str | None:
 def build_manifest(begun: RunStart, progress: RunProgress, why: Why, reads: Iterable[Read]) -> dict[str, Any]:
     """Return the manifest as plain data. Times are RFC 3339."""
     detail, ended = detail_of(progress), end_of(progress)
-    total = Counts()
-    for counts in detail.counts.values():
-        total.add(counts)
     sources: dict[str, Any] = {
         name: {"counts": counts.as_records(), "partitions": []} for name, counts in detail.counts.items()
     }
@@ -154,7 +153,7 @@ def build_manifest(begun: RunStart, progress: RunProgress, why: Why, reads: Iter
         "changes_forgotten": detail.changes_forgotten,
         "sources": sources,
         "sinks": {name: _sink(name, begun, detail) for name in {**begun.sinks, **detail.outputs_to}},
-        "counts": total.as_records(),
+        "counts": total_of(detail.counts.values()).as_records(),
         "checkpoints": progress.checkpoints,
         "last_checkpoint": rfc3339(progress.at) if progress.checkpoints else None,
         "report": ended.report if ended else None,
@@ -179,11 +178,6 @@ def as_json(value: Any) -> str:
 def from_json(text: str) -> Any:
     """Return what `as_json` was given, as plain data."""
     return json.loads(text)
-
-
-def rfc3339(at: float) -> str:
-    """Return wall seconds as people and programs read them."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _change(change: RunChange) -> dict[str, Any]:

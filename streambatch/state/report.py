@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import exp, log
 from typing import Any, Literal
 
 import msgspec
 
 from streambatch.backlog import Backlog
+from streambatch.durable import learned
 from streambatch.events import State
 from streambatch.records import Reason, Stage
 from streambatch.spools import SpoolStatus
@@ -17,6 +19,7 @@ STUCK_SECONDS = 30.0
 """A driver that neither turned nor waits by design for so long is stuck."""
 
 
+@learned
 class Counts(msgspec.Struct):
     """Source records by what became of them; each is counted on its own."""
 
@@ -47,9 +50,7 @@ class Counts(msgspec.Struct):
 
     def copy(self) -> Counts:
         """Return counts of their own with the same numbers."""
-        twin = Counts()
-        twin.add(self)
-        return twin
+        return total_of([self])
 
     def as_records(self) -> dict[str, int]:
         """Return one number per count, as reports hold them."""
@@ -62,6 +63,14 @@ class Counts(msgspec.Struct):
             "unacked": self.unacked,
             "refused": sum(self.refused.values()),
         }
+
+
+def total_of(counts: Iterable[Counts]) -> Counts:
+    """Return the sum of counts, which may be changed without changing them."""
+    total = Counts()
+    for each in counts:
+        total.add(each)
+    return total
 
 
 class Quantiles:

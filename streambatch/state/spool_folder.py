@@ -14,10 +14,11 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
+from streambatch.files import sync_folder
 from streambatch.state.spool import Head, Key, Part, Scan, block_at, block_bytes, header, scan
-from streambatch.state.spool_keys import SpoolKeys, sync_folder, write_whole
+from streambatch.state.spool_keys import SpoolKeys, write_whole
 from streambatch.state.spool_request import Request
 
 _NAME = re.compile(r"(\d{20})\.seg(\.corrupt)?")
@@ -251,12 +252,12 @@ class SpoolFolder:
 def _scanned(segment: Segment, size: int, acked: int, known_to: int, ends_at: int | None) -> Scan:
     if size == 0:
         return scan(memoryview(b""), segment.first, acked=acked, known_to=known_to, ends_at=ends_at)
-    with open(segment.path, "rb") as file, _mapped(file) as mapped, memoryview(mapped) as data:
+    with (
+        open(segment.path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as data,
+    ):
         return scan(data, segment.first, acked=acked, known_to=known_to, ends_at=ends_at)
-
-
-def _mapped(file: BinaryIO) -> mmap.mmap:
-    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _staged(fd: int, part: Part, offset: int) -> bytes:
@@ -277,8 +278,7 @@ def _truncate(path: Path, length: int) -> None:
 
 def _make(folder: Path) -> None:
     """Create a folder and those above it, durably."""
-    missing = [folder, *folder.parents]
-    made = [each for each in missing if not each.is_dir()]
+    made = [each for each in (folder, *folder.parents) if not each.is_dir()]
     folder.mkdir(parents=True, exist_ok=True)
     for each in made:
         sync_folder(each.parent)

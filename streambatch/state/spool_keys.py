@@ -14,6 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 from zlib import crc32
 
+from streambatch.files import sync_folder
 from streambatch.state.spool import KEY_BYTES, Key
 
 KEYS_MAX = 1 << 18
@@ -108,15 +109,6 @@ def write_whole(fd: int, data: bytes, offset: int) -> None:
     written = os.pwrite(fd, data, offset)
     while written < len(data):
         written += os.pwrite(fd, memoryview(data)[written:], offset + written)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable. Raises OSError."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _packed(at: float, key: Key) -> bytes:

@@ -233,24 +233,23 @@ class SpoolLog:
         )
         return is_large and self._folder.is_done(self._acked)
 
-    def _fits(self, block_bytes: int, *, is_alone: bool = True) -> bool:
+    def _fits(self, block_bytes: int) -> bool:
         """Tell whether there is room; an empty spool takes whatever is next, and a stop stores what was read."""
         size = self._folder.size
-        is_next = is_alone and (size == 0 or self.is_stopping)
-        return is_next or size + self.staged + block_bytes <= self._max_bytes
+        return size == 0 or self.is_stopping or size + self.staged + block_bytes <= self._max_bytes
 
     async def _write_group(self) -> None:
         """Write what waits, as much as fits, with one fsync; wait where nothing does."""
+        if not self._fits(self._pending[0].block_bytes):
+            await self._for_writer.wait()
+            return
         group: list[Unit] = []
-        size = 0
+        size, room = 0, self._max_bytes - self._folder.size - self.staged  # once: it adds up all segments
         for unit in self._pending:
-            if size >= GROUP_BYTES or not self._fits(size + unit.block_bytes, is_alone=not group):
+            if group and (size >= GROUP_BYTES or size + unit.block_bytes > room):
                 break
             group.append(unit)
             size += unit.block_bytes
-        if not group:
-            await self._for_writer.wait()
-            return
         placed = await self._on_disk(partial(self._folder.append, [unit.request for unit in group]))
         self._durable = self._folder.position
         at = iter(placed or ())
@@ -385,7 +384,9 @@ class SpoolLog:
         self._room = anyio.Event()
 
     def _lost_some(self, error: SyncFailed) -> SourceError:
-        return SourceError(self._source, f"its spool: what was not yet said to be safe may be lost: {error}")
+        return SourceError(
+            self._source, f"its spool: what was not yet said to be safe may be lost: {error}; start again"
+        )
 
     def _error(self, error: OSError) -> SourceError:
         return SourceError(self._source, f"its spool: {error.filename or self._path}: {error.strerror or error}")

@@ -6,8 +6,8 @@ last one made it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -190,10 +190,8 @@ class StateStore(StateReader):
                     _put_progress(changes, progress)
             return young == _PRUNED_AT_ONCE
 
-    @contextmanager
-    def _writing(self) -> Iterator[Changes]:
-        with self._opened().writing() as changes:
-            yield changes
+    def _writing(self) -> AbstractContextManager[Changes]:
+        return self._opened().writing()
 
 
 def _current(changes: Changes) -> RunProgress:
@@ -238,9 +236,10 @@ def _put_journal(changes: Changes, progress: RunProgress, checkpoint: Checkpoint
     digest = journal_digest(head.journal, progress.at, packed)
     connection.execute("INSERT INTO journal VALUES (?, ?, ?, ?)", (head.journal, progress.at, packed, digest))
     head.next_batch = max(head.next_batch, 1 + max(entry.batch for entry in checkpoint.journal))
-    # Numbers go up: what was intended before the last acked batch and is not acked was never cut again.
+    # Numbers go up: what was intended before the last acked batch and is not acked was never cut again, or is left.
     if connection.execute("SELECT 1 FROM intents LIMIT 1").fetchone():
-        changes.clear("intents", "batch <= ?", max(entry.batch for entry in checkpoint.journal))
+        last = max(entry.batch for entry in checkpoint.journal)
+        changes.clear("intents", "batch <= ? AND batch NOT BETWEEN ? AND ?", last, *(checkpoint.left or (0, -1)))
 
 
 def _put_counts(changes: Changes, counts: Mapping[str, Counts]) -> None:

@@ -19,7 +19,7 @@ from streambatch.state.database import FILE_NAME, Database
 from streambatch.state.folder import held_by
 from streambatch.state.journal import loaded_name, unpack_intent, unpack_journal
 from streambatch.state.manifest import Read, RunProgress, as_json, build_manifest, detail_of, end_of, from_json
-from streambatch.state.report import Counts
+from streambatch.state.report import Counts, total_of
 from streambatch.state.store_schema import SEAL_BYTES, seal_of
 from streambatch.state.stored import Intent, JournalEntry, RunStart, RunSummary, State, StoredPartition, Why
 
@@ -94,6 +94,19 @@ class StateReader:
                 raise DamagedStateError(self.path, f"run {run}: what it read is not what was stored")
             named = [msgspec.structs.replace(read, name=loaded_name(read.name)) for read in reads]
         return build_manifest(begun, progress, self._why(progress), named)
+
+    def has_scored(self, sha256: str) -> bool:
+        """Tell whether a run that is kept scored records, and had a model of this digest at its start or later."""
+        query = """SELECT begun, progress.* FROM runs JOIN progress USING (number)
+            WHERE instr(begun, ?1) OR instr(detail, ?1)"""
+        with self._reading() as database:
+            for begun, *progress in database.rows(query, sha256):
+                start, detail = msgspec.convert(from_json(begun), RunStart), detail_of(RunProgress(*progress))
+                models = [start.model, *(change.model for change in detail.changes)]
+                has_scores = any(counts.scored for counts in detail.counts.values())
+                if has_scores and any(model.get("sha256") == sha256 for model in models):
+                    return True
+        return False
 
     def steps_from(self, run: str) -> bytes | None:
         """Return the state of the steps with memory when a run began; None for one that began anew."""
@@ -181,9 +194,7 @@ def seal(value: int) -> bytes:
 
 def counts_of_all_runs(before: str, now: str) -> Counts:
     """Return a source's counts of all runs, from those before this run and its own."""
-    total = msgspec.convert(from_json(before), Counts)
-    total.add(msgspec.convert(from_json(now), Counts))
-    return total
+    return total_of(msgspec.convert(from_json(counts), Counts) for counts in (before, now))
 
 
 def _stored_partition(position: int, read_to: int, records: int, digest: str | None, notes: str) -> StoredPartition:
@@ -191,9 +202,7 @@ def _stored_partition(position: int, read_to: int, records: int, digest: str | N
 
 
 def _summary(start: RunStart, progress: RunProgress, why: Why) -> RunSummary:
-    ended, counts = end_of(progress), Counts()
-    for of_source in detail_of(progress).counts.values():
-        counts.add(of_source)
+    ended = end_of(progress)
     stopped = progress.at if why == "interrupted" else None
     return RunSummary(
         run=start.run,
@@ -203,6 +212,6 @@ def _summary(start: RunStart, progress: RunProgress, why: Why) -> RunSummary:
         ended=ended.at if ended else stopped,
         why=why,
         error=ended.error if ended else None,
-        counts=counts,
+        counts=total_of(detail_of(progress).counts.values()),
         checkpoints=progress.checkpoints,
     )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from streambatch.durable import Mark, Notes, Saved
+from streambatch.durable import Mark, Notes, Saved, learned
 from streambatch.records import Partition
 from streambatch.state.report import Counts, Ended
 
@@ -85,7 +85,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     at: wall seconds. counts: of this run, by source. partitions: those that moved or have new notes.
     forgotten: partitions that are over. outputs: marks that changed, by name. steps: state of the steps with memory;
     None leaves what is stored. journal: the batches acked since the last checkpoint. changes: those that began with
-    one of these batches.
+    one of these batches. left: first and last number of intended batches that stay so, whatever is acked.
     """
 
     at: float
@@ -96,6 +96,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     steps: bytes | None = None
     journal: Sequence[JournalEntry] = ()
     changes: Sequence[RunChange] = ()
+    left: tuple[int, int] | None = None
 
 
 class StoredPartition(Saved, frozen=True, kw_only=True):
@@ -124,6 +125,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     checkpointed_at: float | None
 
 
+@learned
 class RunStart(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a run when it begins. `describe_run` fills it.
 
@@ -159,6 +161,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: int
 
 
+@learned
 class RunEnd(msgspec.Struct, frozen=True, kw_only=True):
     """How a run ended. report: as in `--report`."""
 

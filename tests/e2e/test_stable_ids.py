@@ -1,5 +1,6 @@
-"""A daemon with an http sink that is killed again and again: every record arrives, and whatever comes twice comes as
-the same bytes under the same batch id, so that a server which knows ids has each score once."""
+"""A daemon with an http sink that is killed again and again, and stopped just after it was started: every record
+arrives, and whatever comes twice comes as the same bytes under the same batch id, so that a server which knows ids has
+each score once."""
 
 from __future__ import annotations
 
@@ -20,8 +21,10 @@ import pytest
 
 from tests.e2e.running import PATIENCE_SECONDS, Daemon, is_balanced, running, scores_in
 
-KILLS = 12
-RECORDS = 4000
+KILLS = 9
+STOPPED_AFTER = 3
+"""Kills, after which the next run is stopped in good order; it sends all that it has read by then."""
+RECORDS = 15_000
 """Of each of the two sources."""
 OUTCOMES = {"answers": 80, "answers late": 14, "is away": 3, "hangs up": 3}
 """What becomes of a request that was read, and how often of a hundred."""
@@ -65,7 +68,7 @@ class Collector:
                 if len(body) < size:
                     return  # whoever sent it was killed
                 outcome = collector.take(self.headers["Streambatch-Batch-Id"], body)
-                time.sleep(0.02 if outcome == "answers late" else 0.002)
+                time.sleep(0.02 if outcome == "answers late" else 0.002)  # so that many a kill finds one unanswered
                 if outcome == "hangs up":
                     self.close_connection = True
                     return
@@ -151,6 +154,13 @@ def test_what_comes_twice_comes_under_the_same_id(tmp_path: Path) -> None:
                 time.sleep(chance.random() * 0.03)  # any moment will do
                 daemon.stop(signal.SIGKILL)
                 kills += 1
+            if kills % STOPPED_AFTER:
+                continue
+            with running(tmp_path, config) as daemon:
+                daemon.event("state_changed", state="running")
+                time.sleep(chance.random() * 0.01)  # while batches are cut again, or just after
+                assert daemon.stop() == 0, (seed, daemon.rest())
+                assert is_balanced(daemon.report["records"]), (seed, daemon.report)
         with running(tmp_path, config) as daemon:
             assert daemon.wait() == 0, (seed, daemon.rest())
             assert is_balanced(daemon.report["records"]), (seed, daemon.report)

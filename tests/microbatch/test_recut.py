@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict, deque
+from collections.abc import Collection
 from typing import NamedTuple
 
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +19,7 @@ from streambatch.microbatch.inbox import Inbox, QueueLimits
 from streambatch.microbatch.recut import PlannedBatch, Recut
 from streambatch.microbatch.window import BatchPolicy, Window
 from streambatch.records import Batch, Chunk, Partition
-from streambatch.testing.virtual_time import LoopClock
+from streambatch.testing import LoopClock
 from tests.chunks import chunk_of, lines_of
 
 PARTITIONS = (Partition("in", "a"), Partition("in", "b"), Partition("files", "c"))
@@ -149,6 +151,31 @@ def test_whatever_is_planned_and_given_up_nothing_is_lost_doubled_or_put_out_of_
         assert [n for name, n in out if name == where.name] == sorted(n for name, n in sent if name == where.name)
 
 
+@given(st.data())
+def test_what_is_left_is_planned_as_it_was_and_behind_it_comes_only_what_would_be_lost(data: st.DataObject) -> None:
+    plan, counts = data.draw(plans())
+    chunks = data.draw(inputs({**counts, C: 0}))
+    sent = [record for each in chunks for record in records_of([each])]
+    recut, out = Recut(plan, {"in"}), []
+    recut.give_up("files")
+    leave_at = data.draw(st.integers(0, len(chunks)))
+    for at, each in enumerate(chunks):
+        if at == leave_at and not recut.is_over:
+            recut.leave()
+        recut.add(each)
+        while not recut.left and (found := recut.next()) is not None:
+            out.append(found)
+    for chunks_of, known in out:
+        if known.id is not None:
+            assert records_of(chunks_of) == expected(next(each for each in plan if each.id == known.id))
+    rest = drained(recut)
+    if not recut.left:
+        return
+    assert list(recut.left) == plan[len(plan) - len(recut.left) :]
+    assert rest == [record for record in sent if record[0] == "c"]
+    assert recut.left_records == len(sent) - len(rest) - sum(len(records_of(found)) for found, _ in out)
+
+
 def test_a_batch_that_lacks_records_or_has_others_loses_its_id() -> None:
     a, b, c = PARTITIONS
     recut = Recut([planned((a, 2, 2), id="0"), planned((b, 0, 3), id="1"), planned((c, 0, 1), id="2")])
@@ -169,10 +196,12 @@ def test_a_batch_that_lacks_records_or_has_others_loses_its_id() -> None:
 class Bench:
     """An inbox, and a batcher that has batches to cut again, on virtual time."""
 
-    def __init__(self, plan: list[PlannedBatch], *, limits: QueueLimits | None = None) -> None:
+    def __init__(
+        self, plan: list[PlannedBatch], *, limits: QueueLimits | None = None, resumable: Collection[str] = ()
+    ) -> None:
         self.clock = LoopClock()
         self.inbox = Inbox(limits or QueueLimits())
-        self.recut = Recut(plan)
+        self.recut = Recut(plan, resumable)
         window = Window(BatchPolicy(max_records=10, max_wait=1))
         self.batcher = Batcher(self.inbox, window, self.clock, self.recut)
         self.batches: list[Batch] = []
@@ -269,16 +298,47 @@ class TestBatcher:
             bench.inbox.close("flush")
         assert bench.found() == [("1", [("b", 0)])]
 
-    @pytest.mark.parametrize("trigger", ["flush", "shutdown"])
-    async def test_the_end_of_the_input_waits_for_no_plan(self, trigger: str) -> None:
+    async def test_the_end_of_the_input_waits_for_no_plan(self) -> None:
         bench = Bench([planned((A, 0, 4), id="0"), planned((C, 0, 1), id="1")])
         async with trio.open_nursery() as tasks:
             tasks.start_soon(bench.collect)
             await bench.put(chunk(A, 0, 2), chunk(B, 0, 1))
             await trio.sleep(1)
-            bench.inbox.close(trigger)  # type: ignore[arg-type]
+            bench.inbox.close("flush")
         assert bench.found() == [(None, [("a", 0), ("a", 1)]), (None, [("b", 0)])]
         assert bench.recut.changed == 2
+
+    async def test_a_stop_leaves_what_is_not_whole_and_all_behind_it_to_the_next_run(self) -> None:
+        plan = [planned((A, 0, 2), id="0"), planned((A, 2, 2), id="1"), planned((B, 0, 1), id="2")]
+        bench = Bench(plan, limits=QueueLimits(max_records=8), resumable={"in"})
+        async with trio.open_nursery() as tasks:
+            tasks.start_soon(bench.collect)
+            await bench.put(chunk(A, 0, 3), chunk(B, 0, 2))
+            await trio.testing.wait_all_tasks_blocked()
+            bench.inbox.hurry("shutdown")
+            await trio.testing.wait_all_tasks_blocked()
+            await bench.put(chunk(A, 3, 20))  # it was on its way
+            await trio.sleep(2 * PLAN_PATIENCE_SECONDS)
+            bench.inbox.close("shutdown")
+        assert bench.found() == [("0", [("a", 0), ("a", 1)])]
+        assert ([each.id for each in bench.recut.left], bench.batcher.left_records) == (["1", "2"], 23)
+
+    async def test_a_stop_leaves_nothing_that_can_not_be_read_again(self) -> None:
+        """Sources may wait for what becomes of such records before they end."""
+        bench = Bench([planned((A, 0, 2), id="0")], resumable={"in"})
+        async with trio.open_nursery() as tasks:
+            tasks.start_soon(bench.collect)
+            await bench.put(chunk(B, 0, 5), chunk(C, 0, 3), chunk(A, 0, 1))
+            await trio.testing.wait_all_tasks_blocked()
+            bench.inbox.hurry("shutdown")
+            await trio.testing.wait_all_tasks_blocked()
+            assert bench.found() == [(None, [("c", 0), ("c", 1), ("c", 2)])]
+            await bench.put(chunk(C, 3, 15), chunk(B, 5, 1))
+            await trio.testing.wait_all_tasks_blocked()
+            bench.inbox.close("shutdown")
+        assert [record for _, records in bench.found() for record in records] == [("c", n) for n in range(18)]
+        assert bench.batcher.left_records == 7
+        assert {batch.trigger for batch in bench.batches} == {"shutdown", "size"}
 
     async def test_others_wait_so_long_for_a_plan_and_no_longer(self) -> None:
         bench = Bench([planned((A, 0, 1), id="0"), planned((C, 0, 1), id="1")])
