@@ -60,6 +60,9 @@ Steps = Sequence[tuple[float | None, str]]
 NEUTRAL: Steps = ((None, BLUE),)
 WELL: Steps = ((None, GREEN),)
 BAD_FROM_ONE: Steps = ((None, GREEN), (1, RED))
+LATENCY_STEPS: Steps = ((None, GREEN), (0.5, YELLOW), (1, RED))
+DEAD_STEPS: Steps = ((None, GREEN), (0.001, YELLOW), (0.01, RED))
+FULL_STEPS: Steps = ((None, GREEN), (0.9, RED))
 """Thresholds: from which value on which colour holds."""
 
 

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from grafana.building import BAD_FROM_ONE, GREEN, RED, YELLOW, About, Column, Row, dashboard_of, graph, rows
+from grafana.building import (
+    BAD_FROM_ONE,
+    DEAD_STEPS,
+    FULL_STEPS,
+    GREEN,
+    LATENCY_STEPS,
+    RED,
+    About,
+    Column,
+    Row,
+    dashboard_of,
+    graph,
+    rows,
+)
 from grafana.queries import (
+    UNINTENDED,
     Query,
     age,
     dead_share,
@@ -26,7 +40,7 @@ TO_OVERVIEW = (
     "/d/streambatch-overview?var-instance=${__data.fields.instance}&var-pipeline=${__data.fields.pipeline}"
     "&${datasource:queryparam}&${job:queryparam}&${__url_time_range}"
 )
-LOST = in_range(of_pipeline("records_dropped_total", 'intentional="false"'), EACH)
+LOST = in_range(of_pipeline("records_dropped_total", UNINTENDED), EACH)
 
 SIDE_BY_SIDE = Row(
     "Side by side",
@@ -45,12 +59,12 @@ SIDE_BY_SIDE = Row(
                     "Latency p99",
                     quantile(0.99, "end_to_end_latency_seconds", EACH),
                     "s",
-                    ((None, GREEN), (0.5, YELLOW), (1, RED)),
+                    LATENCY_STEPS,
                 ),
-                Column("Dead letters", dead_share(EACH), "percentunit", ((None, GREEN), (0.001, YELLOW), (0.01, RED))),
+                Column("Dead letters", dead_share(EACH), "percentunit", DEAD_STEPS),
                 Column("Lost", LOST, "none", BAD_FROM_ONE),
-                Column("Queue fill", queue_fill("records", EACH), "percentunit", ((None, GREEN), (0.9, RED))),
-                Column("Workers busy", worker_use(EACH), "percentunit", ((None, GREEN), (0.9, RED))),
+                Column("Queue fill", queue_fill("records", EACH), "percentunit", FULL_STEPS),
+                Column("Workers busy", worker_use(EACH), "percentunit", FULL_STEPS),
                 Column("Unacked", total(of_pipeline("records_unacked"), EACH), "short"),
             ],
             keys=("instance", "pipeline"),

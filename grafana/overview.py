@@ -7,7 +7,10 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana.building import (
     BAD_FROM_ONE,
     BLUE,
+    DEAD_STEPS,
+    FULL_STEPS,
     GREEN,
+    LATENCY_STEPS,
     RED,
     YELLOW,
     About,
@@ -22,6 +25,7 @@ from grafana.building import (
 )
 from grafana.overview_parts import DRIFT, DURABILITY, MODEL, PROCESS, SINKS, SOURCES
 from grafana.queries import (
+    UNINTENDED,
     Query,
     age,
     buckets,
@@ -33,13 +37,12 @@ from grafana.queries import (
     quantile,
     queue_fill,
     rate,
-    share_of,
+    rate_of_each,
     stage_use,
     total,
     worker_use,
 )
 
-UNINTENDED = 'intentional="false"'
 SCORED = rate(of_pipeline("end_to_end_latency_seconds_count"))
 
 HEALTH = Row(
@@ -71,7 +74,7 @@ HEALTH = Row(
                 ("latency-high",),
             ),
             quantile(0.99, "end_to_end_latency_seconds"),
-            steps=((None, GREEN), (0.5, YELLOW), (1, RED)),
+            steps=LATENCY_STEPS,
         ),
         number(
             About(
@@ -89,7 +92,7 @@ HEALTH = Row(
                 "Dead letters", "Share of the records done that could not be scored.", "percentunit", ("dead-letters",)
             ),
             dead_share(),
-            steps=((None, GREEN), (0.001, YELLOW), (0.01, RED)),
+            steps=DEAD_STEPS,
         ),
         number(
             About("Unacked", "Records received whose score or dead letter is not durable yet.", "short", ("stalled",)),
@@ -188,9 +191,9 @@ LATENCY = Row(
                 "s",
                 ("latency-high",),
             ),
-            Query(share_of(f"rate({of_pipeline('wait_seconds_sum')}[$__rate_interval])", "at", SCORED), "wait: {{at}}"),
+            Query(rate_of_each(of_pipeline("wait_seconds_sum"), "at", SCORED), "wait: {{at}}"),
             Query(
-                share_of(f"rate({of_pipeline('stage_duration_seconds_sum')}[$__rate_interval])", "stage", SCORED),
+                rate_of_each(of_pipeline("stage_duration_seconds_sum"), "stage", SCORED),
                 "{{stage}}",
             ),
             stacked=True,
@@ -217,7 +220,7 @@ SATURATION = Row(
             ),
             Query(queue_fill("records", "pipeline"), "{{pipeline}} records"),
             Query(queue_fill("bytes", "pipeline"), "{{pipeline}} bytes"),
-            steps=((None, GREEN), (0.9, RED)),
+            steps=FULL_STEPS,
             top=1,
         ),
         bars(
@@ -237,7 +240,7 @@ SATURATION = Row(
                 "percentunit",
             ),
             Query(worker_use("pipeline"), "{{pipeline}}"),
-            steps=((None, GREEN), (0.9, RED)),
+            steps=FULL_STEPS,
             top=1,
         ),
         graph(

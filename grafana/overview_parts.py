@@ -42,7 +42,7 @@ MODEL = Row(
                 "none",
                 ("restart-loop",),
             ),
-            total(f"rate({of_pipeline('worker_restarts_total')}[$__rate_interval])") + " * 3600",
+            rate(of_pipeline("worker_restarts_total")) + " * 3600",
             steps=BAD_FROM_ONE,
             span=6,
         ),

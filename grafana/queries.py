@@ -12,6 +12,8 @@ PREFIX = "streambatch_"
 OF_PROCESS = 'job=~"$job",instance=~"$instance"'
 OF_PIPELINE = f'{OF_PROCESS},pipeline=~"$pipeline"'
 RATE, RANGE = "$__rate_interval", "$__range"
+UNINTENDED = 'intentional="false"'
+"""Of the records that were dropped, those that the config did not ask to have dropped."""
 
 
 class Query(NamedTuple):
@@ -82,9 +84,9 @@ def buckets(name: str) -> str:
     return increase(of_pipeline(f"{name}_bucket"), "le")
 
 
-def share_of(parts: str, by: str, whole: str) -> str:
-    """Return each part's share of one number."""
-    return f"{total(parts, by)} / on () group_left () ({whole} > 0)"
+def rate_of_each(selector: str, by: str, whole: str) -> str:
+    """Return the growth of a counter in a second, by labels, as shares of one number that has no labels."""
+    return f"{rate(selector, by)} / on () group_left () ({whole} > 0)"
 
 
 def dead_share(by: str = "") -> str:

@@ -29,7 +29,7 @@ from streambatch.pipeline import Pipeline
 from streambatch.plugins import find_part
 from streambatch.records import BoolArray, FloatArray
 from streambatch.scoring.check import checked_scores
-from streambatch.scoring.executors import check_timeout
+from streambatch.scoring.executors import check_timeout, is_async
 from streambatch.scoring.states import has_memory
 from streambatch.settings import Settings
 from streambatch.state.folder import StateFolder
@@ -74,30 +74,30 @@ class Assembly:
             name=config.name,
             sources=[part.options for part in config.sources],
             record=config.record,
-            batch=config.batch,
-            **self._scoring(),
-            workers=config.workers,
-            queue=config.queue,
             limits=config.limits,
-            delivery=config.delivery,
-            dead_letter=config.dead_letter,
             sink=config.sink.options,
             state_dir=folder or config.state_dir,
             runs=config.runs,
-            provenance=self._provenance(),
             observer=observer,
+            **vars(self.settings()),
         )
 
-    def _scoring(self) -> dict[str, Any]:
-        if self.drift is None:
-            return {"preprocess": self.steps, "model": self.model}
-        return {"preprocess": (self.drift.step, *self.steps), "model": self.drift.model(self.model)}
+    @property
+    def model_name(self) -> str:
+        """What the model is called in messages."""
+        return str(getattr(self.model, "name", self.config.model.type))
+
+    @property
+    def model_digest(self) -> str | None:
+        """Which model it is; None for one that doesn't say."""
+        return getattr(self.model, "digest", None)
 
     def settings(self) -> Settings:
         """Return what a running pipeline can go on by."""
-        config = self.config
+        config, drift = self.config, self.drift
         return Settings(
-            **self._scoring(),
+            preprocess=self.steps if drift is None else (drift.step, *self.steps),
+            model=self.model if drift is None else drift.model(self.model),
             batch=config.batch,
             workers=config.workers,
             queue=config.queue,
@@ -119,8 +119,8 @@ class Assembly:
                     x = _stepped(step, x)
                 if running is not None and model is running.model:
                     self.scores_shape = running.scores_shape
-                elif len(x) and not getattr(model, "is_async", False):
-                    scores = checked_scores(str(getattr(model, "name", config.model.type)), model.score(x), len(x))
+                elif len(x) and not is_async(model):
+                    scores = checked_scores(self.model_name, model.score(x), len(x))
                     self.scores_shape = scores.shape[1:]
         except RetryableError as error:
             return error
@@ -133,19 +133,17 @@ class Assembly:
     def _take_over(self, running: Assembly) -> None:
         if self.config.preprocess == running.config.preprocess and any(map(has_memory, running.steps)):
             self.steps = running.steps
-        digests = [getattr(each.model, "digest", None) for each in (self, running)]
-        if self.config.model == running.config.model and digests[0] == digests[1]:
+        if self.config.model == running.config.model and self.model_digest == running.model_digest:
             self.model = running.model
 
     def _compare(self, running: Assembly) -> None:
-        name = str(getattr(self.model, "name", self.config.model.type))
         if self.untried is not None and running.untried is None:
             problem = f"with zeros as features, steps and model raised {type(self.untried).__name__}: {self.untried}"
-            raise ModelError(name, f"{problem}; those that run did not")
+            raise ModelError(self.model_name, f"{problem}; those that run did not")
         if running.scores_shape is not None and self.scores_shape not in (None, running.scores_shape):
             wanted = ", ".join(map(str, ("n", *running.scores_shape)))
             given = (TRIED_ROWS, *(self.scores_shape or ()))
-            raise ShapeError(f"scores of model {name}", f"({wanted}), as the model that runs gives", given)
+            raise ShapeError(f"scores of model {self.model_name}", f"({wanted}), as the model that runs gives", given)
 
     def _provenance(self) -> Provenance:
         config, model = self.config, self.model
@@ -157,7 +155,7 @@ class Assembly:
                 "type": config.model.type,
                 "path": getattr(config.model.options, "path", None),
                 "format": getattr(model, "format", config.model.type),
-                "sha256": getattr(model, "digest", None),
+                "sha256": self.model_digest,
                 "parameters": getattr(model, "parameters", None),
             },
             sink={"name": sink.name, "path": getattr(sink, "path", None), "format": sink.format},
@@ -196,7 +194,7 @@ def _made(key: str, part: configs.Part, config: Config) -> Any:
 
 def _stepped(step: Any, x: FloatArray) -> FloatArray:
     """Return the rows that a step makes of `x` and keeps."""
-    if getattr(step, "is_stateful", False):
+    if has_memory(step):
         return step(step.initial_state(), x)[1]  # type: ignore[no-any-return]  # a step is whatever its plugin built
     result: FloatArray | tuple[FloatArray, BoolArray] = step(x)
     return result[0][result[1]] if isinstance(result, tuple) else result

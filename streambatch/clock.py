@@ -1,6 +1,7 @@
 """The one clock: every reading of time in streambatch goes through it, so that tests can move time themselves."""
 
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -21,3 +22,8 @@ class SystemClock:
 
     monotonic = staticmethod(time.monotonic)
     wall = staticmethod(time.time)
+
+
+def rfc3339(at: float) -> str:
+    """Return wall seconds as people and programs read them."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

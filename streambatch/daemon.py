@@ -119,12 +119,12 @@ class Daemon:
         )
         counting, recent = MetricsObserver(), Recent(self._clock)
         self._notifier = Notifier(drain_seconds=self._config.delivery.drain_timeout, clock=self._clock)
-        self._tracing = _tracing_of(self._config, self._clock)
+        self._tracing = tracing_of(self._config, self._clock)
         traced = () if self._tracing is None else (self._tracing,)
         observer = Observers(counting, recent, LogObserver(self._clock), self._notifier, *traced)
-        self._drift = _drift_of(self._config, self._clock)
+        self._drift = drift_of(self._config, self._clock)
         self.pipeline: Pipeline = assembly.pipeline(observer, folder, self._drift)
-        digest = getattr(assembly.model, "digest", None) or ""
+        digest = assembly.model_digest or ""
         if self._tracing is not None:
             self._tracing.run_id, self._tracing.model_digest = self.pipeline.run_id, digest
         self._metrics.attach(
@@ -267,7 +267,10 @@ class Daemon:
         self._log.info("stopped", **_summary(report))
         if report.ended == "input_ended" and not report.records["received"] + report.records["recovered"]:
             self._say_why_nothing_came()
-        left = report.records["unacked"] - self.pipeline.safe_records
+        safe = self.pipeline.safe_records
+        if safe:
+            self._log.info("left_to_next_run", records=safe, where="in files and spools, to be read at the next start")
+        left = report.records["unacked"] - safe
         if not left:
             return DONE
         self._log.warning("unfinished", records=left, where=self._where_left())
@@ -293,12 +296,13 @@ class Daemon:
         return REFUSED if isinstance(error, _REFUSALS) else FAILED
 
 
-def _drift_of(config: Config, clock: Clock) -> Drift | None:
-    """Return what samples a pipeline, if it is asked for and somebody can see it."""
+def drift_of(config: Config, clock: Clock) -> Drift | None:
+    """Return what samples a pipeline, if that is asked for and can be seen. Raises ConfigError without its extra."""
     return Drift(config.drift, config.record, clock) if config.drift.enabled and config.http.listen != "off" else None
 
 
-def _tracing_of(config: Config, clock: Clock) -> Tracing | None:
+def tracing_of(config: Config, clock: Clock) -> Tracing | None:
+    """Return what traces a pipeline, if that is asked for; close it. Raises ConfigError without its extra."""
     return Tracing(config.otel, config.name, clock) if config.otel.enabled else None
 
 

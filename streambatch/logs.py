@@ -20,6 +20,7 @@ import structlog
 from streambatch.clock import Clock, SystemClock
 from streambatch.events import FileEvent, Observer, Refusal, RejectedConnection, State
 from streambatch.redaction import REDACTED, looks_secret, redacted
+from streambatch.texts import encodable
 
 if TYPE_CHECKING:
     from streambatch.records import Batch, Outcome, Reason, Reject, Stage
@@ -203,14 +204,14 @@ def _without_secrets(logger: Any, method: str, event: MutableMapping[str, Any]) 
 
 
 def _redacted(value: Any) -> Any:
-    """Return a value of plain data without secrets; what is none is said as its text."""
+    """Return a value of plain data without secrets, in texts that can be written; what is none is said as its text."""
     if isinstance(value, str):
-        return redacted(value)
+        return redacted(encodable(value))
     if isinstance(value, Mapping):
         return {key: REDACTED if looks_secret(str(key)) else _redacted(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_redacted(inner) for inner in value]
-    return value if value is None or isinstance(value, bool | int | float) else redacted(str(value))
+    return value if value is None or isinstance(value, bool | int | float) else _redacted(str(value))
 
 
 def _without_controls(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

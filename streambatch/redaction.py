@@ -10,17 +10,16 @@ import re
 
 REDACTED = "***"
 SECRET_WORDS = ("password", "passwd", "passphrase", "token", "secret", "key", "credential", "credentials")
-_USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]+@")
+_USERINFO = re.compile(r"://[^/\s]+@")
 _SCHEME = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{4,}", re.IGNORECASE)
 _ASSIGNED = re.compile(
-    rf"\b((?:\w+[_-])*(?:{'|'.join(SECRET_WORDS)}))(=|\"?\s*:\s*\"|\s*=\s*['\"])[^\s&;,'\"\]}})]+", re.IGNORECASE
+    rf"(?<![^\W_])({'|'.join(SECRET_WORDS)})(=|\"?\s*:\s*\"|\s*=\s*['\"])[^\s&;,'\"\]}})]+", re.IGNORECASE
 )
 
 
 def redacted(text: str) -> str:
     """Return a text without the secrets that show by their form."""
-    if "://" in text:
-        text = _USERINFO.sub(rf"\1{REDACTED}@", text)
+    text = _USERINFO.sub(f"://{REDACTED}@", text)
     text = _SCHEME.sub(rf"\1 {REDACTED}", text)
     return _ASSIGNED.sub(rf"\1\2{REDACTED}", text)
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import anyio
@@ -21,7 +21,7 @@ from streambatch.config.changes import Change, changes_between, check_live
 from streambatch.errors import ConfigError, ModelError, ShapeError, StreambatchError
 from streambatch.pipeline import Pipeline
 from streambatch.scoring.transform import Transform
-from streambatch.settings import LATER, Settings
+from streambatch.settings import Settings
 
 RELOAD_SECONDS = 60.0
 """How long a new config, with its model, may take to load."""
@@ -55,7 +55,7 @@ class _Prepared:
     assembly: Assembly
     settings: Settings
     transform: Transform
-    changes: list[Change] = field(default_factory=list)
+    changes: list[Change]
 
 
 class Reloader:
@@ -128,8 +128,8 @@ class Reloader:
         return result
 
     def _result(self, ok: bool, **more: Any) -> Reloaded:
-        digest = getattr(self._running.model, "digest", None)
-        return Reloaded(ok=ok, config_digest=self._running.config.digest, model_digest=digest, **more)
+        running = self._running
+        return Reloaded(ok=ok, config_digest=running.config.digest, model_digest=running.model_digest, **more)
 
     def _check_running(self) -> None:
         state = self._pipeline.snapshot().state
@@ -178,7 +178,7 @@ class Reloader:
         path = running.config.path
         config = load_config(path, overrides=self._overrides)
         changes = changes_between(running.config, config)
-        check_live(changes, str(path), LATER)
+        check_live(changes, str(path))
         assembly = Assembly(config, running=running)
         settings = assembly.settings()
         return _Prepared(

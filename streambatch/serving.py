@@ -26,7 +26,7 @@ class HttpConnection(H11Protocol):
 
     _expiry: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # h11 is TCP alone
         super().connection_made(transport)
         self.gone = asyncio.Event()
 

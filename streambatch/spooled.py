@@ -6,7 +6,6 @@ source's records are one partition, in the order in which they were stored; a re
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping
 from functools import partial
@@ -22,11 +21,20 @@ from streambatch.durable import Notes, Saved
 from streambatch.errors import OptionError
 from streambatch.events import Observer, Refusal
 from streambatch.records import Chunk, CountingIntake, Intake, Memory, Source
-from streambatch.spools import DEDUPE_SECONDS, KeyReused, SpoolFull, SpoolOptions, SpoolStatus, StoredRequest
+from streambatch.spools import (
+    DEDUPE_SECONDS,
+    KeyReused,
+    RequestTooLarge,
+    SpoolFull,
+    SpoolOptions,
+    SpoolStatus,
+    StoredRequest,
+)
 from streambatch.state.spool import KEY_BYTES, PARTITION, Key, Part, key_part, part_of, tally
-from streambatch.state.spool_keys import hashed
+from streambatch.state.spool_keys import hashed, write_whole
 from streambatch.state.spool_log import SpoolLog
 from streambatch.state.spool_request import Request, Unit
+from streambatch.units import format_size
 
 FOLDER = "spool"
 KEPT_BYTES = 256 << 10
@@ -151,14 +159,14 @@ class SpooledSource:
         )
 
 
-def spooled(source: Any, state_dir: Path | None) -> Source:
+def spooled(source: Source, state_dir: Path | None) -> Source:
     """Return the source with the spool that its option `spool` asks for; the source itself if it asks for none.
 
     Raises OptionError when there is no state_dir to keep it in.
     """
     options: SpoolOptions | None = getattr(source, "spool", None)
     if options is None:
-        return source  # type: ignore[no-any-return]  # it is a source
+        return source
     if state_dir is None:
         raise OptionError(f"{source.name}.spool", "no state_dir", "a spool only with a state_dir to keep it in")
     return SpooledSource(source, options, state_dir)
@@ -247,7 +255,7 @@ class _Request:
         return self._intake.has_room
 
     async def put(self, chunk: Chunk) -> None:
-        """Take the chunk over, to be stored or compared. Raises SpoolFull."""
+        """Take the chunk over, to be stored or compared. Raises SpoolFull and RequestTooLarge."""
         self._count += chunk.count
         if self._key is not None:
             self._digest.update(chunk.data())
@@ -255,9 +263,9 @@ class _Request:
             self.memory.give(chunk.size)
             return
         part = part_of(chunk, self.clock.wall())
-        if self._block_bytes + part.block_bytes > self._intake.request_bytes_max:
+        if self._block_bytes + part.block_bytes > (most := self._intake.request_bytes_max):
             self.memory.give(chunk.size)
-            raise SpoolFull("the request takes more than a quarter of the spool")
+            raise RequestTooLarge(f"the request takes more than {format_size(most)} of the spool; send it in parts")
         self._block_bytes += part.block_bytes
         self._held += chunk.size
         self._intake.held += chunk.size
@@ -302,13 +310,13 @@ class _Request:
             raise SpoolFull("the spool is full")
         parts = [part for part, chunk in zip(self._parts, self._chunks, strict=True) if chunk is not None]
         data = b"".join(piece for part in parts for piece in part.packed)
+        offset, self._staged = self._staged, self._staged + len(data)
         self._log.staged += len(data)
-        self._staged += len(data)
         try:
             if self._file is None:
                 unnamed = partial(tempfile.TemporaryFile, buffering=0, dir=self._intake.folder)
                 self._file = await to_thread.run_sync(unnamed)
-            await to_thread.run_sync(_append, self._file.fileno(), data)
+            await to_thread.run_sync(write_whole, self._file.fileno(), data, offset)
         except OSError as error:
             raise SpoolFull(f"the spool can't be written: {error.strerror or error}") from error
         for part in parts:
@@ -329,9 +337,3 @@ class _Request:
         with anyio.CancelScope(shield=True):
             await self._log.append(unit)
             await unit.durable()
-
-
-def _append(fd: int, data: bytes) -> None:
-    written = os.write(fd, data)
-    while written < len(data):
-        written += os.write(fd, memoryview(data)[written:])

@@ -48,6 +48,10 @@ class SpoolFull(Exception):
     """There is no room to store this now."""
 
 
+class RequestTooLarge(Exception):
+    """A request takes more of the spool than one may: it will never be stored whole."""
+
+
 class KeyReused(Exception):
     """An idempotency key came back with other records than the first time."""
 

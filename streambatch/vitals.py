@@ -20,6 +20,7 @@ from streambatch.sinks.outbox import Outbox
 from streambatch.spools import SpoolStatus
 from streambatch.state.ledger import Ledger
 from streambatch.state.report import DriverState, Ended, Quantiles, RunReport, Snapshot
+from streambatch.texts import encodable
 
 STALL_SECONDS = 5.0
 """How long a sink may take for a write before the pipeline is no longer ready."""
@@ -79,7 +80,7 @@ class Vitals(Observer):
             run=self.run_id,
             pipeline=self._pipeline,
             ended=ended,
-            error=(str(error) or type(error).__name__) if error is not None else None,
+            error=encodable(str(error) or type(error).__name__) if error is not None else None,
             seconds=seconds,
             records=totals.as_records(),
             batches=dict(self._batches),
@@ -158,7 +159,7 @@ class Vitals(Observer):
         since = outbox.writing_since
         if since is not None and now - since > STALL_SECONDS and not outbox.holding.outages:
             reasons.append(f"sink {self._sink}: a write has been waiting for {now - since:.0f} s")
-        return reasons
+        return [encodable(reason) for reason in reasons]
 
 
 def _new_run_id(clock: Clock) -> str:

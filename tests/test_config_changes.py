@@ -11,6 +11,7 @@ from streambatch.assemble import load_config
 from streambatch.config import Config
 from streambatch.config.changes import Change, changes_between, check_live
 from streambatch.errors import ConfigError
+from streambatch.settings import LATER
 
 CONFIG = """
 name = "rides"
@@ -78,11 +79,11 @@ def test_a_change_is_told_by_its_key(
     assert after is None or found.after == after
     assert found.is_live == is_live
     if found.is_live:
-        check_live([found], "pipeline.toml", "until then")
+        check_live([found], "pipeline.toml")
     else:
         with pytest.raises(ConfigError) as caught:
-            check_live(list(changes.values()), "pipeline.toml", "until then")
-        assert f"{key}: found {found.after}; allowed: {before}, until then" in str(caught.value)
+            check_live(list(changes.values()), "pipeline.toml")
+        assert f"{key}: found {found.after}; allowed: {before}, {LATER}" in str(caught.value)
 
 
 def test_a_secret_that_changed_is_found_and_not_shown(load: Load) -> None:

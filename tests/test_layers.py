@@ -27,6 +27,7 @@ GROUND = (
     "segments",
     "serving",
     "spools",
+    "texts",
     "units",
 )
 """Parts of the ground floor may know each other; other parts of one layer may not."""

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from streambatch.errors import ConfigError, OptionError
 from streambatch.loader import CLOSE_SECONDS, microbatches
+from streambatch.testing import LoopClock
 from tests.leaks import tasks_alive
-from tests.loop_clock import LoopClock
 
 pytestmark = pytest.mark.anyio
 

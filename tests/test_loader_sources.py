@@ -25,9 +25,9 @@ from streambatch.loader import SourceBatch, microbatches
 from streambatch.microbatch.budget import Limits
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.records import Chunk, Intake, Partition
+from streambatch.testing import LoopClock
 from tests.chunks import chunk_of
 from tests.leaks import open_files, tasks_alive
-from tests.loop_clock import LoopClock
 
 pytestmark = pytest.mark.anyio
 LINES = [b'{"n": %d}' % number for number in range(1000)]

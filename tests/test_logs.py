@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -48,7 +49,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
 
 def outcome(*reasons: str) -> Outcome:
     rejects = [
-        Reject(at, Partition("in", "a.jsonl"), at * 10, "decode", reason, f"{reason} at {at}", b"x")  # type: ignore[arg-type]
+        Reject(at, Partition("in", "a.jsonl"), at * 10, "decode", reason, f"{reason} at {at}", b"x")  # type: ignore[arg-type]  # any text
         for at, reason in enumerate(reasons)
     ]
     return Outcome(b"", {}, rejects, {})
@@ -70,6 +71,16 @@ def test_every_event_is_told_or_counted_in_the_next_told(events: list[tuple[str,
             lines[key] += 1
             assert told[key] == came[key]
     assert max(lines.values()) <= LINES_MAX * (now // EVERY_SECONDS + 1)
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_a_file_of_any_name_can_be_told_of(format: Format, clock: Hands, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(is_terminal=False, options=LogOptions(format=format))
+    path = os.fsdecode(b"a\xff.jsonl")
+    observer = LogObserver(clock)
+    observer.file_changed("in", path, "opened")
+    observer.source_failed("in", OSError(f"{path}: permission denied"))
+    assert capsys.readouterr().err.replace(r"\\", "\\").count(r"a\xff.jsonl") == 2
 
 
 def test_the_first_few_are_told_at_once() -> None:

@@ -61,13 +61,13 @@ class Required:
 )
 def test_what_is_said(given: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        Sample(**{"path": "x", **given})  # type: ignore[arg-type]
+        Sample(**{"path": "x", **given})  # type: ignore[arg-type]  # what is wrong is the test
     assert said in [str(problem) for problem in caught.value.problems]
 
 
 def test_a_missing_key_is_told_with_what_it_holds() -> None:
     with pytest.raises(ConfigError) as caught:
-        Required()  # type: ignore[call-arg]
+        Required()  # type: ignore[call-arg]  # what is missing is the test
     assert [str(problem) for problem in caught.value.problems] == [
         "text: found nothing; allowed: a string (required)",
         "either: found nothing; allowed: a string or a list (required)",
@@ -80,4 +80,4 @@ def test_a_missing_key_is_told_with_what_it_holds() -> None:
 
 def test_an_argument_by_position_has_its_name() -> None:
     with pytest.raises(ConfigError, match=r"^Sample: path: found 3; allowed: a string$"):
-        Sample(3)  # type: ignore[arg-type]
+        Sample(3)  # type: ignore[arg-type]  # what is wrong is the test

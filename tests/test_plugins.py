@@ -46,7 +46,7 @@ def test_built_in_parts_are_found() -> None:
         "models": ["linear", "python"],
     }.items():
         for name in names:
-            assert isinstance(find_part(group, name), type)  # type: ignore[arg-type]
+            assert isinstance(find_part(group, name), type)  # type: ignore[arg-type]  # the groups of pyproject.toml
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:

@@ -113,20 +113,20 @@ async def test_a_name_that_was_taken_meanwhile_is_an_error_and_never_overwritten
     assert names(tmp_path) == ["s-00000001.jsonl"]
 
 
-async def test_a_segment_that_could_not_be_begun_is_begun_by_the_next_write(tmp_path: Path) -> None:
+async def test_a_segment_that_could_not_be_begun_is_begun_by_the_next_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = SegmentedFile(tmp_path / "s.jsonl", "scores", Rotation(max_bytes=10), MovedClock())
     await file.open()
     await file.write(b"one\n")
     file.begin_record()
-    real = file.begin
 
     async def failing() -> None:
         raise SinkError("scores", "no room")
 
-    file.begin = failing  # type: ignore[method-assign]
-    with pytest.raises(SinkError, match="no room"):
+    with monkeypatch.context() as broken, pytest.raises(SinkError, match="no room"):
+        broken.setattr(file, "begin", failing)
         await file.roll()
-    file.begin = real  # type: ignore[method-assign]
     await file.write(b"two\n")
     assert (tmp_path / "s-00000001.jsonl").read_bytes() == b"one\n"
     assert (tmp_path / "s.jsonl.open").read_bytes() == b"two\n"

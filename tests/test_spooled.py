@@ -333,6 +333,17 @@ async def test_dead_records_and_columns_survive(tmp_path: Path) -> None:
     assert (fault.reason, fault.truncated) == ("oversize", False)
 
 
+async def test_a_request_that_would_never_fit_is_not_asked_to_come_again(tmp_path: Path) -> None:
+    """Its body is no larger than it may be, but short records take more room in the spool than their bytes."""
+    source, intake = http(spool={"max_bytes": 4 * MIB}, max_body_bytes=MIB, max_record_bytes=MIB), CollectingIntake()
+    async with running(source, tmp_path, intake):
+        found = await post(source, b"1\n" * 400_000)
+        assert found.status == 413
+        assert "more than 1 MiB of the spool" in found.body["error"]
+        assert (await post(source, b"1\n")).status == 200
+        await intake.holds(1)
+
+
 async def test_a_full_spool_is_answered_before_the_first_block_and_drops_nothing(tmp_path: Path) -> None:
     source, intake = http(spool={"max_bytes": 4 * MIB}, max_body_bytes=MIB, max_record_bytes=MIB), CollectingIntake()
     intake.stall()

@@ -29,6 +29,7 @@ _Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Use this value for a key, such as batch.max_records=256. May be repeated."
     ),
 ]
+_Json = Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")]
 
 
 def main() -> None:
@@ -148,7 +149,10 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Print one picture as text and exit.")] = False,
     is_json: Annotated[bool, typer.Option("--json", help="Print one as JSON, a line for each, and exit.")] = False,
     token: Annotated[
-        str | None, typer.Option(metavar="TOKEN", help="Sent along; else what STREAMBATCH_TOKEN holds.")
+        str | None,
+        typer.Option(
+            metavar="TOKEN", envvar="STREAMBATCH_TOKEN", help="Sent along; else what STREAMBATCH_TOKEN holds."
+        ),
     ] = None,
 ) -> None:
     """Watch daemons: rates, latency, queue, the stage that limits and the knob to turn.
@@ -199,11 +203,7 @@ app.add_typer(_state, name="state")
 
 
 @_state.command("show")
-def state_show(
-    config: _Config,
-    overrides: _Overrides = None,
-    is_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
-) -> None:
+def state_show(config: _Config, overrides: _Overrides = None, is_json: _Json = False) -> None:
     """Print how far each source has come.
 
     Positions, records and notes by source and partition, how far the outputs go, the last run: all as the last
@@ -234,12 +234,8 @@ def state_reset(
     raise typer.Exit(reset_state(config, overrides or [], source, is_sure=is_sure))
 
 
-@app.command("audit")
-def audit_command(
-    config: _Config,
-    overrides: _Overrides = None,
-    is_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
-) -> None:
+@app.command()
+def audit(config: _Config, overrides: _Overrides = None, is_json: _Json = False) -> None:
     """Prove from state and files alone that every record is accounted for.
 
     Counts balance, the journal has each record once, the files hold what was committed and as many records as were
@@ -258,7 +254,6 @@ _runs = typer.Typer(
 )
 app.add_typer(_runs, name="runs")
 _Run = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, or `latest`.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")]
 
 
 @_runs.command("list")

@@ -1,16 +1,16 @@
 """`streambatch audit`: whether every record is accounted for, by state and files alone."""
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from streambatch.assemble import load_config
+from streambatch.cli.printing import print_json, print_rows
 from streambatch.ops.audit import Audit, audit
 from streambatch.state.database import FILE_NAME
 from streambatch.state.store import StateStore
+from streambatch.texts import encodable
 
 RIGHT, WRONG = 0, 1
 SHOWN = 60
@@ -21,21 +21,23 @@ def audit_state(path: Path, overrides: Sequence[str], *, is_json: bool) -> int:
     """Print what was checked, and whether it holds. Returns the exit code: 1 if something doesn't."""
     config = load_config(path, overrides=overrides)
     if not (config.state_dir / FILE_NAME).exists():
-        print("null" if is_json else f"{'state':<14}{config.state_dir}: none yet; nothing to audit")
+        if is_json:
+            print_json(None)
+        else:
+            print_rows([("state", f"{config.state_dir}: none yet; nothing to audit")])
         return RIGHT
     with StateStore.read(config.state_dir) as store:
         result = audit(config, store)
     if is_json:
-        print(json.dumps({"is_right": result.is_right, **msgspec.to_builtins(result)}, indent=2))
+        print_json({"is_right": result.is_right, **msgspec.to_builtins(result)})
     else:
         _print(result)
     return RIGHT if result.is_right else WRONG
 
 
 def _print(result: Audit) -> None:
-    lines = [f"{'state':<14}{result.state_dir}"]
-    lines += [f"{name:<14}{count}" for name, count in result.counts.items()]
-    lines.append("")
+    print_rows([("state", result.state_dir), *result.counts.items()])
+    lines = [""]
     wrong = [check for check in result.checks if not check.is_right]
     shown = result.checks if len(result.checks) <= SHOWN else wrong
     for check in shown:
@@ -47,4 +49,4 @@ def _print(result: Audit) -> None:
     lines += [f"note   {note}" for note in result.notes]
     lines.append(f"\n{len(result.checks) - len(wrong)} of {len(result.checks)} checks hold")
     lines.append(f"verdict: {'not every' if wrong else 'every'} record is accounted for")
-    sys.stdout.write("".join(f"{line}\n" for line in lines).encode(errors="replace").decode())
+    print(encodable("\n".join(lines)))

@@ -10,13 +10,17 @@ from typing import Any
 import anyio
 
 from streambatch.assemble import Assembly, load_config
+from streambatch.cli.printing import print_rows
 from streambatch.clock import Clock, SystemClock
 from streambatch.config import Config
+from streambatch.daemon import drift_of, tracing_of
+from streambatch.errors import ConfigError, ConfigProblem
 from streambatch.events import Observer, Refusal
 from streambatch.ingest.file import FileSource
 from streambatch.ingest.matching import find_files, find_marks
 from streambatch.microbatch.budget import Budget
 from streambatch.records import Batch, Chunk, Memory, Outcome, Stamps
+from streambatch.scoring.executors import is_async
 from streambatch.scoring.formats import encoder_for, transform_for
 from streambatch.scoring.transform import Transform
 from streambatch.sinks.file import FileSink
@@ -29,9 +33,9 @@ def check_config(path: Path, overrides: Sequence[str], sample: int) -> int:
     Raises StreambatchError for whatever would keep it from running.
     """
     config = load_config(path, overrides=overrides)
+    _check_extras(config)
     assembly = Assembly(config)
-    for word, text in describe(assembly):
-        print(f"{word:<14}{text}")
+    print_rows(describe(assembly))
     for note in notes(assembly):
         print(f"note: {note}", file=sys.stderr)
     if sample:
@@ -42,7 +46,7 @@ def check_config(path: Path, overrides: Sequence[str], sample: int) -> int:
 
 def describe(assembly: Assembly) -> Iterator[tuple[str, str]]:
     """Yield what a config comes to, a line each: a word and what there is to say of it."""
-    config, model = assembly.config, assembly.model
+    config = assembly.config
     yield "pipeline", f"{config.name}, config {config.digest[:12]}"
     for part in config.sources:
         yield "source", f"{part.options.name}: {part.type}, {part.options.format}, {_where(part.options)}"
@@ -52,8 +56,8 @@ def describe(assembly: Assembly) -> Iterator[tuple[str, str]]:
     yield "batch", f"{batch.max_records} records, {format_size(batch.max_bytes)} or {format_duration(batch.max_wait)}"
     for part in config.preprocess:
         yield "preprocess", part.type
-    digest = getattr(model, "digest", None)
-    yield "model", f"{getattr(model, 'name', config.model.type)}{f', sha256 {digest[:12]}' if digest else ''}"
+    digest = assembly.model_digest
+    yield "model", f"{assembly.model_name}{f', sha256 {digest[:12]}' if digest else ''}"
     yield "workers", f"{config.workers.count}, {config.workers.executor}"
     sink = config.sink.options
     yield "sink", f"{sink.name}: {config.sink.type}, {sink.format}{_to(sink)}"
@@ -72,10 +76,26 @@ def notes(assembly: Assembly) -> Iterator[str]:
         yield f"{there[0]} is already there: run would stop; move it away or set sink.{sink.name}.if_exists"
 
 
+def _check_extras(config: Config) -> None:
+    """Make what would watch a run, since only that needs its library. Raises ConfigError for each that isn't there."""
+    problems: list[ConfigProblem] = []
+    try:
+        drift_of(config, SystemClock())
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        if (tracing := tracing_of(config, SystemClock())) is not None:
+            tracing.close()
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems, where=str(config.path))
+
+
 def _where(source: Any) -> str:
     if not isinstance(source, FileSource):
         return str(getattr(source, "listen", None) or getattr(source, "path", "standard input"))
-    patterns = [source.path] if isinstance(source.path, str) else source.path
+    patterns = source.patterns
     files = list(find_marks(source.name, patterns)) if source.follow else find_files(source.name, patterns)
     size = format_size(sum(_size(Path(path)) for path in files))
     return f"{', '.join(patterns)} ({len(files)} files, {size}{', followed' if source.follow else ''})"
@@ -153,9 +173,9 @@ def _batch(sequence: int, chunk: Chunk) -> Batch:
 
 
 async def _scored(transform: Transform, batch: Batch) -> Outcome:
-    if not getattr(transform.model, "is_async", False):
-        return transform.run(batch, monotonic)
-    return await transform.run_async(batch, monotonic)
+    if is_async(transform.model):
+        return await transform.run_async(batch, monotonic)
+    return transform.run(batch, monotonic)
 
 
 def _print_outcome(outcome: Outcome) -> None:

@@ -10,6 +10,7 @@ from typing import get_args
 import msgspec
 
 from streambatch.assemble import load_config
+from streambatch.cli.printing import print_json, print_rows
 from streambatch.errors import ConfigError, ConfigProblem, HeldError, StreambatchError, first_cause
 from streambatch.ops.letters import key_of
 from streambatch.ops.outputs import OutputError
@@ -62,7 +63,7 @@ def replay_dead_letters(path: Path, overrides: Sequence[str], wanted: Wanted, *,
             return FAILED
         raise cause from group
     if is_json:
-        print(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
+        print_json(result)
     else:
         _print_replay(result)
     return UNFINISHED if result.report is not None and not result.report.is_complete else DONE
@@ -90,15 +91,18 @@ def _print_counts(counts: Counter[tuple[str, str]], replayed: Counter[tuple[str,
 
 
 def _print_replay(result: Replay) -> None:
-    for why, count in result.left_out.items():
-        print(f"{'left out':<14}{count}: {why}")
+    print_rows(("left out", f"{count}: {why}") for why, count in result.left_out.items())
     if result.report is None:
         print("nothing to replay")
         return
     left = f", and {result.pending} that a replay before had left" if result.pending else ""
-    print(f"{'chosen':<14}{result.chosen}{left}")
     records = result.report.records
-    print(f"{'scored':<14}{records['scored']}")
-    print(f"{'died again':<14}{records['dead_lettered']}")
+    print_rows(
+        [
+            ("chosen", f"{result.chosen}{left}"),
+            ("scored", records["scored"]),
+            ("died again", records["dead_lettered"]),
+        ]
+    )
     if records["unacked"]:
-        print(f"{'unfinished':<14}{records['unacked']}; the next replay goes on with them")
+        print_rows([("unfinished", f"{records['unacked']}; the next replay goes on with them")])

@@ -127,7 +127,7 @@ class Demo:
             self.fed += count
             show(self.figures(), tick)
             tick += 1
-            time.sleep(TICK_SECONDS)
+            time.sleep(TICK_SECONDS)  # the pace of the feed
 
     def catch_up(self, show: Show) -> None:
         """Wait until everything fed is scored or dead."""
@@ -171,7 +171,7 @@ class Demo:
         while time.monotonic() < deadline and self._process.poll() is None:
             yield tick
             tick += 1
-            time.sleep(TICK_SECONDS)
+            time.sleep(TICK_SECONDS)  # another process can only be asked again
         self._give_up(what)
 
     def _give_up(self, what: str) -> NoReturn:

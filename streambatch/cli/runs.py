@@ -1,20 +1,19 @@
 """`streambatch runs`: the runs that are kept, what each was made of, and whether one still comes to what it wrote."""
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import anyio
-import msgspec
 
 from streambatch.assemble import load_config
+from streambatch.cli.printing import print_json, print_rows
 from streambatch.cli.state import run_data
+from streambatch.clock import rfc3339
 from streambatch.errors import StateError
 from streambatch.ops.verify import Verification, verify_run
 from streambatch.state.database import FILE_NAME
-from streambatch.state.manifest import rfc3339
 from streambatch.state.store import StateStore
 from streambatch.state.store_reader import StateReader
 from streambatch.state.stored import RunSummary
@@ -33,7 +32,7 @@ def list_runs(path: Path, overrides: Sequence[str], *, is_json: bool) -> int:
         with StateStore.read(folder) as store:
             runs = store.runs()
     if is_json:
-        print(json.dumps([run_data(run) for run in runs], indent=2))
+        print_json([run_data(run) for run in runs])
         return AGREES
     for run in runs:
         counts = run.counts.as_records()
@@ -49,10 +48,9 @@ def show_run(path: Path, overrides: Sequence[str], run: str, *, is_json: bool) -
     with StateStore.read(load_config(path, overrides=overrides).state_dir) as store:
         manifest = store.manifest(named_run(store, run))
     if is_json:
-        print(json.dumps(manifest, indent=2))
-        return AGREES
-    for word, text in _described(manifest):
-        print(f"{word:<14}{text}".encode(errors="replace").decode())
+        print_json(manifest)
+    else:
+        print_rows(_described(manifest))
     return AGREES
 
 
@@ -62,10 +60,9 @@ def verify(path: Path, overrides: Sequence[str], run: str, *, is_json: bool) -> 
     with StateStore.read(config.state_dir) as store:
         result = anyio.run(verify_run, config, store, named_run(store, run))
     if is_json:
-        print(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
+        print_json(result)
     else:
-        for word, text in _told(result):
-            print(f"{word:<14}{text}".encode(errors="replace").decode())
+        print_rows(_told(result))
     return AGREES if result.verdict == "agrees" else DIFFERS
 
 

@@ -1,6 +1,5 @@
 """`streambatch state`: how far each source has come and what is stored with it, and forgetting that on purpose."""
 
-import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,14 +10,16 @@ import msgspec
 import typer
 
 from streambatch.assemble import load_config
+from streambatch.cli.printing import print_json, print_rows
+from streambatch.clock import rfc3339
 from streambatch.config import Config
 from streambatch.errors import StateError
 from streambatch.spooled import FOLDER as SPOOLS
 from streambatch.state.database import FILE_NAME
 from streambatch.state.folder import StateFolder, held_by
-from streambatch.state.manifest import rfc3339
 from streambatch.state.store import StateStore
 from streambatch.state.stored import RunSummary, State
+from streambatch.texts import shortened
 from streambatch.units import format_size
 
 NOTES_SHOWN = 60
@@ -33,17 +34,19 @@ def show_state(path: Path, overrides: Sequence[str], *, is_json: bool) -> int:
     config = load_config(path, overrides=overrides)
     folder = config.state_dir
     if not (folder / FILE_NAME).exists():
-        print("null" if is_json else f"{'state':<14}{folder}: none yet")
+        if is_json:
+            print_json(None)
+        else:
+            print_rows([("state", f"{folder}: none yet")])
         return 0
     with StateStore.read(folder) as store:
         state, runs = store.load(), store.runs()
     last = runs[-1] if runs else None
     holder = held_by(folder)
     if is_json:
-        print(json.dumps(_as_data(folder, state, last, holder), indent=2))
-        return 0
-    for word, text in _described(config, state, last, holder):
-        print(f"{word:<14}{text}".encode(errors="replace").decode())
+        print_json(_as_data(folder, state, last, holder))
+    else:
+        print_rows(_described(config, state, last, holder))
     return 0
 
 
@@ -54,7 +57,7 @@ def reset_state(path: Path, overrides: Sequence[str], source: str | None, *, is_
     """
     config = load_config(path, overrides=overrides)
     if not (config.state_dir / FILE_NAME).exists():
-        print(f"{'state':<14}{config.state_dir}: none yet; nothing to forget")
+        print_rows([("state", f"{config.state_dir}: none yet; nothing to forget")])
         return 0
     with StateFolder(config.state_dir), StateStore(config.state_dir) as store:
         store.open()
@@ -74,12 +77,9 @@ def reset_state(path: Path, overrides: Sequence[str], source: str | None, *, is_
 
 def _check_known(store: StateStore, source: str | None) -> None:
     """Say that there is no such source before asking whether to forget it."""
-    state = store.load()
-    known = {*state.readings, *state.partitions}
+    known = _sources_of(store.load())
     if source is not None and source not in known:
-        raise StateError(
-            store.path, f"found no source {source}; those with state: {', '.join(sorted(known)) or 'none'}"
-        )
+        raise StateError(store.path, f"found no source {source}; those with state: {', '.join(known) or 'none'}")
 
 
 def _confirmed(folder: Path, source: str | None, waiting: int) -> bool:
@@ -100,7 +100,7 @@ def _described(config: Config, state: State, last: RunSummary | None, holder: st
     if last is not None:
         yield "last run", f"{last.run}: {last.why.replace('_', ' ')}{f', {last.error}' if last.error else ''}"
     names = {part.options.name for part in config.sources}
-    for source in sorted({*state.readings, *state.partitions}):
+    for source in _sources_of(state):
         partitions = state.partitions.get(source, {})
         gone = "" if source in names else ", not in the config any more"
         counts = state.counts.get(source)
@@ -113,9 +113,12 @@ def _described(config: Config, state: State, last: RunSummary | None, holder: st
         yield "output", f"{output}: {_short(mark)}"
 
 
+def _sources_of(state: State) -> list[str]:
+    return sorted({*state.readings, *state.partitions})
+
+
 def _short(notes: Mapping[str, Any]) -> str:
-    text = ", ".join(f"{key} {value}" for key, value in notes.items())
-    return text if len(text) <= NOTES_SHOWN else f"{text[: NOTES_SHOWN - 3]}..."
+    return shortened(", ".join(f"{key} {value}" for key, value in notes.items()), NOTES_SHOWN)
 
 
 def _as_data(folder: Path, state: State, last: RunSummary | None, holder: str | None) -> dict[str, Any]:
@@ -127,7 +130,7 @@ def _as_data(folder: Path, state: State, last: RunSummary | None, holder: str | 
                 name: msgspec.to_builtins(saved) for name, saved in sorted(state.partitions.get(source, {}).items())
             },
         }
-        for source in sorted({*state.readings, *state.partitions})
+        for source in _sources_of(state)
     }
     return {
         "state_dir": str(folder),

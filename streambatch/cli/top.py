@@ -23,14 +23,13 @@ from streambatch.cli.top_client import Watcher
 from streambatch.cli.top_view import draw
 
 DEFAULT_URL = "http://127.0.0.1:9464"
-TOKEN = "STREAMBATCH_TOKEN"
 REFRESH_SECONDS = 1.0
 DONE, UNREACHED = 0, 1
 
 
 def watch_daemons(urls: Sequence[str], *, token: str | None, once: bool, as_json: bool) -> int:
     """Show daemons until told to quit; or once, and return UNREACHED if one of them can't be reached."""
-    watchers = [Watcher(url, token or os.environ.get(TOKEN)) for url in urls or [DEFAULT_URL]]
+    watchers = [Watcher(url, token) for url in urls or [DEFAULT_URL]]
     console = Console()
     if once or as_json or not console.is_terminal:
         return _print_once(watchers, console, as_json=as_json)
@@ -45,7 +44,7 @@ def _print_once(watchers: Sequence[Watcher], console: Console, *, as_json: bool)
     """Look twice, a second apart: rates are differences."""
     _look(watchers)
     if any(watcher.view()["is_up"] for watcher in watchers):
-        time.sleep(REFRESH_SECONDS)
+        time.sleep(REFRESH_SECONDS)  # what the daemons do meanwhile is what is shown
         _look(watchers)
     views = [watcher.view() for watcher in watchers]
     if as_json:
@@ -76,7 +75,7 @@ def _show(watchers: Sequence[Watcher], console: Console) -> None:
 def _keys() -> Iterator[Any]:
     """Give a function that waits for a key so many seconds and returns it, or nothing."""
     if not sys.stdin.isatty():
-        yield lambda seconds: time.sleep(seconds)
+        yield time.sleep  # nobody can press a key: only the time between two pictures passes
         return
     import termios
     import tty

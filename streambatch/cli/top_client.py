@@ -89,7 +89,7 @@ class Watcher:
         while True:
             due = time.monotonic() + seconds
             self.look()
-            time.sleep(max(0.0, due - time.monotonic()))
+            time.sleep(max(0.0, due - time.monotonic()))  # a thread that ends with the process
 
 
 def _refusal(code: int) -> str:

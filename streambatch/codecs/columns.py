@@ -36,7 +36,7 @@ def concatenated(columns: Sequence[Column]) -> Column:
     if all(map(is_arrow, columns)) and all(column.type == first.type for column in columns):  # type: ignore[attr-defined]
         import pyarrow as pa
 
-        return pa.chunked_array(columns).combine_chunks()  # type: ignore[no-any-return]
+        return pa.chunked_array(columns).combine_chunks()  # type: ignore[no-any-return]  # pyarrow has no types
     return [value for column in columns for value in values(column)]
 
 

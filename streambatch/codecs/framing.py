@@ -28,6 +28,8 @@ FORMATS: dict[str, tuple[str, str]] = {
     "parquet": ("none", "parquet"),
 }
 """Format to names of framing and codec."""
+TABLES = tuple(name for name, (framed, _) in FORMATS.items() if framed == "none")
+"""Formats whose records are rows of tables."""
 
 
 def framing(name: str) -> Framing:

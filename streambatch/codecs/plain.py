@@ -22,7 +22,7 @@ def plain_values(column: Any) -> list[Any]:
         if (pa.types.is_time64(kind) or pa.types.is_duration(kind)) and kind.unit == "ns":
             microseconds = pa.time64("us") if pa.types.is_time64(kind) else pa.duration("us")
             column = column.cast(microseconds, safe=False)
-        return column.to_pylist()  # type: ignore[no-any-return]
+        return column.to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
     except (ValueError, OverflowError, pa.ArrowException):
         return [_text(column.slice(at, 1)) for at in range(len(column))]
 
@@ -40,7 +40,7 @@ def _nanosecond_texts(column: Any) -> list[Any]:
     """Return times to the nanosecond, which Python's own don't hold."""
     zone = "Z" if column.type.tz else ""
     utc = column.view(pa.timestamp("ns"))
-    return pc.strftime(utc, f"%Y-%m-%dT%H:%M:%S{zone}").to_pylist()  # type: ignore[no-any-return]
+    return pc.strftime(utc, f"%Y-%m-%dT%H:%M:%S{zone}").to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
 
 
 def _text(column: Any) -> str | None:

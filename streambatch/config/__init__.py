@@ -16,7 +16,16 @@ import msgspec
 from streambatch.codecs.schema import RecordSchema
 from streambatch.config.crosschecks import cross_check
 from streambatch.config.draft import Draft, read_draft
-from streambatch.config.sections import Find, Group, HttpOptions, Part, Sections, option_fields, read_sections
+from streambatch.config.sections import (
+    SECTIONS,
+    Find,
+    Group,
+    HttpOptions,
+    Part,
+    Sections,
+    option_fields,
+    read_sections,
+)
 from streambatch.durability import Delivery
 from streambatch.errors import ConfigError
 from streambatch.metrics.drift import DriftOptions
@@ -111,21 +120,7 @@ def _state_dir(draft: Draft, sections: Sections, environ: Mapping[str, str]) -> 
 
 def _config(draft: Draft, sections: Sections, state_dir: Path) -> Config:
     (sink,) = sections.sinks.values()
-    parts: dict[str, Any] = {
-        "record": sections.record,
-        "queue": sections.queue,
-        "limits": sections.limits,
-        "batch": sections.batch,
-        "preprocess": sections.preprocess,
-        "model": sections.model,
-        "workers": sections.workers,
-        "dead_letter": sections.dead_letter,
-        "delivery": sections.delivery,
-        "runs": sections.runs,
-        "http": sections.http,
-        "drift": sections.drift,
-        "otel": sections.otel,
-    }
+    parts: dict[str, Any] = {key: getattr(sections, key) for key in SECTIONS if key not in ("source", "sink")}
     effective = {
         "name": sections.name,
         "state_dir": str(state_dir),

@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from streambatch.config import Config
+from streambatch.config.sections import SECTIONS
 from streambatch.errors import ConfigError, ConfigProblem
+from streambatch.settings import LATER
+from streambatch.texts import shortened
 
 LIVE = (
     "model", "preprocess", "batch", "queue", "delivery", "workers.count", "workers.timeout", "workers.attempts",
@@ -19,10 +22,6 @@ LIVE = (
 SHOWN_MAX = 120
 """Characters of a value that are shown."""
 _ABSENT = "nothing"
-_SECTIONS = (
-    "record", "queue", "limits", "batch", "preprocess", "model", "workers", "sink", "dead_letter", "delivery", "runs",
-    "http", "drift", "otel",
-)  # fmt: skip
 
 
 class Change(NamedTuple):
@@ -51,10 +50,10 @@ def changes_between(before: Config, after: Config) -> list[Change]:
     return changes + [Change(section, "a secret value", "another one") for section in secret]
 
 
-def check_live(changes: list[Change], where: str, later: str) -> None:
-    """Raise ConfigError that names every change a running pipeline can't make. later: when it can be made."""
+def check_live(changes: list[Change], where: str) -> None:
+    """Raise ConfigError that names every change a running pipeline can't make."""
     problems = [
-        ConfigProblem(change.key, change.after, f"{change.before}, {later}") for change in changes if not change.is_live
+        ConfigProblem(change.key, change.after, f"{change.before}, {LATER}") for change in changes if not change.is_live
     ]
     if problems:
         raise ConfigError(problems, where=where)
@@ -62,10 +61,9 @@ def check_live(changes: list[Change], where: str, later: str) -> None:
 
 def _differing(before: Config, after: Config) -> Iterator[str]:
     """Yield the sections that differ, though it may be in what is redacted."""
-    if before.sources != after.sources:
-        yield "source"
-    for section in _SECTIONS:
-        if getattr(before, section) != getattr(after, section):
+    for section in SECTIONS:
+        name = "sources" if section == "source" else section
+        if getattr(before, name) != getattr(after, name):
             yield section
 
 
@@ -77,5 +75,4 @@ def _flat(value: Any, key: str) -> Iterator[tuple[str, str]]:
         for at, inner in enumerate(value):
             yield from _flat(inner, f"{key}[{at}]")
     elif value is not None:
-        text = repr(value)
-        yield key, text if len(text) <= SHOWN_MAX else f"{text[: SHOWN_MAX - 3]}..."
+        yield key, shortened(repr(value), SHOWN_MAX)

@@ -101,31 +101,29 @@ def _check_paths(draft: Draft, sections: Sections, state_dir: Path) -> None:
     """An output that is also an input would feed on itself; two outputs in one file would tear each other's lines."""
     inputs = list(_inputs(sections))
     sockets: dict[str, str] = {}
-    for key, path in inputs:
-        if not key.endswith("[socket]"):
-            continue
-        name = key.removesuffix("[socket]")
-        if path in sockets:
-            draft.problem(name, repr(path), f"a socket that {sockets[path]} doesn't listen on")
-        sockets[path] = name
+    for key, path, is_socket in inputs:
+        if is_socket and path in sockets:
+            draft.problem(key, repr(path), f"a socket that {sockets[path]} doesn't listen on")
+        if is_socket:
+            sockets[path] = key
     outputs: dict[str, str] = {}
     for key, path in _outputs(sections, state_dir):
-        for source, pattern in inputs:
+        for source, pattern, _ in inputs:
             if _matches(pattern, path):
-                draft.problem(key, repr(path), f"a file that {source.removesuffix('[socket]')} doesn't read")
+                draft.problem(key, repr(path), f"a file that {source} doesn't read")
         if path in outputs:
             draft.problem(key, repr(path), f"a file that {outputs[path]} doesn't write")
         outputs[path] = key
 
 
-def _inputs(sections: Sections) -> Iterator[tuple[str, str]]:
+def _inputs(sections: Sections) -> Iterator[tuple[str, str, bool]]:
+    """Yield key and path of what is read, and whether it is a socket."""
     for name, part in sections.sources.items():
         path = getattr(part.options, "path", None)
         if path is None:
             continue
-        mark = "[socket]" if part.type == "unix" else ""
         for one in path if isinstance(path, list | tuple) else [path]:
-            yield f"source.{name}.path{mark}", str(one)
+            yield f"source.{name}.path", str(one), part.type == "unix"
 
 
 def _outputs(sections: Sections, state_dir: Path) -> Iterator[tuple[str, str]]:

@@ -158,9 +158,7 @@ def _resolve(draft: Draft, key: str, environ: Mapping[str, str], match: re.Match
     if looks_secret(variable):
         draft.secrets.add(key)
     value = environ[variable] if variable in environ else _credential(draft, key, variable, environ)
-    if operator is None and value is not None:
-        return value
-    if operator is not None and value:
+    if value or (operator is None and value is not None):
         return value
     if operator == ":-":
         return str(text)

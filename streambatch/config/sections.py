@@ -38,10 +38,11 @@ _TOKEN = re.compile(r"[!-~]+")
 PATHS = ("path", "ca_file")
 """Options that name files."""
 _INDEX = re.compile(r"\.(\d+)(?=\.|$)")
-_TOP = (
-    "name", "state_dir", "source", "record", "queue", "limits", "batch", "preprocess", "model", "workers", "sink",
-    "dead_letter", "delivery", "runs", "http", "drift", "otel",
+SECTIONS = (
+    "source", "record", "queue", "limits", "batch", "preprocess", "model", "workers", "sink", "dead_letter", "delivery",
+    "runs", "http", "drift", "otel",
 )  # fmt: skip
+"""The tables of a config, in the order of their reference."""
 
 
 @options
@@ -111,7 +112,7 @@ class _Reader:
         self._base = draft.path.parent
 
     def read(self) -> Sections:
-        self._check_keys("", self._tables, _TOP)
+        self._check_keys("", self._tables, ("name", "state_dir", *SECTIONS))
         return Sections(
             name=self._name(),
             state_dir=self._text("state_dir"),

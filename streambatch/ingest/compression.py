@@ -14,9 +14,6 @@ from streambatch.errors import OptionError
 
 Compression = Literal["none", "gzip", "zstd", "xz", "bz2"]
 
-MAGIC_BYTES = 10
-"""What of a file's beginning tells how it is compressed."""
-
 _GZIP = 31
 """zlib's window bits for a gzip member with its header and checksum."""
 _PIECE = 16 << 10
@@ -237,7 +234,7 @@ def unpacker(compression: str) -> Unpacker | None:
 
 
 def detect(head: bytes) -> Compression:
-    """Return how a file is compressed that begins with these bytes, of which `MAGIC_BYTES` are enough."""
+    """Return how a file is compressed that begins with these bytes, of which the first 10 are enough."""
     if head.startswith(b"\x1f\x8b"):
         return "gzip"
     if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
@@ -247,6 +244,11 @@ def detect(head: bytes) -> Compression:
     if head.startswith(b"BZh") and head[4:10] in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90"):
         return "bz2"
     return "none"
+
+
+def compression_of(head: bytes, option: str) -> str:
+    """Return how a file that begins with these bytes is to be read by its source's option, which may be `auto`."""
+    return detect(head) if option == "auto" else option
 
 
 def _reason(error: zlib.error) -> str:

@@ -9,6 +9,7 @@ no bytes but its partial record, bounded by `grants`, and what a read returned i
 import logging
 import selectors
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import KW_ONLY
@@ -51,7 +52,7 @@ Listener = AbstractContextManager[socket.socket]
 
 
 @options
-class ConnectionSource(Listening):
+class ConnectionSource(Listening, ABC):
     """What sources that accept connections have in common; they differ in how they listen."""
 
     _: KW_ONLY
@@ -88,9 +89,9 @@ class ConnectionSource(Listening):
             finally:
                 self._address.clear()
 
+    @abstractmethod
     async def _listen(self) -> tuple[Sequence[Listener], str]:
         """Return listeners and the address to tell people. Raises SourceError."""
-        raise NotImplementedError
 
 
 class _Connection:

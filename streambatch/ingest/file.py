@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from streambatch.backlog import Backlog, CountableSource, no_files
-from streambatch.codecs.framing import framing_for_format
+from streambatch.codecs.framing import TABLES, framing_for_format
 from streambatch.durable import Notes, Saved
 from streambatch.errors import OptionError
 from streambatch.ingest.follow import Follower
@@ -56,15 +56,20 @@ class FileSource:
     """A longer record is not scored: it becomes a dead letter."""
 
     def __post_init__(self) -> None:
-        if not all(self._patterns) or not self._patterns:
+        if not all(self.patterns) or not self.patterns:
             raise OptionError("path", repr(self.path), "a path or glob, or a list of at least one, none of them empty")
         if self.follow and self.compression not in ("auto", "none"):
             raise OptionError("compression", f"{self.compression!r} with follow = true", "'auto' or 'none' with follow")
-        if self.follow and self.format in ("arrow", "parquet"):
+        if self.follow and self.format in TABLES:
             found, allowed = f"{self.format!r} with follow = true", "jsonl, csv or length_prefixed with follow"
             raise OptionError("format", found, allowed)
         if not self.follow and self.read_from == "end":
             raise OptionError("read_from", "'end' with follow = false", "'beginning', or follow = true")
+
+    @property
+    def patterns(self) -> list[str]:
+        """Paths and globs, be it one or several."""
+        return [self.path] if isinstance(self.path, str) else self.path
 
     @property
     def is_finite(self) -> bool:
@@ -103,10 +108,6 @@ class FileSource:
     def revoke(self, partition: str) -> None:
         """A file is no other reader's: there is nothing to do."""
 
-    @property
-    def _patterns(self) -> list[str]:
-        return [self.path] if isinstance(self.path, str) else self.path
-
     @cached_property
     def _memory(self) -> _Memory:
         return _Memory()
@@ -114,7 +115,7 @@ class FileSource:
     async def _follow(self, intake: Intake) -> None:
         follower = Follower(
             self.name,
-            self._patterns,
+            self.patterns,
             framing_for_format(self.format),
             intake,
             max_record_bytes=self.max_record_bytes,
@@ -129,7 +130,7 @@ class FileSource:
     async def _read(self, intake: Intake) -> None:
         reading = Reading(
             self.name,
-            self._patterns,
+            self.patterns,
             intake,
             format=self.format,
             compression=self.compression,

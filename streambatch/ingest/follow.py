@@ -22,8 +22,7 @@ from streambatch.ingest.known import Known, NoteBook
 from streambatch.ingest.matching import Mark
 from streambatch.ingest.opening import Start, open_file, start_after, start_at
 from streambatch.ingest.outage import Outages
-from streambatch.ingest.searching import find_again, is_gone, read_heads
-from streambatch.ingest.searching import look_at as look_at
+from streambatch.ingest.searching import find_again, is_gone, look_at, read_heads
 from streambatch.ingest.tail import Followed, Tail
 from streambatch.records import Framing, Intake, Partition
 
@@ -127,6 +126,8 @@ class Follower:
             self._marks = marks
             for file in self._tail.see(marks, sight.held, self._intake.clock.monotonic(), heads):
                 self._tell(file, "rotated")
+        for file in sight.failed.keys() - self._retry_at.keys():
+            await self._hold(file, sight.failed[file])
         self._outages.looked(unseen)
         self._looks += 1
         if self._looks == LOOKS_MIN and not unseen:

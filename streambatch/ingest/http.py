@@ -24,19 +24,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from streambatch.addresses import address_of, bind, cause_of, parse_address
+from streambatch.addresses import parse_address
 from streambatch.codecs.framing import framing_for_format
-from streambatch.errors import OptionError, SourceError
+from streambatch.errors import OptionError
 from streambatch.ingest.compression import Corrupt
 from streambatch.ingest.feed import Feed
 from streambatch.ingest.grants import Grants, grants_of
 from streambatch.ingest.http_connection import IngestConnection
-from streambatch.ingest.listening import IdleTimeout, Listening, MaxConnections, MaxRecordBytes, Spool
+from streambatch.ingest.listening import IdleTimeout, Listening, MaxConnections, MaxRecordBytes, Spool, bind_for
 from streambatch.ingest.unpacking import DECOMPRESSORS, TooLarge, Unpacking
 from streambatch.options import options
 from streambatch.records import Intake, Partition
 from streambatch.serving import HttpServer
-from streambatch.spools import KeyReused, RequestIntake, SpoolFull, StoredRequest, check_spool
+from streambatch.spools import KeyReused, RequestIntake, RequestTooLarge, SpoolFull, StoredRequest, check_spool
 from streambatch.units import Duration, Size, format_size
 
 PATH = "/records"
@@ -94,12 +94,11 @@ class HttpSource(Listening):
         """
         grants = grants_of(intake.memory)
         with grants.shared_by(self.name, self.max_connections, self.max_record_bytes), ExitStack() as opened:
+            listeners, address = await bind_for(self.name, self.listen)
+            for sock in listeners:
+                opened.enter_context(sock)
             try:
-                listeners = [opened.enter_context(sock) for sock in await bind(self.listen)]
-            except (OSError, UnicodeError) as error:
-                raise SourceError(self.name, f"can't listen on {self.listen}: {cause_of(error)}") from error
-            try:
-                listening = partial(self._address.set, address_of(listeners[0]))
+                listening = partial(self._address.set, address)
                 await Requests(self, intake, grants).serve(listeners, listening)
             finally:
                 self._address.clear()
@@ -210,7 +209,7 @@ class Requests:
             await self._read(request, body)
         except (Corrupt, BrokenTransfer) as error:
             return _answer(400, body.received, str(error), CLOSE)
-        except TooLarge as error:
+        except (TooLarge, RequestTooLarge) as error:
             self._intake.refused(1, "size")
             return _answer(413, body.received, str(error))
         except SpoolFull as error:

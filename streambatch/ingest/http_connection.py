@@ -53,7 +53,7 @@ class IngestConnection(HttpConnection):
         self.fault: str | None = None
         """What was wrong with the transport of the request under way."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # of TCP, not any
         super().connection_made(transport)
         if len(self.connections) > self._host.max_connections:
             self._observer.connection_rejected(self._host.name, "limit")

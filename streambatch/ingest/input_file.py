@@ -17,7 +17,7 @@ from typing import Self
 from anyio import to_thread
 
 from streambatch.errors import OptionError, SourceError
-from streambatch.ingest.compression import Corrupt, Unpacker, detect, unpacker
+from streambatch.ingest.compression import Corrupt, Unpacker, compression_of, unpacker
 from streambatch.ingest.identity import HEAD_BYTES, NOTHING_KNOWN, Identity, identity_of
 from streambatch.ingest.matching import Mark, folder_device, kind_of, mark_of
 from streambatch.ingest.opening import open_without_waiting
@@ -45,7 +45,7 @@ class InputFile:
         self._compression = compression
         self._handle: io.FileIO
         self._unpacker: Unpacker | None = None
-        self._size = 0
+        self._size = self._last_size = 0
         self._head = b""
         self._is_broken = False
         self.mark, self.identity = mark, NOTHING_KNOWN
@@ -86,17 +86,17 @@ class InputFile:
                 raise CutBack
             size -= len(block)
 
+    @property
     def has_shrunk(self) -> bool:
-        """Tell, at the end, whether the file has become shorter than it was, or than what was read."""
-        return max(self._size, self.read_to) > os.fstat(self._handle.fileno()).st_size
+        """Whether, at the end, the file was shorter than it had been, or than what was read."""
+        return max(self._size, self.read_to) > self._last_size
 
     def _open(self) -> None:
         handle = open_found(self._source, self.path, self.mark)
         try:
             status = os.fstat(handle.fileno())
             head = os.pread(handle.fileno(), HEAD_BYTES, 0)
-            compression = detect(head) if self._compression == "auto" else self._compression
-            self._unpacker = unpacker(compression)
+            self._unpacker = unpacker(compression_of(head, self._compression))
         except BaseException:
             handle.close()
             raise
@@ -116,6 +116,8 @@ class InputFile:
             block = os.pread(fd, size, self.read_to)
             if self.identity.length < min(HEAD_BYTES, self.read_to + len(block)):
                 self.identity = identity_of(os.pread(fd, HEAD_BYTES, 0))
+            if not block:
+                self._last_size = os.fstat(fd).st_size
         except OSError as error:
             self._is_broken = True
             if error.errno == errno.ESTALE and not os.path.lexists(self.path):

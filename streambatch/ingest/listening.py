@@ -3,12 +3,15 @@
 An option's description is part of its type, so that it stands in one place for all of them.
 """
 
+import socket
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from streambatch.addresses import address_of, bind, cause_of
+from streambatch.errors import SourceError
 from streambatch.ingest.address import Address
 from streambatch.spools import SpoolOptions
 from streambatch.units import Duration, Size
@@ -26,6 +29,17 @@ Spool = Annotated[
         '`{ max_bytes = "1GiB" }`.'
     ),
 ]
+
+
+async def bind_for(
+    source: str, listen: str, kind: socket.SocketKind = socket.SOCK_STREAM
+) -> tuple[list[socket.socket], str]:
+    """Return a source's sockets, as `bind` does, and the address to tell people. Raises SourceError."""
+    try:
+        socks = await bind(listen, kind)
+    except (OSError, UnicodeError) as error:
+        raise SourceError(source, f"can't listen on {listen}: {cause_of(error)}") from error
+    return socks, address_of(socks[0])
 
 
 class Listening:

@@ -20,4 +20,5 @@ def distinctly_named(sources: Sequence[Source]) -> list[Source]:
 
 
 def _renamed(source: Any, name: str) -> Source:
-    return replace(source, name=name)  # type: ignore[no-any-return]  # every source is a dataclass
+    renamed: Source = replace(source, name=name)  # every source in a config, or given by hand, is a dataclass
+    return renamed

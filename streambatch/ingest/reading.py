@@ -15,8 +15,8 @@ from anyio import to_thread
 from msgspec.structs import replace
 
 from streambatch.backlog import Backlog, no_files
-from streambatch.codecs.framing import framing_for_format
-from streambatch.ingest.compression import detect
+from streambatch.codecs.framing import TABLES, framing_for_format
+from streambatch.ingest.compression import compression_of
 from streambatch.ingest.feed import Feed
 from streambatch.ingest.identity import HEAD_BYTES, NOTHING_KNOWN, Identity
 from streambatch.ingest.input_file import BLOCK_BYTES, CutBack, InputFile, naming_errors, open_found
@@ -26,8 +26,6 @@ from streambatch.ingest.opening import columns_of, has_header
 from streambatch.ingest.outage import Outages
 from streambatch.ingest.searching import is_gone
 from streambatch.records import Framer, Intake, Partition
-
-TABLES = ("arrow", "parquet")
 
 
 class Place(NamedTuple):
@@ -96,7 +94,7 @@ class Reading:
         found = []
         for path, mark in sorted(once(sight.marks).items()):
             head = await self._head(path, mark) if self._known else b""
-            is_counted = self._format not in TABLES and self._packing(head) == "none"
+            is_counted = self._format not in TABLES and compression_of(head, self._compression) == "none"
             found.append(Found(path, mark, head, mark.size if is_counted else None))
         return found
 
@@ -107,9 +105,6 @@ class Reading:
 
         with naming_errors(self._source, path):
             return await self._outages.hold(path, lambda: to_thread.run_sync(read))
-
-    def _packing(self, head: bytes) -> str:
-        return detect(head) if self._compression == "auto" else self._compression
 
     async def _forget(self, found: Iterable[Known]) -> None:
         """Forget files that are gone and have been read; what is left of others may come back."""
@@ -151,10 +146,9 @@ class Reading:
                     self._note(opened, place)
                     await feed.push(block)
                     await feed.room(BLOCK_BYTES)
-                is_torn = opened.has_shrunk()
-                if is_torn:
+                if opened.has_shrunk:
                     observer.file_changed(self._source, path, "truncated")
-                await feed.end(cut_off=is_torn)
+                await feed.end(cut_off=opened.has_shrunk)
                 self._note(opened, place, feed.position)
                 observer.file_changed(self._source, path, "completed")
             finally:

@@ -26,13 +26,14 @@ FOUND_AGAIN_MAX = 64
 class Look(NamedTuple):
     """What one look showed: the files that match, what the handles say of files that don't, and what can't be seen.
 
-    found_again: handles of files without one whose new name does not match.
+    found_again: handles of files without one whose new name does not match. failed: files whose handles can't be asked.
     """
 
     marks: Mapping[str, Mark]
     held: Mapping[Key, Held]
     unseen: Mapping[str, OSError]
     found_again: dict[Followed, io.FileIO]
+    failed: Mapping[Followed, OSError]
 
 
 class Renamed(NamedTuple):
@@ -60,13 +61,18 @@ def look_at(
         renamed = _elsewhere(file.path, file.mark.inode, file.identity)
         if renamed is not None:
             found_again[file] = renamed.handle
-    held = {}
+    held: dict[Key, Held] = {}
+    failed: dict[Followed, OSError] = {}
     for key in missing:
         handle = handles.get(files[key]) or found_again.get(files[key])
         if handle is not None:
-            status = os.fstat(handle.fileno())
-            held[key] = Held(status.st_size, status.st_nlink)
-    return Look(marks, held, unseen, found_again)
+            try:
+                status = os.fstat(handle.fileno())
+                held[key] = Held(status.st_size, status.st_nlink)
+            except OSError as error:
+                failed[files[key]] = error
+                held[key] = Held(files[key].size, files[key].links)
+    return Look(marks, held, unseen, found_again, failed)
 
 
 def read_heads(marks: Mapping[str, Mark]) -> tuple[dict[str, bytes], dict[str, OSError]]:

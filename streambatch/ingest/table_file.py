@@ -19,7 +19,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from streambatch.codecs.columnar import size_of
-from streambatch.ingest.compression import MAGIC_BYTES, Corrupt, Unpacker, detect, unpacker
+from streambatch.ingest.compression import Corrupt, Unpacker, compression_of, unpacker
 from streambatch.ingest.identity import HEAD_BYTES
 from streambatch.ingest.matching import kind_of
 from streambatch.ingest.opening import open_without_waiting
@@ -90,7 +90,7 @@ class TableFile:
         self.head = os.pread(self._raw.fileno(), HEAD_BYTES, 0)
         if not status.st_size:
             return iter(())
-        packed = _packed(self._raw, compression)
+        packed = unpacker(compression_of(self.head, compression))
         data: io.RawIOBase = self._raw if packed is None else _Unpacked(self._raw, packed)
         head = data.read(len(_ARROW_FILE)) or b""
         _check_kind(head, format)
@@ -231,10 +231,6 @@ def _told_as_table_errors() -> Iterator[None]:
             raise
         # pyarrow's own for what is cut off or corrupt.
         raise TableError(str(error)) from error
-
-
-def _packed(raw: io.FileIO, compression: str) -> Unpacker | None:
-    return unpacker(detect(os.pread(raw.fileno(), MAGIC_BYTES, 0)) if compression == "auto" else compression)
 
 
 def _check_kind(head: bytes, format: str) -> None:

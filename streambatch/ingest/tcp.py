@@ -3,9 +3,9 @@
 import socket
 from dataclasses import KW_ONLY
 
-from streambatch.addresses import address_of, bind, cause_of, parse_address
-from streambatch.errors import SourceError
+from streambatch.addresses import parse_address
 from streambatch.ingest.connections import ConnectionSource
+from streambatch.ingest.listening import bind_for
 from streambatch.options import options
 
 
@@ -23,8 +23,4 @@ class TcpSource(ConnectionSource):
         parse_address(self.listen)
 
     async def _listen(self) -> tuple[list[socket.socket], str]:
-        try:
-            listeners = await bind(self.listen)
-        except (OSError, UnicodeError) as error:
-            raise SourceError(self.name, f"can't listen on {self.listen}: {cause_of(error)}") from error
-        return listeners, address_of(listeners[0])
+        return await bind_for(self.name, self.listen)

@@ -17,12 +17,11 @@ import anyio
 from anyio.lowlevel import checkpoint
 from pydantic import Field
 
-from streambatch.addresses import address_of, bind, cause_of, parse_address
+from streambatch.addresses import parse_address
 from streambatch.codecs.framing import framing_for_format
-from streambatch.errors import SourceError
 from streambatch.ingest.allocator import keep_freed_memory
 from streambatch.ingest.feed import Feed
-from streambatch.ingest.listening import Listening, MaxRecordBytes, Spool, WhenFull
+from streambatch.ingest.listening import Listening, MaxRecordBytes, Spool, WhenFull, bind_for
 from streambatch.options import options
 from streambatch.records import Intake, Partition
 from streambatch.spools import check_spool
@@ -73,13 +72,12 @@ class UdpSource(Listening):
         """Read until cancelled; what was read by then is put. Raises SourceError when it can't listen."""
         keep_freed_memory()
         with ExitStack() as opened:
-            try:
-                socks = [opened.enter_context(sock) for sock in await bind(self.listen, socket.SOCK_DGRAM)]
-            except (OSError, UnicodeError) as error:
-                raise SourceError(self.name, f"can't listen on {self.listen}: {cause_of(error)}") from error
+            socks, address = await bind_for(self.name, self.listen, socket.SOCK_DGRAM)
+            for sock in socks:
+                opened.enter_context(sock)
             for sock in socks:
                 self._widen(sock)
-            self._address.set(address_of(socks[0]))
+            self._address.set(address)
             datagrams = Datagrams(self, intake)
             try:
                 async with anyio.create_task_group() as tasks:

@@ -209,10 +209,14 @@ def _check_output(config: Config, state: State, runs: Sequence[_Run], result: Au
     layout = sink_layout(sink)
     segments, place = Segments(layout, mark), place_of(mark)
     _check_length("output", segments, place, result)
-    start, scores = _written_since(runs, mark)
-    if start is None:
+    since = _runs_since(runs, "sink", mark)
+    if not since or not all(run.is_whole for run in since):
         result.notes.append("output: not counted; the journal of the runs that began it is no longer kept")
         return
+    start = place_of(since[-1].manifest["sinks"]["sink"]["from"])
+    scores: Counter[int | None] = Counter()
+    for run in since:
+        scores.update(run.scores)
     lost = 0
     for number in range(start.segment, place.segment + 1):
         end = place.length if number == place.segment else None
@@ -231,22 +235,19 @@ def _check_output(config: Config, state: State, runs: Sequence[_Run], result: Au
         result.notes.append(f"output: {lost} scores are in segments that were taken away")
 
 
-def _written_since(runs: Sequence[_Run], mark: Mapping[str, Any]) -> tuple[Place | None, Counter[int | None]]:
-    """Return where the output was begun that this mark is of, and the scores of the runs since by segment."""
-    scores: Counter[int | None] = Counter()
-    start: Place | None = None
+def _runs_since(runs: Sequence[_Run], output: str, mark: Mapping[str, Any]) -> list[_Run]:
+    """Return the runs that wrote to the output that this mark is of, the last one first."""
+    since: list[_Run] = []
     after = place_of(mark)
     for run in reversed(runs):
-        known = run.manifest["sinks"].get("sink", {})
+        known = run.manifest["sinks"].get(output, {})
         if not known.get("to"):
             continue
         if place_of(known["to"]) != after:
             break
-        if not run.is_whole:
-            return None, scores
-        scores.update(run.scores)
-        after = start = place_of(known["from"])
-    return start, scores
+        after = place_of(known["from"])
+        since.append(run)
+    return since
 
 
 def _count(segments: Segments, number: int, start: int, end: int | None, scores: int, result: Audit) -> None:
@@ -283,29 +284,13 @@ def _check_letters(config: Config, state: State, runs: Sequence[_Run], result: A
     if isinstance(missing, str):
         result.check("dead letters", 0, 1, missing)
         return
-    since = _runs_since(runs, mark)
-    for run in since:
+    for run in _runs_since(runs, "dead_letters", mark):
         dead, there = run.summary.counts.dead_lettered, found[run.summary.run]
         if not missing:
             result.check(f"run {run.summary.run}: dead letters", dead, there, "not as many as died")
     if missing:
         result.notes.append(f"dead letters: not counted; {missing} segments were taken away")
     result.check("dead letters that are there twice", 0, doubled)
-
-
-def _runs_since(runs: Sequence[_Run], mark: Mapping[str, Any]) -> list[_Run]:
-    """Return the runs that wrote to the dead letters that this mark is of."""
-    since: list[_Run] = []
-    after = place_of(mark)
-    for run in reversed(runs):
-        known = run.manifest["sinks"].get("dead_letters", {})
-        if not known.get("to"):
-            continue
-        if place_of(known["to"]) != after:
-            break
-        after = place_of(known["from"])
-        since.append(run)
-    return since
 
 
 def _letters(

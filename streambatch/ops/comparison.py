@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from streambatch.codecs.framing import TABLES
 from streambatch.ops.differences import Difference
 from streambatch.ops.letters import Letters
 from streambatch.ops.outputs import (
@@ -132,7 +133,7 @@ def score_differences(
     if written is None:
         return []
     found, path = written
-    if format in ("arrow", "parquet"):
+    if format in TABLES:
         return _row_differences(entry, batch, outcome, found, path)
     if bytes(outcome.payload) == found:
         return []

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from streambatch.chunks import Chunk, Partition
-from streambatch.codecs.framing import framing_for_format
+from streambatch.codecs.framing import TABLES, framing_for_format
 from streambatch.segments import SegmentNames
 
 _BLOCK_BYTES = 1 << 20
-_TABLES = ("arrow", "parquet")
 _NOWHERE = Partition("", "")
 
 
@@ -88,7 +87,7 @@ class Segments:
         path = self.find(number)
         if path is None:
             raise OutputError(f"{self.name(number)} is not there")
-        if self.layout.format in _TABLES:
+        if self.layout.format in TABLES:
             return TableRecords(path, self.layout.format, start, end)
         return TextRecords(path, self.layout, start, end)
 
@@ -108,7 +107,7 @@ class Records(Protocol):
 
 
 class TextRecords:
-    """Lines or CSV rows. columns: the header of a file that was read from its start."""
+    """Lines or CSV rows."""
 
     def __init__(self, path: Path, layout: Layout, start: int, end: int | None) -> None:
         self._path = path
@@ -121,11 +120,6 @@ class TextRecords:
         )
         self._chunks: list[Chunk] = []
         self._is_over = False
-
-    @property
-    def columns(self) -> tuple[str, ...] | None:
-        found: tuple[str, ...] | None = self._framer.columns
-        return found
 
     def take(self, count: int) -> bytes:
         parts: list[bytes] = []
@@ -217,6 +211,12 @@ def first_difference(expected: Any, found: Any) -> int | None:
     return low
 
 
+def text_of(table: Any, row: int) -> str:
+    """Return a row as people read it."""
+    values = table.slice(row, 1).to_pylist()
+    return str(values[0]) if values else "nothing"
+
+
 def _digest(table: Any) -> str:
     from streambatch.codecs.table_digest import TableDigest
 
@@ -284,9 +284,3 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except (OSError, EOFError, ValueError, zlib.error) as error:  # pyarrow's own are ValueErrors and OSErrors
         raise OutputError(f"{path} can't be read: {error}") from error
-
-
-def text_of(table: Any, row: int) -> str:
-    """Return a row as people read it."""
-    values = table.slice(row, 1).to_pylist()
-    return str(values[0]) if values else "nothing"

@@ -24,7 +24,7 @@ from streambatch.files import sync_folder
 from streambatch.ingest.file import FileSource
 from streambatch.ingest.known import FileNotes
 from streambatch.ops.letters import Key, Letters, key_of, layout_of, record_of
-from streambatch.ops.replaying import SUFFIX, Chosen, ReplaySource, chosen_path, read_chosen, replayed_to
+from streambatch.ops.replaying import SUFFIX, Chosen, chosen_path, read_chosen, replay_sources, replayed_to
 from streambatch.ops.rereading import Files, columns_in
 from streambatch.pipeline import Pipeline
 from streambatch.state.database import FILE_NAME
@@ -217,8 +217,7 @@ def _append(path: Path, chosen: list[Chosen]) -> None:
 
 def _replaying(config: Config) -> Config:
     """Return the config with replays in place of its sources."""
-    path = chosen_path(config)
-    parts = (Part(type="replay", options=ReplaySource(p.options.name, p.options.format, path)) for p in config.sources)
+    parts = (Part(type="replay", options=source) for source in replay_sources(config))
     return replace(config, sources=tuple(parts), dead_letter=replace(config.dead_letter, stop_at=1.0))
 
 

@@ -16,6 +16,7 @@ import anyio
 import msgspec
 import numpy as np
 
+from streambatch.codecs.framing import TABLES
 from streambatch.config import Config
 from streambatch.durable import Notes, Saved
 from streambatch.errors import SourceError
@@ -102,7 +103,7 @@ class ReplaySource:
     def __init__(self, origin: str, format: str, path: Path) -> None:
         self.origin, self.path, self.name = origin, path, f"{origin}{SUFFIX}"
         # A row of a table died as a JSON object.
-        self.format = "jsonl" if format in ("arrow", "parquet") else format
+        self.format = "jsonl" if format in TABLES else format
         self._position = 0
         self._is_noted = False
 

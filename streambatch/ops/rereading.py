@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -16,8 +17,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
-from streambatch.codecs.framing import framing_for_format
-from streambatch.ingest.compression import Corrupt, detect, unpacker
+from streambatch.codecs.framing import TABLES, framing_for_format
+from streambatch.ingest.compression import Corrupt, compression_of, detect, unpacker
 from streambatch.ingest.file import FileSource
 from streambatch.ingest.identity import HEAD_BYTES, Identity
 from streambatch.ingest.known import FileNotes
@@ -26,7 +27,6 @@ from streambatch.ingest.opening import columns_of, has_header
 from streambatch.records import Chunk, Framer, Partition
 
 _BLOCK_BYTES = 1 << 20
-_TABLES = ("arrow", "parquet")
 
 
 class FoundFile(NamedTuple):
@@ -40,8 +40,8 @@ class FoundFile(NamedTuple):
 class Candidate:
     """A file that may be one that was read."""
 
-    def __init__(self, path: str, inode: int, compression: str) -> None:
-        self.path, self.inode, self._compression = path, inode, compression
+    def __init__(self, path: str, inode: int, option: str) -> None:
+        self.path, self.inode, self._option = path, inode, option
 
     @cached_property
     def head(self) -> bytes:
@@ -49,11 +49,16 @@ class Candidate:
         with open(self.path, "rb") as file:
             return file.read(HEAD_BYTES)
 
+    @property
+    def compression(self) -> str:
+        """How it is compressed by its source's option. Raises OSError."""
+        return compression_of(self.head, self._option)
+
     def fitting(self, identity: Identity) -> FoundFile | None:
         """Return the file if it is the one, as it is or compressed since. Raises OSError."""
-        packed = detect(self.head)
         if identity.fits(self.head):
-            return FoundFile(self.path, packed if self._compression == "auto" else self._compression, False)
+            return FoundFile(self.path, self.compression, False)
+        packed = detect(self.head)
         if packed != "none" and identity.length:
             with suppress(Corrupt), open(self.path, "rb") as file:
                 if identity.fits(next(_unpacked(file, packed, HEAD_BYTES), b"")):
@@ -66,10 +71,9 @@ class Files:
 
     def __init__(self, source: FileSource) -> None:
         self._compression = source.compression
-        self._patterns = [source.path] if isinstance(source.path, str) else source.path
         self._seen: dict[tuple[int, int], Candidate] = {}
         self._folders: set[str] = set()
-        for pattern in self._patterns:
+        for pattern in source.patterns:
             for path in glob.glob(pattern, recursive=True):
                 self._add(path)
                 self._add_folder(os.path.dirname(path))
@@ -79,7 +83,7 @@ class Files:
     def find(self, notes: FileNotes) -> FoundFile | None:
         """Return the file that was noted so; None if it is there no more."""
         self._add_folder(os.path.dirname(notes.path))
-        identity = Identity(notes.head, bytes.fromhex(notes.digest))
+        identity = notes.identity
         by_path = [each for each in self._seen.values() if partition_name(each.path) == notes.path]
         by_inode = [each for each in self._seen.values() if each.inode == notes.inode]
         if identity.length:
@@ -91,8 +95,7 @@ class Files:
                     return found
         for candidate in (*by_path, *by_inode):
             with suppress(OSError):
-                compression = detect(candidate.head) if self._compression == "auto" else self._compression
-                return FoundFile(candidate.path, compression, identity.length > 0)
+                return FoundFile(candidate.path, candidate.compression, identity.length > 0)
         return None
 
     def _add_folder(self, folder: str) -> None:
@@ -106,7 +109,7 @@ class Files:
     def _add(self, path: str) -> None:
         with suppress(OSError):
             status = os.stat(path)
-            if os.path.isfile(path):
+            if stat.S_ISREG(status.st_mode):
                 self._seen.setdefault((status.st_dev, status.st_ino), Candidate(path, status.st_ino, self._compression))
 
 
@@ -164,9 +167,15 @@ class Rereading:
 def reread(source: FileSource, file: FoundFile, partition: str, first: int, last: int) -> Rereading:
     """Return the records of a file between two positions."""
     key = Partition(source.name, partition)
-    if source.format in _TABLES:
+    if source.format in TABLES:
         return Rereading(_rows(source, file, key, first, last))
     return Rereading(_records(source, file, key, first, last))
+
+
+def gap_is_empty(source: FileSource, file: FoundFile, partition: str, start: int, end: int) -> bool:
+    """Tell whether no record lies between two positions, as where only blank lines do."""
+    reading = reread(source, file, partition, start, end)
+    return not reading.take(start, end) and reading.problem is None
 
 
 def columns_in(source: FileSource, file: FoundFile) -> tuple[str, ...] | None:
@@ -261,9 +270,3 @@ def _rows(source: FileSource, file: FoundFile, partition: Partition, first: int,
             table.close()
     except TableError as error:
         raise ValueError(str(error)) from error
-
-
-def gap_is_empty(source: FileSource, file: FoundFile, partition: str, start: int, end: int) -> bool:
-    """Tell whether no record lies between two positions, as where only blank lines do."""
-    reading = reread(source, file, partition, start, end)
-    return not reading.take(start, end) and reading.problem is None

@@ -63,6 +63,9 @@ class Knob(msgspec.Struct, frozen=True):
     to: Any
 
 
+_THREAD = Knob("workers.executor", "change", "inline", "thread")
+
+
 class Verdict(msgspec.Struct, frozen=True):
     """Which stage limits, in one sentence why and what to do, and the figures that say so. knob: None if none helps."""
 
@@ -73,7 +76,8 @@ class Verdict(msgspec.Struct, frozen=True):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the verdict as a status holds it."""
-        return msgspec.to_builtins(self)  # type: ignore[no-any-return]
+        told: dict[str, Any] = msgspec.to_builtins(self)
+        return told
 
 
 class Rule(NamedTuple):
@@ -189,7 +193,7 @@ def _of_workers(load: Load, stage: str) -> tuple[str, Knob | None]:
     if load.cores >= ALL_CORES * cpus and (cpus > 1 or count > 1):
         return f"All {cpus} CPUs are in use: more workers will not help. {_lighter(load, stage)}", lighter
     if stage in _MAY_WAIT and load.cores < WAITING_SHARE * in_stages:
-        knob = _thread(load) if load.settings["workers"]["executor"] == "inline" else _more_workers(load, 2 * count)
+        knob = _THREAD if load.settings["workers"]["executor"] == "inline" else _more_workers(load, 2 * count)
         return "It waits more than it computes, so that more workers do more at once.", knob
     is_one_core = load.cores <= LOCKED_CORES and (stage not in _MAY_WAIT or load.cores < BUSY * in_stages)
     if is_one_core and count > 1 and cpus > 1 and load.settings["workers"]["executor"] == "thread":
@@ -197,7 +201,7 @@ def _of_workers(load: Load, stage: str) -> tuple[str, Knob | None]:
         return f"{why}, and more threads will not help. {_lighter(load, stage)}", lighter
     if stage in _MAY_WAIT and cpus > count:
         if load.settings["workers"]["executor"] == "inline":
-            return "It runs in the event loop, where only one batch can be worked on.", _thread(load)
+            return "It runs in the event loop, where only one batch can be worked on.", _THREAD
         return "Most models compute without Python's lock, so that more workers help.", _more_workers(load, cpus)
     return _lighter(load, stage), lighter
 
@@ -330,10 +334,6 @@ def _smaller_batches(load: Load) -> Knob | None:
 
 def _more_workers(load: Load, count: int) -> Knob:
     return Knob("workers.count", "raise", load.settings["workers"]["count"], count)
-
-
-def _thread(load: Load) -> Knob:
-    return Knob("workers.executor", "change", "inline", "thread")
 
 
 def _main_trigger(load: Load) -> tuple[str, float]:

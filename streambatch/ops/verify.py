@@ -26,6 +26,7 @@ from streambatch.ops.replaying import ReplaySource, replay_sources
 from streambatch.ops.rereading import Files, FoundFile, Rereading, notes_from, reread
 from streambatch.plugins import find_part
 from streambatch.records import Batch, Chunk, Outcome, Stamps
+from streambatch.scoring.executors import is_async
 from streambatch.scoring.formats import encoder_for, transform_for
 from streambatch.scoring.transform import Transform
 from streambatch.sinks.file import FileSink
@@ -340,7 +341,7 @@ def _batch(at: int, chunks: Sequence[Chunk]) -> Batch:
 
 async def _scored(transform: Transform, batch: Batch) -> Outcome:
     with np.errstate(all="ignore"):
-        if getattr(transform.model, "is_async", False):
+        if is_async(transform.model):
             return await transform.run_async(batch, _now)
         return transform.run(batch, _now)
 

@@ -65,7 +65,9 @@ class FileSink:
             return self.rotate
         if self.rotate is None:
             return _PARQUET_ROTATION
-        return self.rotate if self.rotate.max_age is not None else replace(self.rotate, max_age=60.0)
+        if self.rotate.max_age is not None:
+            return self.rotate
+        return replace(self.rotate, max_age=_PARQUET_ROTATION.max_age)
 
     @property
     def durable_writes(self) -> int:

@@ -32,7 +32,7 @@ class ModelConformance(Conformance):
 
     def make_model(self) -> Any:
         """Return a model, as it is given to a pipeline."""
-        raise NotImplementedError
+        raise NotImplementedError("define make_model: how is your model made?")
 
     def features(self, rows: int, dtype: str) -> FloatArray:
         """Return `rows` records' features that the model can score: (rows, *shape), no two rows equal."""

@@ -36,11 +36,11 @@ class SinkConformance(Conformance):
 
     def make_sink(self, folder: Path) -> Sink:
         """Return a new sink whose output is in `folder`, the same for the same folder."""
-        raise NotImplementedError
+        raise NotImplementedError("define make_sink: how is your sink made?")
 
     def read_rows(self, folder: Path) -> list[Row] | None:
         """Return all rows of the output, in order; None for a sink that keeps nothing."""
-        raise NotImplementedError
+        raise NotImplementedError("define read_rows: what does the output hold?")
 
     def around(self, folder: Path) -> AbstractAsyncContextManager[None]:
         """Return what must be there while a sink is made and used, such as a server that it connects to."""
@@ -278,7 +278,7 @@ class SinkConformance(Conformance):
         try:
             await write(rows)
         except SinkOutage as error:
-            assert sink.name in str(error), f"the error does not name sink {sink.name}: {error}"  # noqa: PT017
+            _check_named(sink, error)
             return False
         except Exception as error:
             raise AssertionError(f"expected a SinkOutage, found {error!r}") from error
@@ -320,7 +320,7 @@ class SinkConformance(Conformance):
         try:
             await write(rows)
         except StreambatchError as error:
-            assert sink.name in str(error), f"the error does not name sink {sink.name}: {error}"  # noqa: PT017
+            _check_named(sink, error)
         except Exception as error:
             raise AssertionError(f"expected a SinkError, found {error!r}") from error
         else:
@@ -328,8 +328,7 @@ class SinkConformance(Conformance):
 
     @asynccontextmanager
     async def _open(self, folder: Path, kept: Kept | None = None) -> AsyncIterator[tuple[Sink, Any]]:
-        """Open a sink as a pipeline does, with a state folder if something is kept. Yields it and what writes rows to
-        it."""
+        """Open a sink as a pipeline does; what is kept is given back to it. Yields it, and what writes rows to it."""
         async with self.around(folder):
             sink = self.make_sink(folder)
             encoder = encoder_of_rows(sink.format)
@@ -374,6 +373,10 @@ class SinkConformance(Conformance):
             count = len(rows) - len(before) - len(later)
             assert 0 <= count <= len(cancelled), f"{len(rows)} rows: some were lost or doubled"
             self._check(folder, [*before, *cancelled[:count], *later])
+
+
+def _check_named(sink: Sink, error: Exception) -> None:
+    assert sink.name in str(error), f"the error does not name sink {sink.name}: {error}"
 
 
 async def _complete(sink: Sink) -> None:

@@ -29,7 +29,7 @@ class StepConformance(Conformance):
 
     def make_step(self) -> Any:
         """Return a step, as it is given to a pipeline."""
-        raise NotImplementedError
+        raise NotImplementedError("define make_step: how is your step made?")
 
     def features(self, rows: int, dtype: str) -> FloatArray:
         """Return `rows` records' features that the step can take: (rows, *shape)."""

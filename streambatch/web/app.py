@@ -10,9 +10,8 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable, Mapping, Sequence
 from email.utils import formatdate
-from typing import Any, Protocol
+from typing import Any
 
-import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 from starlette.applications import Starlette
@@ -23,41 +22,24 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from streambatch.addresses import parse_address
-from streambatch.state.report import STUCK_SECONDS, Snapshot
+from streambatch.state.report import STUCK_SECONDS
+from streambatch.web.answers import HEADERS, json_answer
 from streambatch.web.feed import FOLLOWERS_MAX, EventStream, Feed
 from streambatch.web.guard import Guard
 from streambatch.web.page import POLICY, Page
 from streambatch.web.status import drivers_of
-from streambatch.web.watch import Watch
+from streambatch.web.watch import Watch, Watched
 
 OPEN = ("/metrics", "/livez", "/readyz", "/healthz")
 """What answers everybody who reaches the port."""
-PAGES = {
-    "/metrics": "metrics for Prometheus",
-    "/livez": "does every stage get on?",
-    "/readyz": "are records taken in, and can scores be written?",
-    "/healthz": "both, with the reasons",
-    "/status": "counts, queue, latency",
-    "/config": "the config in effect",
-    "/events": "what the page shows, each second",
-}
-_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-_PAGE_HEADERS = {**_HEADERS, "content-security-policy": POLICY, "referrer-policy": "no-referrer"}
-_ASSET_HEADERS = {**_HEADERS, "cache-control": "public, max-age=31536000, immutable"}
-
-
-class Observable(Protocol):
-    """A pipeline, as far as the admin port sees it."""
-
-    @property
-    def name(self) -> str: ...
-
-    def snapshot(self) -> Snapshot: ...
+PAGES = ("/", *OPEN, "/status", "/config", "/events")
+_PAGE_HEADERS = {**HEADERS, "content-security-policy": POLICY, "referrer-policy": "no-referrer"}
+_ASSET_HEADERS = {**HEADERS, "cache-control": "public, max-age=31536000, immutable"}
 
 
 def create_app(
     *,
-    pipeline: Observable,
+    pipeline: Watched,
     registry: CollectorRegistry,
     effective_config: Mapping[str, object],
     watch: Watch,
@@ -97,7 +79,7 @@ def create_app(
 class _Pages:
     def __init__(
         self,
-        pipeline: Observable,
+        pipeline: Watched,
         registry: CollectorRegistry,
         config: Mapping[str, object],
         watch: Watch,
@@ -117,7 +99,7 @@ class _Pages:
     def events(self, request: Request) -> Response:
         if not self._feed.has_room:
             problem = {"error": f"/events: found {FOLLOWERS_MAX} that follow already; allowed: no more; try later"}
-            return _json_response(_json(problem), 503, {"retry-after": "5"})
+            return json_answer(problem, 503, {"retry-after": "5"})
         return EventStream(self._feed)
 
     def metrics(self, request: Request) -> Response:
@@ -125,7 +107,7 @@ class _Pages:
             encode, content_type = choose_encoder(request.headers.get("accept", ""))
         except (TypeError, ValueError):  # a version that is no number
             encode, content_type = choose_encoder("")
-        headers = {**_HEADERS, "content-type": content_type}
+        headers = {**HEADERS, "content-type": content_type}
         body = encode(self._registry)
         if gzip_accepted(request.headers.get("accept-encoding", "")):
             body = gzip.compress(body, compresslevel=1)
@@ -151,13 +133,13 @@ class _Pages:
             "uptime_seconds": snapshot.uptime_seconds,
             "drivers": drivers_of(snapshot),
         }
-        return _json_response(_json(health), 503 if stuck or not snapshot.is_ready else 200)
+        return json_answer(health, 503 if stuck or not snapshot.is_ready else 200)
 
     def status(self, request: Request) -> Response:
-        return _json_response(_json(self._watch.status()))
+        return json_answer(self._watch.status())
 
     def config(self, request: Request) -> Response:
-        return _json_response(_json(self._config))
+        return json_answer(self._config)
 
 
 def _at_once(answer: Callable[[Request], Response]) -> Callable[[Request], Any]:
@@ -173,7 +155,7 @@ def _at_once(answer: Callable[[Request], Response]) -> Callable[[Request], Any]:
 
 def _verdict(reasons: list[str]) -> Response:
     text = "\n".join(reasons) if reasons else "ok"
-    return PlainTextResponse(text + "\n", 503 if reasons else 200, headers=_HEADERS)
+    return PlainTextResponse(text + "\n", 503 if reasons else 200, headers=HEADERS)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -182,13 +164,5 @@ async def _refused(request: Request, error: Exception) -> Response:
         allowed = "POST" if request.url.path.startswith("/-/") else "GET, HEAD"
         problem = {"error": f"{request.url.path}: found {request.method}; allowed: {allowed}"}
     else:
-        problem = {"error": f"{request.url.path}: no such page; allowed: {', '.join(('/', *PAGES))}"}
-    return _json_response(_json(problem), error.status_code, error.headers)
-
-
-def _json(value: object) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2) + b"\n"
-
-
-def _json_response(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(body, status, headers={**_HEADERS, **(headers or {})}, media_type="application/json")
+        problem = {"error": f"{request.url.path}: no such page; allowed: {', '.join(PAGES)}"}
+    return json_answer(problem, error.status_code, error.headers)

@@ -15,6 +15,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from streambatch.web.answers import HEADERS
 from streambatch.web.page.shown import shown
 from streambatch.web.watch import Watch
 
@@ -22,7 +23,6 @@ FOLLOWERS_MAX = 32
 EVERY_SECONDS = 1.0
 RETRY_MILLISECONDS = 1000
 """How soon a browser connects again."""
-_HEADERS = {"content-type": "text/event-stream", "cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
 class Streaming(Protocol):
@@ -89,7 +89,7 @@ class EventStream(Response):
     """The answer that ends with the feed, or once its client is gone."""
 
     def __init__(self, feed: Feed) -> None:
-        super().__init__(headers=_HEADERS)
+        super().__init__(headers={**HEADERS, "content-type": "text/event-stream"})
         del self.headers["content-length"]
         self._feed = feed
 

@@ -14,10 +14,11 @@ from ipaddress import ip_address
 from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from streambatch.web.answers import HEADERS, json_answer
 
 PAGE = "/"
 """Where a token may come with the address, once: a cookie takes its place."""
@@ -81,7 +82,7 @@ class Guard:
 
     def _with_cookie(self) -> Response:
         """Send the browser to the page without the token, which would else stay in its address and its history."""
-        response = Response(status_code=303, headers={"location": PAGE, "cache-control": "no-store"})
+        response = Response(status_code=303, headers={**HEADERS, "location": PAGE})
         response.headers["referrer-policy"] = "no-referrer"
         response.set_cookie(self._cookie, self._cookie_value, httponly=True, samesite="strict")
         return response
@@ -97,7 +98,7 @@ class Guard:
 def _foreign_origin(request: Request) -> Response | None:
     """Refuse what a page of another origin has a browser send, cookies and all."""
     origin = request.headers.get("origin")
-    if request.method in _SAFE or origin is None or urlsplit(origin).netloc == request.headers.get("host"):
+    if request.method in _SAFE or origin is None or origin.partition("://")[2] == request.headers.get("host"):
         return None
     return _refused(403, f"Origin: found {origin}; allowed: this port's own page")
 
@@ -127,9 +128,4 @@ def _is_local(host: str) -> bool:
 
 
 def _refused(status: int, error: str, headers: dict[str, str] | None = None) -> Response:
-    return Response(
-        msgspec.json.encode({"error": error}) + b"\n",
-        status,
-        headers={"cache-control": "no-store", "x-content-type-options": "nosniff", **(headers or {})},
-        media_type="application/json",
-    )
+    return json_answer({"error": error}, status, headers)

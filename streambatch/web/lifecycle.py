@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from streambatch.reloading import Reloaded
+from streambatch.web.answers import json_answer
 
 RELOAD = "/-/reload"
 
@@ -20,23 +20,16 @@ def lifecycle_routes(reload: Callable[[], Awaitable[Reloaded | None]]) -> list[R
     async def answer(request: Request) -> Response:
         result = await reload()
         if result is None:
-            return _json({"error": f"{RELOAD}: another reload is at work; try again when it is done"}, 409)
+            return json_answer({"error": f"{RELOAD}: another reload is at work; try again when it is done"}, 409)
         if not result.ok:
-            return _json({"error": f"{RELOAD}: nothing was changed", "problems": list(result.problems)}, 400)
-        return _json(
+            return json_answer({"error": f"{RELOAD}: nothing was changed", "problems": list(result.problems)}, 400)
+        return json_answer(
             {
                 "changes": [{"key": key, "from": before, "to": after} for key, before, after in result.changes],
                 "config_digest": result.config_digest,
                 "model": {"replaced": result.model, "digest": result.model_digest},
                 "seconds": round(result.seconds, 3),
-            },
-            200,
+            }
         )
 
     return [Route(RELOAD, answer, methods=["POST"])]
-
-
-def _json(value: object, status: int) -> Response:
-    body = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
-    headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-    return Response(body, status, headers=headers, media_type="application/json")

@@ -7,13 +7,14 @@ of dead records only the last few are looked at. Never the bytes of a record.
 from __future__ import annotations
 
 from collections import deque
-from datetime import UTC, datetime
 from typing import Any
 
 from streambatch.clock import Clock
 from streambatch.events import Observer
 from streambatch.records import Batch, Outcome
 from streambatch.redaction import redacted
+from streambatch.texts import encodable, shortened
+from streambatch.web.status import date_of
 
 KEPT = 20
 """Dead letters, and errors, that are remembered."""
@@ -50,7 +51,7 @@ class Recent(Observer):
                     "stage": reject.stage,
                     "reason": reject.reason,
                     "source": reject.partition.source,
-                    "partition": reject.partition.name,
+                    "partition": encodable(reject.partition.name),
                     "position": reject.position,
                     "error": _short(reject.error),
                 }
@@ -89,9 +90,8 @@ class Recent(Observer):
                 known["over_at"] = self._now()
 
     def _now(self) -> str:
-        return datetime.fromtimestamp(self._clock.wall(), UTC).isoformat(timespec="milliseconds")
+        return date_of(self._clock.wall())
 
 
 def _short(text: str) -> str:
-    text = redacted(text)
-    return text if len(text) <= TEXT_MAX else f"{text[: TEXT_MAX - 3]}..."
+    return shortened(redacted(encodable(text)), TEXT_MAX)

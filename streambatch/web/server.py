@@ -73,7 +73,7 @@ class _Connection(HttpConnection):
         self.is_loopback = is_loopback
         self._is_streaming = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # h11 is TCP alone
         super().connection_made(transport)
         self.expire_in(REQUEST_SECONDS)
         if len(self.connections) > CONNECTIONS_MAX:

@@ -21,7 +21,7 @@ def status_of(snapshot: Snapshot) -> dict[str, Any]:
         "state": snapshot.state,
         "ready": snapshot.is_ready,
         "not_ready": snapshot.not_ready,
-        "started_at": _date(snapshot.started_at_wall),
+        "started_at": date_of(snapshot.started_at_wall),
         "uptime_seconds": snapshot.uptime_seconds,
         "records": _counts(snapshot.totals),
         "sources": {name: _counts(counts) for name, counts in snapshot.sources.items()},
@@ -36,8 +36,8 @@ def status_of(snapshot: Snapshot) -> dict[str, Any]:
         "memory": {"bytes": snapshot.memory_used, "capacity_bytes": snapshot.memory_capacity},
         "latency_seconds": snapshot.latency,
         "drivers": drivers_of(snapshot),
-        "last_written_at": _date(snapshot.last_written_wall),
-        "last_synced_at": _date(snapshot.last_synced_wall),
+        "last_written_at": date_of(snapshot.last_written_wall),
+        "last_synced_at": date_of(snapshot.last_synced_wall),
     }
 
 
@@ -65,6 +65,11 @@ def drivers_of(snapshot: Snapshot) -> dict[str, Any]:
         name: {"seconds_since_turn": snapshot.taken_at - driver.turned_at, "parked": driver.parked}
         for name, driver in snapshot.drivers.items()
     }
+
+
+def date_of(wall: float) -> str:
+    """Return seconds since the epoch as a date and time in UTC."""
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds")
 
 
 def _counts(counts: Counts) -> dict[str, Any]:
@@ -115,7 +120,3 @@ def _queue(snapshot: Snapshot) -> dict[str, Any]:
         "capacity_bytes": snapshot.queue_capacity_bytes,
         "oldest_seconds": None if isinf(oldest) else snapshot.taken_at - oldest,
     }
-
-
-def _date(wall: float) -> str:
-    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds")

@@ -6,7 +6,6 @@ Everything is put together from what is there; the pipeline never waits for a wa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +22,7 @@ from streambatch.state.report import Snapshot
 from streambatch.state.store import StateStore
 from streambatch.web.process import process_now
 from streambatch.web.recent import Recent
-from streambatch.web.status import status_of, work_of
+from streambatch.web.status import date_of, status_of, work_of
 
 SAMPLE_SECONDS = 1.0
 RUNS_SECONDS = 30.0
@@ -148,15 +147,11 @@ def past_runs(state_dir: Path) -> list[dict[str, Any]] | None:
     return [
         {
             "run": run.run,
-            "started_at": _date(run.started),
-            "ended_at": None if run.ended is None else _date(run.ended),
+            "started_at": date_of(run.started),
+            "ended_at": None if run.ended is None else date_of(run.ended),
             "why": run.why,
             "error": run.error,
             "records": run.counts.as_records(),
         }
         for run in reversed(runs[-RUNS_KEPT:])
     ]
-
-
-def _date(wall: float) -> str:
-    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds")

@@ -255,6 +255,24 @@ def test_check_says_what_it_can_not_try(streambatch: CommandLine, folder: Path) 
     assert notes[2] == "note: source live has no records to sample before it runs"
 
 
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "off"])
+def test_check_names_the_extras_to_install(
+    streambatch: CommandLine, folder: Path, listen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "streambatch.metrics.spans", raising=False)
+    for library in ("datasketches", "opentelemetry.sdk.trace"):
+        monkeypatch.setitem(sys.modules, library, None)
+    enabled = ["drift.enabled=true", "otel.enabled=true", f"http.listen={listen}"]
+    done = streambatch("check", "pipeline.toml", *(word for one in enabled for word in ("--set", one)), folder=folder)
+    assert done.returncode == 2
+    needed = ["drift", "otel"] if listen != "off" else ["otel"]
+    assert done.stderr.splitlines() == [
+        f"error: {folder}/pipeline.toml: {extra}.enabled: found true without its library; "
+        f"allowed: true with pip install 'streambatch[{extra}]'"
+        for extra in needed
+    ]
+
+
 def test_check_of_files_that_are_not_there(streambatch: CommandLine, folder: Path) -> None:
     done = streambatch("check", "pipeline.toml", "--set", "source.rides_in.path=none*.jsonl", folder=folder)
     assert done.returncode == 2

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
-import shutil
 import subprocess
 import tempfile
 import time
@@ -17,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import pytest
+from tests.e2e.programs import needs
 
 PATIENCE_SECONDS = 30.0
 SWITCHES = (
@@ -27,10 +25,7 @@ SWITCHES = (
 )  # fmt: skip
 Scheme = Literal["light", "dark"]
 TAB = "\ue004"
-needs_browser = pytest.mark.skipif(
-    not (shutil.which("chromium") and shutil.which("chromedriver")) and "CI" not in os.environ,
-    reason="needs chromium and chromedriver",
-)
+needs_browser = needs("chromium", "chromedriver")
 _STARTED = re.compile(rb"started successfully on port (\d+)")
 
 
@@ -66,7 +61,7 @@ class Browser:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not is_true():
             assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS} s: {what}; {self.text('body')}"
-            time.sleep(0.05)
+            time.sleep(0.05)  # a page tells nobody that it has changed
 
     def press(self, key: str) -> None:
         """Press a key and let it go."""

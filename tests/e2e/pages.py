@@ -8,35 +8,32 @@ that file; any other is for reading only.
 from __future__ import annotations
 
 import os
-import random
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
+
+from tests.e2e.ports import held_ports
 
 _BLOCK = re.compile(r"^```(sh|console|python|toml)\n(.*?)^```$", re.S | re.M)
 _FILE = re.compile(r"# ([\w./-]+\.(?:py|toml))\n")
 _MARK = "--8<-- console"
 PORTS = ("9464", "9000", "9001", "8080")
-"""Ports that pages use; each page gets free ones in their place."""
+"""Ports that pages use; each run of a page gets others in their place, which nobody else is given meanwhile."""
 SECONDS_MAX = 150
 """How long a page may take."""
 
 
 class Page:
-    """A page, with ports that are free in place of those it names."""
+    """A page: its blocks, and what comes out when they are run."""
 
     def __init__(self, path: Path) -> None:
         self.text = path.read_text()
-        self.ports = dict(zip(PORTS, free_ports(), strict=False))
-        for port, free in self.ports.items():
-            self.text = re.sub(rf"\b{port}\b", free, self.text)
 
     def blocks(self, *languages: str) -> list[tuple[str, str]]:
         """Return language and text of each block, by default of all."""
@@ -45,23 +42,15 @@ class Page:
 
     def run(self, folder: Path, *, skip: int = 0) -> str:
         """Run the page's blocks but the first `skip`, check what comes out, and return it."""
-        blocks = self.blocks()[skip:]
-        printed = run_script("\n".join(_typed(language, text) for language, text in blocks), folder, self.ports["9464"])
+        with held_ports(len(PORTS)) as held:
+            ports = dict(zip(PORTS, map(str, held), strict=True))
+            blocks = [(language, _with_ports(text, ports)) for language, text in self.blocks()[skip:]]
+            script = "\n".join(_typed(language, text) for language, text in blocks)
+            printed = run_script(script, folder, ports["9464"])
         shown = printed.split(f"{_MARK}\n")[1::2]
         for (_, text), output in zip([block for block in blocks if block[0] == "console"], shown, strict=True):
             check_output(text, output)
         return printed
-
-
-def free_ports() -> Iterator[str]:
-    """Yield ports that nobody listens on, and that the system gives no client meanwhile, as it does its own choice."""
-    seen = set()
-    while True:
-        port = random.randrange(10_000, 32_768)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            if port not in seen:
-                seen.add(port)
-                yield str(port)
 
 
 def run_script(script: str, folder: Path, admin: str) -> str:
@@ -110,6 +99,10 @@ def check_output(block: str, output: str) -> None:
             at += 1
         assert at < len(lines), f"{wanted!r} did not come out of\n{block}\nbut\n{output}"
         at += 1
+
+
+def _with_ports(text: str, ports: Mapping[str, str]) -> str:
+    return re.sub(rf"\b({'|'.join(ports)})\b", lambda named: ports[named[1]], text)
 
 
 def _typed(language: str, text: str) -> str:

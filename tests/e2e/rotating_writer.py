@@ -24,7 +24,7 @@ def main() -> None:
             for start in range(0, len(raw), TORN):
                 out.write(raw[start : start + TORN])
                 if start % (TORN * 50) == 0:
-                    time.sleep(0.005)
+                    time.sleep(0.005)  # so that it is read while it grows
 
 
 if __name__ == "__main__":

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 PATIENCE_SECONDS = 30.0
@@ -50,21 +52,49 @@ class Daemon:
                 return line
         raise AssertionError(f"the daemon ended without saying {wanted}; it said {self.log}")
 
+    def next_event(self, *names: str) -> dict[str, Any]:
+        """Wait for a log line of one of these names after those that were waited for before, and return it."""
+        for line in self._coming():
+            if line["event"] in names:
+                return line
+        raise AssertionError(f"the daemon ended without saying any of {names}; it said {self.log}")
+
     def _coming(self) -> Iterator[dict[str, Any]]:
-        while (line := self._lines.get(timeout=PATIENCE_SECONDS)) is not None:
+        while (line := self._next_line()) is not None:
             self.log.append(line)
             yield line
+
+    def _next_line(self) -> dict[str, Any] | None:
+        try:
+            return self._lines.get(timeout=PATIENCE_SECONDS)
+        except queue.Empty:
+            raise AssertionError(f"nothing said for {PATIENCE_SECONDS} s; before: {self.log}") from None
 
     def address(self, source: str) -> tuple[str, int]:
         """Return host and port that a source listens on."""
         host, _, port = self.event("listening", source=source)["address"].rpartition(":")
         return host, int(port)
 
-    def get(self, path: str) -> tuple[int, bytes]:
+    def send(self, source: str, payload: bytes) -> None:
+        """Send all of it on one connection; return when the source has read it to its end."""
+        with socket.create_connection(self.address(source), timeout=PATIENCE_SECONDS) as connection:
+            connection.sendall(payload)
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(1) == b""
+
+    def get(self, path: str, headers: Mapping[str, str] = MappingProxyType({})) -> tuple[int, bytes]:
         """Return status and body of an admin page."""
-        url = self.event("admin_listening")["url"]
+        return self._ask("GET", path, headers, seconds=5)
+
+    def post(self, path: str) -> tuple[int, bytes]:
+        """Have an admin page do what it does; return status and body of its answer."""
+        return self._ask("POST", path, {}, seconds=10)
+
+    def _ask(self, method: str, path: str, headers: Mapping[str, str], *, seconds: float) -> tuple[int, bytes]:
+        url = f"{self.event('admin_listening')['url']}{path}"
+        request = urllib.request.Request(url, headers=dict(headers), method=method)
         try:
-            with urllib.request.urlopen(f"{url}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(request, timeout=seconds) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -108,7 +138,10 @@ class Daemon:
 def running(
     folder: Path, config: str, *options: str, stdin: int | IO[bytes] = subprocess.DEVNULL, stdout: int | IO[bytes] = 2
 ) -> Iterator[Daemon]:
-    """Run a pipeline from `config` in `folder`; whatever happens, the process is gone afterwards."""
+    """Run a pipeline from `config` in `folder`; whatever happens, the process is gone afterwards.
+
+    stdout: where scores go that are written there; by default to the tests' own stderr, which pytest shows.
+    """
     (folder / "pipeline.toml").write_text(config)
     command = [sys.executable, "-m", "streambatch", "run", "pipeline.toml", "--report", "report.json", *options]
     process = subprocess.Popen(command, cwd=folder, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE)

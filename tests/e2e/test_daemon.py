@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.e2e.running import Daemon, is_balanced, running, scores_in
+from tests.e2e.running import is_balanced, running, scores_in
 
 CONFIG = """
     name = "rides"
@@ -66,13 +66,6 @@ def python_model(folder: Path, source: str) -> str:
     return 'type = "python"\npath = "scorer:score"'
 
 
-def send(daemon: Daemon, payload: bytes) -> None:
-    with socket.create_connection(daemon.address("rides_in")) as client:
-        client.sendall(payload)
-        client.shutdown(socket.SHUT_WR)
-        client.recv(1)
-
-
 def test_to_the_end_of_the_input(folder: Path) -> None:
     with running(folder, config()) as daemon:
         assert daemon.wait() == 0
@@ -112,7 +105,7 @@ def test_the_report_is_replaced_as_a_whole(folder: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_gracefully(folder: Path, number: signal.Signals) -> None:
     with running(folder, config(TCP)) as daemon:
-        send(daemon, LINES)
+        daemon.send("rides_in", LINES)
         assert daemon.stop(number) == 0
         assert daemon.report["ended"] == "stopped"
         assert daemon.report["records"]["received"] == 3
@@ -130,7 +123,7 @@ def test_a_stop_before_anything_came(folder: Path) -> None:
 
 def test_a_second_signal_stops_hard(folder: Path) -> None:
     with running(folder, config(TCP, python_model(folder, STUCK), "127.0.0.1:0")) as daemon:
-        send(daemon, LINES)
+        daemon.send("rides_in", LINES)
         daemon.until(lambda: daemon.status()["inflight_batches"] == 1, "a batch is with the model")
         daemon.process.send_signal(signal.SIGTERM)
         daemon.event("stopping")
@@ -144,7 +137,7 @@ def test_a_second_signal_stops_hard(folder: Path) -> None:
 def test_a_stop_that_takes_too_long(folder: Path) -> None:
     text = config(TCP, python_model(folder, STUCK), "127.0.0.1:0", '[delivery]\ndrain_timeout = "100ms"\n')
     with running(folder, text) as daemon:
-        send(daemon, LINES)
+        daemon.send("rides_in", LINES)
         daemon.until(lambda: daemon.status()["inflight_batches"] == 1, "a batch is with the model")
         assert daemon.stop() == 3
         assert daemon.report["records"]["unacked"] == 3

@@ -3,9 +3,7 @@
 import ast
 import importlib.util
 import json
-import os
 import re
-import shutil
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -14,15 +12,14 @@ from types import ModuleType
 import pytest
 
 from tests.e2e.pages import Page, check_output
+from tests.e2e.programs import needs
 from tests.e2e.running import is_balanced, scores_in
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PLACES = ("tutorial/*.md", "how-to/*.md", "explanation/traceability.md")
 PAGES = sorted(path for place in PLACES for path in DOCS.glob(place))
-needs_clients = pytest.mark.skipif(
-    not (shutil.which("curl") and shutil.which("nc")) and "CI" not in os.environ, reason="needs curl and nc"
-)
+needs_clients = needs("curl", "nc")
 
 
 @pytest.mark.slow
@@ -82,6 +79,17 @@ def test_links_lead_somewhere() -> None:
     for page in [ROOT / "README.md", *DOCS.rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_every_picture_is_shown_and_is_small() -> None:
+    shown = set()
+    for page in DOCS.rglob("*.md"):
+        for text, target in re.findall(r"(?<!!)!?\[([^\]]+)\]\(([^)]+\.png)\)", page.read_text()):
+            assert text
+            shown.add((page.parent / target).resolve())
+    pictures = set((DOCS / "pictures").glob("*.png"))
+    assert shown == pictures
+    assert [picture.name for picture in pictures if picture.stat().st_size > 200_000] == []
 
 
 def test_every_promise_names_tests_that_are_there() -> None:

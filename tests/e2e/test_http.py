@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.e2e.programs import program
 from tests.e2e.running import Daemon, is_balanced, running, scores_in
 
 
@@ -49,13 +48,9 @@ def folder(tmp_path: Path) -> Path:
 
 def curl(daemon: Daemon, body: bytes, *options: str) -> tuple[int, dict[str, Any]]:
     """Post a body; return status and answer."""
-    program = shutil.which("curl")
-    if program is None:
-        assert os.environ.get("CI") != "true", "curl is missing"
-        pytest.skip("curl is not installed")
     host, port = daemon.address("web")
     url = f"http://{host}:{port}/records"
-    command = [program, "-sS", "-m", "20", "-w", "\n%{http_code}", "--data-binary", "@-", *options, url]
+    command = [program("curl"), "-sS", "-m", "20", "-w", "\n%{http_code}", "--data-binary", "@-", *options, url]
     done = subprocess.run(command, input=body, capture_output=True, check=True, timeout=30)
     answer, _, status = done.stdout.rpartition(b"\n")
     return int(status), json.loads(answer)
@@ -106,7 +101,7 @@ def test_while_the_queue_is_full_clients_are_asked_to_come_again(folder: Path) -
     with running(folder, config(sink='type = "stdout"'), *limits, stdout=subprocess.PIPE) as daemon:
         assert daemon.process.stdout is not None
         host, port = daemon.address("web")
-        command = ["curl", "-sS", "--data-binary", "@-", f"http://{host}:{port}/records"]
+        command = [program("curl"), "-sS", "--data-binary", "@-", f"http://{host}:{port}/records"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as filling:
             assert filling.stdin is not None
             filling.stdin.write(records(400_000))

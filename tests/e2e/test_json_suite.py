@@ -1,7 +1,6 @@
 """Every file of the JSON test suite, as one length-prefixed record and, where it has no newline, as a line."""
 
 import json
-import socket
 import struct
 from base64 import b64decode
 from pathlib import Path
@@ -40,13 +39,6 @@ listen = "127.0.0.1:0"
 """
 
 
-def _exchange(address: tuple[str, int], raw: bytes) -> None:
-    with socket.create_connection(address, timeout=20) as connection:
-        connection.sendall(raw)
-        connection.shutdown(socket.SHUT_WR)
-        assert connection.recv(1) == b""
-
-
 def test_malformed_json_dies_with_a_reason_and_nothing_else_does(data: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "model.npz", weights=np.ones(2), bias=0.0)
     cases = {path.name: path.read_bytes() for path in sorted((data / "json").glob("*.json"))}
@@ -55,10 +47,10 @@ def test_malformed_json_dies_with_a_reason_and_nothing_else_does(data: Path, tmp
 
     with running(tmp_path, CONFIG) as daemon:
         for raw in [*cases.values(), *good]:
-            _exchange(daemon.address("framed"), struct.pack(">I", len(raw)) + raw)
+            daemon.send("framed", struct.pack(">I", len(raw)) + raw)
             assert daemon.get("/livez")[0] == 200
         for raw in [*in_lines.values(), *good]:
-            _exchange(daemon.address("lines"), raw + b"\n")
+            daemon.send("lines", raw + b"\n")
             assert daemon.get("/livez")[0] == 200
         wanted = len(cases) + len(in_lines) + 2 * len(good)
 
@@ -98,7 +90,7 @@ def test_dead_letters_are_lines_of_json(tmp_path: Path) -> None:
     np.savez(tmp_path / "model.npz", weights=np.ones(2), bias=0.0)
     with running(tmp_path, CONFIG) as daemon:
         raw = json.dumps({"x": "a\nb\u2028c"}).encode()
-        _exchange(daemon.address("lines"), raw + b"\n")
+        daemon.send("lines", raw + b"\n")
         daemon.until(lambda: daemon.status()["records"]["dead_lettered"] == 1, "it is dead")
         assert daemon.stop() == 0
     (letter,) = scores_in(tmp_path / "dead.jsonl")

@@ -31,7 +31,7 @@ class Blocking:
         if x.any():
             pathlib.Path("blocked").touch()
             while not pathlib.Path("go").exists():
-                time.sleep(0.01)
+                time.sleep(0.01)  # it blocks, but ends when the test says so
         return x[:, 0]
 """
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.browser import TAB, Browser, Scheme, browsing, needs_browser
-from tests.e2e.pages import free_ports
+from tests.e2e.ports import held_port
 from tests.e2e.running import Daemon, running
 from tests.sinks.test_http import served
 
@@ -83,11 +82,6 @@ def shown(folder: Path, browser: Browser, sink: str = FILE, http: str = LOCAL, p
         yield daemon
 
 
-def send(daemon: Daemon, payload: bytes) -> None:
-    with socket.create_connection(daemon.address("rides_in")) as client:
-        client.sendall(payload)
-
-
 def until_another_second(browser: Browser) -> None:
     before = browser.text(place("at"))
     browser.until(lambda: browser.text(place("at")) != before, "another second")
@@ -107,7 +101,7 @@ def test_it_opens_quickly_is_told_each_second_and_shows_what_died(
         browser.until(lambda: browser.text(".pill") == "Ready", "ready")
         for _ in range(3):
             until_another_second(browser)
-        send(daemon, GOOD * 30 + DEAD * 10)
+        daemon.send("rides_in", GOOD * 30 + DEAD * 10)
         browser.until(lambda: browser.text(place("sum_dead_lettered")) == "10", "dead letters counted")
         browser.until(lambda: "expected 2 numbers, found 1" in browser.text(place("dead")), "dead letters shown")
         browser.until(lambda: browser.text(place("dead_share")) == "25 %", "their share")
@@ -122,7 +116,7 @@ def test_it_opens_quickly_is_told_each_second_and_shows_what_died(
 def test_a_sink_that_is_away_is_shown_and_so_is_its_return(folder: Path, browser: Browser) -> None:
     with served() as server, shown(folder, browser, f'type = "http"\nurl = "{server.url}"') as daemon:
         server.statuses += [503] * 1000
-        send(daemon, GOOD)
+        daemon.send("rides_in", GOOD)
         browser.until(lambda: browser.text(".pill") == "Not ready", "not ready")
         browser.until(lambda: "answered 503" in browser.text(".reasons"), "the reason")
         browser.until(lambda: "not over" in browser.text(place("errors")), "the error")
@@ -137,7 +131,7 @@ def test_a_sink_that_is_away_is_shown_and_so_is_its_return(folder: Path, browser
 
 def test_a_stop_is_shown_and_doesn_t_wait_for_who_looks(folder: Path, browser: Browser) -> None:
     with shown(folder, browser) as daemon:
-        send(daemon, GOOD * 3)
+        daemon.send("rides_in", GOOD * 3)
         browser.until(lambda: browser.text(place("sum_received")) == "3", "records")
         assert daemon.stop() == 0
     browser.until(lambda: "The pipeline has ended" in browser.text("#away"), "the end")
@@ -156,15 +150,16 @@ def test_a_daemon_that_says_nothing_is_missed_and_found_again(folder: Path, brow
 
 
 def test_it_goes_on_by_itself_with_the_next_run(folder: Path, browser: Browser) -> None:
-    http = f'listen = "127.0.0.1:{next(free_ports())}"'
-    with shown(folder, browser, http=http) as daemon:
-        first = browser.text(place("run"))
-        daemon.process.kill()
-    browser.until(lambda: browser.text("#away") != "", "the loss")
-    with running(folder, CONFIG.format(sink=FILE, http=http)):
-        browser.until(lambda: browser.text(place("run")) not in ("", first), "the next run")
-        browser.until(lambda: browser.run("return document.querySelector('#away').hidden"), "all is well")
-        browser.until(lambda: first in browser.text(place("runs")), "the run before")
+    with held_port() as port:
+        http = f'listen = "127.0.0.1:{port}"'
+        with shown(folder, browser, http=http) as daemon:
+            first = browser.text(place("run"))
+            daemon.process.kill()
+        browser.until(lambda: browser.text("#away") != "", "the loss")
+        with running(folder, CONFIG.format(sink=FILE, http=http)):
+            browser.until(lambda: browser.text(place("run")) not in ("", first), "the next run")
+            browser.until(lambda: browser.run("return document.querySelector('#away').hidden"), "all is well")
+            browser.until(lambda: first in browser.text(place("runs")), "the run before")
 
 
 def test_off_this_machine_a_token_opens_it_once_and_for_all(folder: Path, browser: Browser) -> None:
@@ -184,7 +179,7 @@ def test_without_scripts_it_shows_the_moment(folder: Path, browser: Browser) -> 
     browser.without_scripts()
     try:
         with shown(folder, browser) as daemon:
-            send(daemon, GOOD * 3)
+            daemon.send("rides_in", GOOD * 3)
             daemon.until(lambda: daemon.status()["records"]["scored"] == 3, "scores")
             daemon.until(lambda: b'data-html="sum_scored">3<' in daemon.get("/")[1], "the next sample")
             browser.open(daemon.event("admin_listening")["url"])
@@ -230,7 +225,7 @@ def test_all_of_it_can_be_reached_by_keyboard(folder: Path, browser: Browser) ->
 
 def test_it_fits_on_a_phone_and_can_be_read_by_day_and_night(folder: Path, browser: Browser) -> None:
     with shown(folder, browser) as daemon:
-        send(daemon, GOOD * 30 + DEAD * 10)
+        daemon.send("rides_in", GOOD * 30 + DEAD * 10)
         browser.until(lambda: browser.text(place("dead_share")) == "25 %", "dead letters")
         for (width, height), scheme in itertools.product(SCREENS, SCHEMES):
             browser.screen(width, height, scheme)

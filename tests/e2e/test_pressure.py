@@ -54,14 +54,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def rss(daemon: Daemon) -> int:
+def rss(daemon: Daemon, *, is_peak: bool = False) -> int:
+    """Return the bytes that the process takes, or the most that it ever took."""
     status = Path(f"/proc/{daemon.process.pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) * 1024
-
-
-def peak_rss(daemon: Daemon) -> int:
-    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    return int(status.split("VmHWM:" if is_peak else "VmRSS:")[1].split()[0]) * 1024
 
 
 def test_a_stalled_sink_blocks_the_sender_and_everything_arrives_once_it_goes_on(folder: Path) -> None:
@@ -98,7 +94,7 @@ def test_a_stalled_sink_blocks_the_sender_and_everything_arrives_once_it_goes_on
             sending.result(100)
             daemon.until(lambda: daemon.status()["records"]["scored"] == number, "all is scored")
             assert daemon.get("/readyz")[0] == 200
-            assert peak_rss(daemon) - bare < 64 * MIB
+            assert rss(daemon, is_peak=True) - bare < 64 * MIB
             assert daemon.stop() == 0
             ids = [json.loads(line)["id"] for line in out.result(100).splitlines()]
     assert ids == list(range(number))
@@ -106,10 +102,7 @@ def test_a_stalled_sink_blocks_the_sender_and_everything_arrives_once_it_goes_on
 
 def rss_when_listening(daemon: Daemon) -> int:
     """Return what the bare process takes, its scoring path warmed by a first record."""
-    with socket.create_connection(daemon.address("tcp"), timeout=20) as connection:
-        connection.sendall(b"not json\n")
-        connection.shutdown(socket.SHUT_WR)
-        connection.recv(1)
+    daemon.send("tcp", b"not json\n")
     daemon.until(lambda: daemon.status()["records"]["dead_lettered"] == 1, "the first record is through")
     return rss(daemon)
 
@@ -144,7 +137,7 @@ def test_a_thousand_clients_that_hold_back_half_of_a_large_record(folder: Path) 
                 for each in talks:
                     each.result(100)
                 daemon.until(lambda: daemon.status()["records"]["scored"] == clients, "all is scored")
-                assert peak_rss(daemon) - bare < 256 * MIB
+                assert rss(daemon, is_peak=True) - bare < 256 * MIB
                 assert daemon.stop() == 0
                 ids = [json.loads(line)["id"] for line in out.result(100).splitlines()]
     finally:
@@ -175,9 +168,11 @@ def test_sigterm_while_fifty_connections_send(folder: Path, executor: str) -> No
         with ThreadPoolExecutor(50) as threads:
             for number in range(50):
                 threads.submit(send, number, address)
-            daemon.until(lambda: daemon.status()["records"]["scored"] > 5000, "scores come out")
-            code = daemon.stop(signal.SIGTERM)
-            stop.set()
+            try:
+                daemon.until(lambda: daemon.status()["records"]["scored"] > 5000, "scores come out")
+                code = daemon.stop(signal.SIGTERM)
+            finally:
+                stop.set()
         report = daemon.report
         assert code == 0, daemon.rest()
 

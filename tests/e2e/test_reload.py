@@ -10,8 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
@@ -87,6 +85,10 @@ class Client:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Send no more, and wait until what was sent is read."""
         self._stop.set()
         self._thread.join()
 
@@ -99,17 +101,12 @@ def under_load(folder: Path, config: str = CONFIG) -> Iterator[tuple[Daemon, Cli
 
 
 def hang_up(daemon: Daemon, config: str, name: str) -> dict[str, Any]:
-    """Have the daemon reload a config, and return the next line of that name."""
+    """Have the daemon reload a config; return the line that tells how that ended, which has this name."""
     (daemon.folder / "pipeline.toml").write_text(config)
-    seen = len(daemon.log)
     daemon.process.send_signal(signal.SIGHUP)
-    while True:
-        for line in daemon.log[seen:]:
-            if line["event"] in ("reloaded", "reload_failed"):
-                assert line["event"] == name, line
-                return line
-        seen = len(daemon.log)
-        next(daemon._coming())
+    line = daemon.next_event("reloaded", "reload_failed")
+    assert line["event"] == name, line
+    return line
 
 
 def value(daemon: Daemon, metric: str) -> float:
@@ -139,13 +136,13 @@ def test_twenty_reloads_under_load_lose_no_record_and_keep_the_order(folder: Pat
                 save_model(folder, float(turn))
                 new = CONFIG.replace("max_records = 64", f"max_records = {turn * 10}")
                 assert "batch.max_records" in hang_up(daemon, new, "reloaded")["changed"]
-        digest = json.loads(daemon.get("/status")[1])["config_digest"]
+        digest = daemon.status()["config_digest"]
         assert value(daemon, 'config_reloads_total{outcome="ok"}') == 10
         assert value(daemon, 'config_reloads_total{outcome="failed"}') == 10
         assert value(daemon, 'model_reloads_total{outcome="ok",pipeline="rides"}') == 10
         assert value(daemon, f'config_info{{digest="{digest}"}}') == 1
         assert json.loads(daemon.get("/config")[1])["batch"]["max_records"] == 190
-        client.__exit__()
+        client.stop()
         assert daemon.stop() == 0
         report = daemon.report
     scores = scores_in(folder / "out.jsonl")
@@ -173,23 +170,18 @@ def test_a_model_that_does_not_fit_changes_nothing(folder: Path) -> None:
         save_model(folder, 1.0, np.ones((2, 3)))
         assert "as the model that runs gives" in hang_up(daemon, CONFIG, "reload_failed")["error"]
         assert value(daemon, 'model_reloads_total{outcome="failed",pipeline="rides"}') == 3
-        before = json.loads(daemon.get("/status")[1])["model"]["digest"]
+        before = daemon.status()["model"]["digest"]
         save_model(folder, 0.0)
         line = hang_up(daemon, CONFIG, "reloaded")
         assert (line["changed"], line["model_replaced"]) == ([], False)
-        assert json.loads(daemon.get("/status")[1])["model"]["digest"] == before
+        assert daemon.status()["model"]["digest"] == before
         assert daemon.get("/readyz")[0] == 200
     assert {line["score"] for line in scores_in(folder / "out.jsonl")} == {0.0}
 
 
 def post(daemon: Daemon) -> tuple[int, dict[str, Any]]:
-    url = f"{daemon.event('admin_listening')['url']}/-/reload"
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=10) as answer:
-            return answer.status, json.loads(answer.read())
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.loads(error.read())
+    status, answer = daemon.post("/-/reload")
+    return status, json.loads(answer)
 
 
 def test_over_http(folder: Path) -> None:
@@ -210,7 +202,7 @@ def test_over_http(folder: Path) -> None:
         assert status == 400
         assert len(answer["problems"]) == 3  # and of state_dir, which follows from the name
         assert daemon.get("/-/reload")[0] == 405
-        assert json.loads(daemon.get("/status")[1])["settings"]["workers"]["count"] == 3
+        assert daemon.status()["settings"]["workers"]["count"] == 3
         assert daemon.stop() == 0
 
 

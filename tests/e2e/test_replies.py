@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.e2e.programs import program
 from tests.e2e.running import is_balanced, running, scores_in
 
 MIB = 1 << 20
@@ -54,14 +53,6 @@ def config(source: str = "", *, sink: str = 'path = "scores.jsonl"', extra: str 
 def folder(tmp_path: Path) -> Path:
     np.savez(tmp_path / "model.npz", weights=np.ones(2, np.float32), bias=0.0)
     return tmp_path
-
-
-def program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        assert os.environ.get("CI") != "true", f"{name} is missing"
-        pytest.skip(f"{name} is not installed")
-    return found
 
 
 @contextmanager

@@ -12,22 +12,28 @@ from tests.faults.records import lines
 
 PAUSE_SECONDS = 0.01
 ANSWER_SECONDS = 10.0
+LAST_SECONDS = 30.0
+"""How long a client that is to stop may take until its last request is answered."""
 
 
 class Clients:
-    """Clients in threads, entered while they send. `counts` tells what was answered, once they were stopped.
+    """Clients in threads, entered while they send.
 
-    Some requests are hung up on half-way, or before the answer; they are sent again like those that failed.
+    Some requests are hung up on half-way, or before the answer; they are sent again like those that failed. Once they
+    were stopped, `counts` tells what was answered, `refusals` which answers were neither 200 nor 503, and `unanswered`
+    the streams whose last request never was.
     """
 
     def __init__(self, port: int, *, seed: int, count: int = 2, per_request: int = 40) -> None:
         self.counts: dict[str, int] = {}
         self.refusals: list[bytes] = []
+        self.unanswered: list[str] = []
         self._port, self._per_request = port, per_request
         self._stopping = threading.Event()
+        self._give_up = False
         self._threads = [
-            threading.Thread(target=self._send_all, args=(f"c{number}", random.Random(seed * 10 + number)))
-            for number in range(count)
+            threading.Thread(target=self._send_all, args=(name, random.Random(seed * 10 + number)), name=name)
+            for number, name in enumerate(f"c{number}" for number in range(count))
         ]
 
     def __enter__(self) -> Clients:
@@ -36,20 +42,18 @@ class Clients:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._stopping.set()
         self._give_up = kind is not None
         self.stop()
-
-    _give_up = False
 
     def stop(self) -> None:
         """Have each client send its last request until it is answered, and wait for that."""
         self._stopping.set()
         for thread in self._threads:
-            thread.join(20)
-            if thread.is_alive():
-                self._give_up = True
-                thread.join()
+            thread.join(LAST_SECONDS)
+        self.unanswered += [thread.name for thread in self._threads if thread.is_alive()]
+        self._give_up = self._give_up or bool(self.unanswered)
+        for thread in self._threads:
+            thread.join()
 
     def _send_all(self, stream: str, chance: random.Random) -> None:
         sent = 0
@@ -58,7 +62,7 @@ class Clients:
             self._send(stream, sent, sent + count, chance)
             sent += count
             self.counts[stream] = sent
-            time.sleep(chance.uniform(0, 2 * PAUSE_SECONDS))
+            time.sleep(chance.uniform(0, 2 * PAUSE_SECONDS))  # so that starts and ends meet it in any state
 
     def _send(self, stream: str, start: int, end: int, chance: random.Random) -> None:
         body = lines(stream, start, end)
@@ -71,7 +75,7 @@ class Clients:
                 if self._is_taken(head.encode() + body, chance):
                     return
             except OSError:
-                time.sleep(PAUSE_SECONDS * 2)
+                time.sleep(PAUSE_SECONDS * 2)  # nobody tells when the next daemon listens
 
     def _is_taken(self, request: bytes, chance: random.Random) -> bool:
         with socket.create_connection(("127.0.0.1", self._port), timeout=ANSWER_SECONDS) as connection:
@@ -88,10 +92,3 @@ class Clients:
         if not answer.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 503 ")) and answer:
             self.refusals.append(answer)
         return answer.startswith(b"HTTP/1.1 200 ")
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,13 +1,10 @@
-"""Lays out a folder in which a daemon of these tests runs, and finds the programs that they need."""
+"""Lays out a folder in which a daemon of these tests runs."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from tests.faults.oracle import Outputs
 from tests.faults.records import CONFIG, lines
@@ -58,12 +55,3 @@ def feed(folder: Path, count: int, stream: str = "f0", start: int = 0) -> dict[s
     with (folder / f"in/{stream}.jsonl").open("ab") as file:
         file.write(lines(stream, start, start + count))
     return {stream: start + count}
-
-
-def program(name: str) -> str:
-    """Return where a program is; skips the test where it is missing, but for in CI."""
-    found = shutil.which(name)
-    if found is None:
-        assert os.environ.get("CI") != "true", f"{name} is missing"
-        pytest.skip(f"{name} is not installed")
-    return found

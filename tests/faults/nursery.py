@@ -21,12 +21,14 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-START_SECONDS = 30.0
+PATIENCE_SECONDS = 40.0
+"""How long a condition may take to come true: a bound for hangs, nothing that a passing test waits out."""
 
 
 @dataclass
@@ -57,11 +59,20 @@ class Child:
 
     def until_running(self) -> None:
         """Wait until its pipeline runs, or it has ended."""
-        deadline = time.monotonic() + START_SECONDS
-        while self.wait(0.01) is None:
-            if self.log.exists() and '"state":"running"' in self.log.read_text():
-                return
-            assert time.monotonic() < deadline, f"not running: {self.log.read_text()}"
+        self._until(lambda: self.log.exists() and '"state":"running"' in self.log.read_text(), "running")
+
+    def until(self, is_true: Callable[[], bool], what: str) -> None:
+        """Wait until something is true; it must not end before."""
+        self._until(is_true, what)
+        assert self.code is None or is_true(), f"ended with {self.code} before {what}: {self._said()}"
+
+    def _until(self, is_true: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not is_true() and self.wait(0.02) is None:
+            assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS} s: {what}; {self._said()}"
+
+    def _said(self) -> str:
+        return self.log.read_text()[-3000:] if self.log.exists() else "it said nothing"
 
     def kill(self) -> None:
         """Kill it, at once, and wait for that."""

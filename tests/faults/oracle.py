@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from streambatch.sinks.containers import Format
 from tests.faults.records import is_poison, score_of
 from tests.sinks.reading import read
 
@@ -49,7 +50,7 @@ class Outputs:
 
     folder: Path
     scores: str = "out/scores.jsonl"
-    format: str = "jsonl"
+    format: Format = "jsonl"
     dead: str = "out/dead.jsonl"
 
     def judge(self, sent: Mapping[str, int], *, at_least_once: bool = False) -> Figures:
@@ -93,7 +94,7 @@ class Outputs:
 
     def _scores(self) -> Iterator[tuple[str, int, float | None]]:
         for path in self.files(self.scores):
-            for row in read(path, self.format):  # type: ignore[arg-type]  # tests name formats in tables
+            for row in read(path, self.format):
                 yield (*_parted(str(row["id"])), float(row["score"]))
 
     def _dead(self) -> Iterator[tuple[str, int, float | None]]:

@@ -10,16 +10,22 @@ from collections.abc import Callable
 from types import TracebackType
 
 STALL_SECONDS = 0.8
+SHARE = 0.4
+"""Of all requests so many fail, on average."""
 FAULTS = ("500", "reset", "stall", "taken and dead", "half an answer", "closed at once")
 
 
 class BadServer:
-    """Takes posts, each connection in a thread, entered while it runs. taken: the bodies it has kept, in order."""
+    """Takes posts, each connection in a thread, entered while it runs. taken: the bodies it has kept, in order.
 
-    def __init__(self, *, seed: int, share: float = 0.4) -> None:
+    It fails at random, but in every way once before it fails in one again. met: the ways it has.
+    """
+
+    def __init__(self, *, seed: int) -> None:
         self.taken: list[tuple[str, bytes]] = []
         self.met: set[str] = set()
-        self._chance, self._share = random.Random(seed), share
+        self._chance = random.Random(seed)
+        self._next: list[str] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/scores"
         self._turn = threading.Lock()
@@ -58,11 +64,16 @@ class BadServer:
     def _answer(self, connection: socket.socket, name: str, body: bytes) -> bool:
         """Answer in some way. Returns whether the connection goes on."""
         with self._turn:
-            fault = self._chance.choice(FAULTS) if self._chance.random() < self._share else ""
+            fault = self._fault() if self._chance.random() < SHARE else ""
             self.met.add(fault)
             if fault in ("", "taken and dead", "half an answer"):
                 self.taken.append((name, body))
         return _BEHAVIOURS[fault](connection)
+
+    def _fault(self) -> str:
+        if not self._next:
+            self._next = self._chance.sample(FAULTS, len(FAULTS))
+        return self._next.pop()
 
 
 def _request(connection: socket.socket) -> tuple[str, bytes] | None:

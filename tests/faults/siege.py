@@ -16,17 +16,20 @@ from pathlib import Path
 
 import numpy as np
 
+from streambatch.sinks.containers import Format
+from tests.e2e.ports import held_port
 from tests.faults import records
-from tests.faults.clients import Clients, free_port
+from tests.faults.clients import Clients
 from tests.faults.nursery import Child, Nursery
 from tests.faults.oracle import Figures, Outputs
+from tests.faults.progress import done
 from tests.faults.writer import Writer
 
 DRAIN_SECONDS = 60.0
 END_SECONDS = 30.0
 UNFINISHED = 3
 """The exit code of a stop that took longer than it may; the rest is safe, and comes at the next start."""
-SHAPES = {
+SHAPES: dict[str, tuple[Format, str]] = {
     "jsonl": ("jsonl", ""),
     "jsonl-rotated": ("jsonl", 'rotate = { max_bytes = "32KiB" }'),
     "csv-rotated": ("csv", 'rotate = { max_bytes = "16KiB", max_age = "1s" }'),
@@ -62,15 +65,15 @@ class Siege:
         self._format, self._sink = SHAPES[shape]
         self._outputs = Outputs(folder, scores=f"out/scores.{self._format}", format=self._format)
         self._closed: dict[Path, tuple[int, int, int]] = {}
-        self._port = free_port()
         self.result = Result()
 
     def run(self, cycles: int) -> Result:
         """Kill it so often, then let it finish, and judge."""
-        self._lay_out()
         with ExitStack() as besiegers:
+            port = besiegers.enter_context(held_port())
+            self._lay_out(port)
             writer = besiegers.enter_context(Writer(self.folder / "in", seed=self._seed))
-            clients = besiegers.enter_context(Clients(self._port, seed=self._seed))
+            clients = besiegers.enter_context(Clients(port, seed=self._seed))
             for _ in range(cycles):
                 self._cycle()
                 self.result.cycles += 1
@@ -85,9 +88,10 @@ class Siege:
         self._audit()
         self.result.figures = self._outputs.judge(sent)
         self.result.problems += [f"refused: {answer[:200]!r}" for answer in clients.refusals]
+        self.result.problems += [f"the last request of {stream} was never answered" for stream in clients.unanswered]
         return self.result
 
-    def _lay_out(self) -> None:
+    def _lay_out(self, port: int) -> None:
         (self.folder / "in").mkdir(parents=True)
         np.savez(self.folder / "model.npz", weights=np.ones(2, np.float32), bias=0.0)
         (self.folder / "pipeline.toml").write_text(
@@ -101,7 +105,7 @@ class Siege:
             rotate_wait = "500ms"
             [source.web]
             type = "http"
-            listen = "127.0.0.1:{self._port}"
+            listen = "127.0.0.1:{port}"
             max_body_bytes = "256KiB"
             spool = {{ max_bytes = "8MiB" }}
             {records.CONFIG}
@@ -157,7 +161,7 @@ class Siege:
             child.wait(END_SECONDS)
         elif manner < 0.45:
             child.send(signal.SIGSTOP)
-            time.sleep(chance.uniform(0, 0.2))
+            time.sleep(chance.uniform(0, 0.2))  # while it is stopped
             child.send(signal.SIGCONT)
             child.wait(chance.uniform(0, 0.1))
         if child.code is None:
@@ -166,20 +170,12 @@ class Siege:
     def _drain(self, child: Child, expected: int) -> None:
         """Wait until as much came out as went in, and stop it."""
         deadline = time.monotonic() + DRAIN_SECONDS
-        while child.wait(0.3) is None and self._came_out() < expected and time.monotonic() < deadline:
+        while child.wait(0.3) is None and done(self.folder) < expected and time.monotonic() < deadline:
             pass
         child.send(signal.SIGTERM)
         if child.wait(END_SECONDS) != 0:
             self.result.problems.append(f"the last stop ended with {child.code}: {_tail(child.log)}")
             child.kill()
-
-    def _came_out(self) -> int:
-        """Return how many records the state counts as done."""
-        from streambatch.state.store import StateStore
-
-        with StateStore.read(self.folder / "state") as store:
-            counts = store.load().counts.values()
-            return sum(each.scored + each.dead_lettered for each in counts)
 
     def _look_at_closed(self) -> None:
         closed = self._outputs.closed()

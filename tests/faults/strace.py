@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.laying import program
+from tests.e2e.programs import program
 
 INJECTED = "(INJECTED)"
-RUN_SECONDS = 20
+RUN_SECONDS = 60
+"""How long a run may take: a bound for hangs, on a machine that is busy too."""
 _CALL = re.compile(r"^(\d+) +(\w+)\((\d+<[^>]*>)?.*?(?:= (-?\d+)|(<unfinished \.\.\.>))")
 _RESUMED = re.compile(r"^(\d+) +<\.\.\. (\w+) resumed>.*= (-?\d+)")
 
@@ -37,30 +40,19 @@ def run_traced(folder: Path, paths: Sequence[Path], calls: str, inject: str = ""
     thread counts its own calls.
     """
     trace, log = folder / "trace", folder / "log"
-    command = [
-        program("strace"),
-        "-f",
-        "-qq",
-        "-y",
-        "-s",
-        "0",
-        "-o",
-        str(trace),
-        "--seccomp-bpf",
-        "-e",
-        f"trace={calls}",
-    ]
+    command = [program("strace"), "-f", "-qq", "-y", "-s", "0", "--seccomp-bpf", "-o", str(trace)]
+    command += ["-e", f"trace={calls}"]
     command += [part for path in paths for part in ("-P", str(path))]
     command += ["-e", f"inject={inject}"] if inject else []
     with log.open("wb") as out:
         daemon = subprocess.Popen(
             [*command, sys.executable, "-m", "streambatch", "run", "pipeline.toml"],
-            cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
         )  # fmt: skip
         try:
             code: int | None = daemon.wait(RUN_SECONDS)
         except subprocess.TimeoutExpired:
-            daemon.kill()
+            os.killpg(daemon.pid, signal.SIGKILL)  # strace alone would leave the daemon behind
             daemon.wait()
             code = None
     return Traced(code=code, log=log.read_text(errors="replace"), trace=trace.read_text(errors="replace"))

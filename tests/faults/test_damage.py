@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.ports import held_port
 from tests.e2e.running import running
-from tests.faults.clients import Clients, free_port
+from tests.faults.clients import Clients
 from tests.faults.laying import feed, lay_out
 from tests.faults.nursery import Nursery
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 RECORDS = 5000
+SPOOLED_BYTES = 40_000
+"""What a spool holds before it is damaged."""
 
 
 def flipped(data: bytes, chance: random.Random) -> bytes:
@@ -73,28 +76,38 @@ max_body_bytes = "256KiB"
 spool = {{ max_bytes = "8MiB" }}"""
 
 
+def segments(folder: Path) -> list[Path]:
+    return list((folder / "state/spool").rglob("*.seg"))
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size
+
+
 @pytest.mark.parametrize("damaged", [flipped, cut])
 def test_a_damaged_spool_loses_what_was_hit_and_nothing_else(
     tmp_path: Path, damaged: Callable[[bytes, random.Random], bytes]
 ) -> None:
     """Nothing is acked before the kill, so that all is in the spool."""
-    seed, port = random.randrange(1_000_000), free_port()
+    seed = random.randrange(1_000_000)
     chance = random.Random(seed)
-    outputs = lay_out(tmp_path, source=SPOOLED.format(port=port), sink=ONE_FILE, http="127.0.0.1:0")
-    with Nursery() as nursery:
-        child = nursery.start(tmp_path, "run", "pipeline.toml", "--set", 'delivery.checkpoint_interval="1h"')
-        with Clients(port, seed=seed, count=1) as clients:
-            child.wait(2.5)
-        child.kill()
-        segment = max((tmp_path / "state/spool").rglob("*.seg"), key=lambda path: path.stat().st_size)
+    with held_port() as port:
+        outputs = lay_out(tmp_path, source=SPOOLED.format(port=port), sink=ONE_FILE, http="127.0.0.1:0")
+        with Nursery() as nursery:
+            child = nursery.start(tmp_path, "run", "pipeline.toml", "--set", 'delivery.checkpoint_interval="1h"')
+            with Clients(port, seed=seed, count=1) as clients:
+                child.until(lambda: sum(map(size, segments(tmp_path))) > SPOOLED_BYTES, "enough is in the spool")
+            child.kill()
+        segment = max(segments(tmp_path), key=size)
         content = segment.read_bytes()
         assert len(content) > 1000
         whole = len(content) // 4
         segment.write_bytes(content[:whole] + damaged(content[whole:], chance))
-    with running(tmp_path, (tmp_path / "pipeline.toml").read_text()) as daemon:
-        daemon.until(lambda: is_done(daemon.status()["records"]), "all that is left is scored")
-        code = daemon.stop()
-        daemon.rest()
+        with running(tmp_path, (tmp_path / "pipeline.toml").read_text()) as daemon:
+            daemon.until(lambda: is_done(daemon.status()["records"]), "all that is left is scored")
+            code = daemon.stop()
+            daemon.rest()
+    assert not clients.unanswered
     sent = clients.counts["c0"]
     what = f"seed {seed}: {json.dumps(daemon.log)[-3000:]}"
     assert code == 0, what

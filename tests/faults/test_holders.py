@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.laying import FINITE, FOLLOWED, feed, lay_out
 from tests.faults.nursery import Nursery
-from tests.faults.test_rotation import caught_up
+from tests.faults.progress import caught_up
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -61,7 +61,7 @@ def test_stopped_at_random_moments_and_continued(tmp_path: Path) -> None:
         child = nursery.start(tmp_path, "run", "pipeline.toml")
         while child.wait(chance.uniform(0, 0.2)) is None:
             child.send(signal.SIGSTOP)
-            time.sleep(chance.uniform(0, 0.2))
+            time.sleep(chance.uniform(0, 0.2))  # while it is stopped
             child.send(signal.SIGCONT)
         assert child.code == 0, child.log.read_text()[-3000:]
     figures = outputs.judge(sent)

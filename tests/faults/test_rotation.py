@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from streambatch.state.store import StateStore
 from tests.faults.laying import FOLLOWED, lay_out
-from tests.faults.nursery import Child, Nursery
+from tests.faults.nursery import Nursery
+from tests.faults.progress import caught_up
 from tests.faults.records import lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
@@ -47,7 +47,7 @@ class Log:
             with self.path.open("ab") as file:
                 file.write(part)
             if self.chance.random() < 0.3:
-                time.sleep(self.chance.uniform(0, 0.05))
+                time.sleep(self.chance.uniform(0, 0.05))  # for the daemon to see it torn
         self.sent[stream] = start + count
         self.bytes += len(data)
 
@@ -71,21 +71,6 @@ class Log:
             shutil.copy(self.path, self.folder / "copy")
             os.truncate(self.path, 0)
             self._number += 1
-
-
-def done(folder: Path) -> int:
-    """Return how many records are in a checkpoint."""
-    if not (folder / "state/state.sqlite3").exists():
-        return 0
-    with StateStore.read(folder / "state") as store:
-        return sum(each.scored + each.dead_lettered for each in store.load().counts.values())
-
-
-def caught_up(folder: Path, child: Child, expected: int) -> None:
-    deadline = time.monotonic() + 40
-    while done(folder) < expected:
-        assert child.wait(0.05) is None, child.log.read_text()[-3000:]
-        assert time.monotonic() < deadline, f"{done(folder)} of {expected}: {child.log.read_text()[-3000:]}"
 
 
 def steps(chance: random.Random, kinds: list[str]) -> Iterator[str]:

@@ -48,20 +48,24 @@ class Writer:
 def main() -> None:
     folder, seed, per_second, per_file = Path(sys.argv[1]), *map(int, sys.argv[2:])
     chance, path, counts = random.Random(seed), folder / "log.jsonl", [0]
-    log = open(path, "ab", buffering=0)  # noqa: SIM115  # it changes at each rotation
+    log = _opened(path)
     while not select.select([sys.stdin], [], [], STEP_SECONDS * chance.uniform(0, 2))[0]:
         count = min(chance.randint(0, int(2 * per_second * STEP_SECONDS)), per_file - counts[-1])
-        _torn(log.fileno(), lines(f"f{len(counts) - 1}", counts[-1], counts[-1] + count), chance)
+        _torn(log, lines(f"f{len(counts) - 1}", counts[-1], counts[-1] + count), chance)
         counts[-1] += count
         if counts[-1] == per_file:
             os.rename(path, folder / f"log-{len(counts):06}.jsonl")
-            log.close()
+            os.close(log)
             if chance.random() < 0.3:  # the new file isn't always there at once
                 time.sleep(chance.uniform(0, 0.3))
-            log = open(path, "ab", buffering=0)  # noqa: SIM115
+            log = _opened(path)
             counts.append(0)
-    log.close()
+    os.close(log)
     print(json.dumps({f"f{number}": count for number, count in enumerate(counts)}))
+
+
+def _opened(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
 
 
 def _torn(fd: int, data: bytes, chance: random.Random) -> None:

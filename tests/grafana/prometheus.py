@@ -55,7 +55,7 @@ class Prometheus:
         while not is_true():
             assert self._process.poll() is None, self._log.read_text()
             assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS} s: {what}"
-            time.sleep(0.1)
+            time.sleep(0.1)  # a Prometheus can only be asked again
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from streambatch.errors import SourceError
-from streambatch.ingest import follow
+from streambatch.ingest import follow, searching
 from streambatch.ingest.file import FileSource
 from tests.ingest.filing import FileIntake, following
 
@@ -368,7 +368,7 @@ async def test_idle_files_cost_one_thread_call_a_look(tmp_path: Path, monkeypatc
         calls.clear()
         while len(calls) < 4:
             await anyio.sleep(0.01)
-        assert set(calls[:4]) == {follow.look_at}
+        assert set(calls[:4]) == {searching.look_at}
 
 
 async def test_a_directory_in_the_glob_is_passed_over_and_one_named_is_an_error(tmp_path: Path) -> None:

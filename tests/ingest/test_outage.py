@@ -164,6 +164,41 @@ async def test_a_device_that_fails_is_tried_until_the_stop(tmp_path: Path, is_fo
     assert f"{tmp_path}/a: Input/output error" in intake.files.outages[0]
 
 
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
+async def test_a_file_without_a_name_whose_handle_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """As on a network disk: for a while, or, once its server has removed the file, for good."""
+    (tmp_path / "in").mkdir()
+    path, away, fstat = tmp_path / "in" / "a", tmp_path / "a", os.fstat
+    append(path, b"1\n")
+    inode, is_failing = path.stat().st_ino, True
+
+    def asked(fd: int) -> os.stat_result:
+        status = fstat(fd)
+        if is_failing and status.st_ino == inode:
+            raise OSError(code, os.strerror(code))
+        return status
+
+    intake = FileIntake()
+    async with following(follow_all(tmp_path / "in" / "*"), intake):
+        await intake.holds(1)
+        monkeypatch.setattr(os, "fstat", asked)
+        path.rename(away)
+        append(tmp_path / "in" / "b", b"2\n")
+        await intake.holds(2)
+        if code == errno.EIO:
+            await intake.files.told(1)
+            append(away, b"3\n")
+            await anyio.sleep(0.1)
+            is_failing = False
+            await intake.holds(3)
+        end = "completed" if code == errno.EIO else "deleted"
+        await until(lambda: (str(path), end) in intake.files.events)
+    assert sorted(intake.lines()) == [b"1", b"2", b"3"][: intake.count]
+    assert intake.files.outages[1:] == ([] if code == errno.ESTALE else ["recovered"])
+
+
 class Faults:
     """Has the last of so many calls, and the next, fail."""
 
@@ -194,6 +229,28 @@ async def test_reads_that_fail_now_and_then(
     assert b"".join(intake.records()) == LINES
     assert intake.files.outages[-1] == "recovered"
     assert [event for _, event in intake.files.events if event != "completed"] == ["opened"]
+
+
+async def test_an_end_that_can_not_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(LINES)
+    pread, fstat, ends = os.pread, os.fstat, [0]
+
+    def reading(fd: int, size: int, at: int) -> bytes:
+        block = pread(fd, size, at)
+        ends[0] += not block
+        return block
+
+    def asked(fd: int) -> os.stat_result:
+        if ends[0] == 1:
+            raise OSError(errno.EIO, "Input/output error")
+        return fstat(fd)
+
+    monkeypatch.setattr(os, "pread", reading)
+    monkeypatch.setattr(os, "fstat", asked)
+    intake = await read_all(FileSource(f"{tmp_path}/a"), FileIntake())
+    assert b"".join(intake.records()) == LINES
+    assert intake.files.outages[-1] == "recovered"
+    assert [event for _, event in intake.files.events] == ["opened", "completed"]
 
 
 @pytest.mark.parametrize("is_packed", [False, True])

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from streambatch.durable import Notes, Saved
 from streambatch.ingest import follow
 from streambatch.ingest.file import FileSource
+from streambatch.ingest.searching import look_at
 from tests.ingest.filing import FileIntake
 
 pytestmark = pytest.mark.slow
@@ -229,8 +230,6 @@ LOOKS = [0]
 
 @pytest.fixture(autouse=True)
 def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    look_at = follow.look_at
-
     def counting(*args: Any) -> Any:
         LOOKS[0] += 1
         return look_at(*args)

@@ -20,6 +20,10 @@ STAMPS = (
 )  # fmt: skip
 
 Times = Sequence[float]
+EARLY, LATE = (7.0, 7.5, 9.0), (9.0, 9.0, 9.5)
+"""Two chunks: arrived, entered, taken."""
+TIMES = [10.0, 10.5, 11.0, 11.0, 11.25, 12.0, 12.5, 13.0, 13.25, 14.0]
+"""What became of a batch of them, in the order of STAMPS."""
 
 
 def batch_of(

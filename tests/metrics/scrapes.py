@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from streambatch.metrics import Metrics, MetricsObserver
 from streambatch.metrics.catalogue import PREFIX
 from streambatch.metrics.drift import Drift
+from tests.metrics.batches import PARTS
 from tests.snapshots import FakePipeline
 
 Labels = frozenset[tuple[str, str]]
@@ -42,6 +43,18 @@ class Scrape:
         for (found, having), value in self.samples.items():
             if found == PREFIX + name and labels.items() <= dict(having).items():
                 yield dict(having), value
+
+
+def parts_of(scrape: Scrape) -> dict[str, float]:
+    """Return the sum of each part, in the order of PARTS."""
+    sums = {
+        **{f"wait {labels['at']}": value for labels, value in scrape.find("wait_seconds_sum")},
+        **{f"stage {labels['stage']}": value for labels, value in scrape.find("stage_duration_seconds_sum")},
+    }
+    waits = {"source": "source", "queue": "queue", "batch": "batch", "worker": "worker", "sink_wait": "sink"}
+    assert sums.pop("wait retry") == 0
+    assert len(sums) == len(PARTS)
+    return {part: sums[f"wait {waits[part]}" if part in waits else f"stage {part}"] for part in PARTS}
 
 
 class Scraped:

@@ -15,23 +15,8 @@ from streambatch.metrics import batch_log as module
 from streambatch.metrics.batch_log import Buckets
 from streambatch.metrics.catalogue import SECONDS
 from streambatch.records import Batch, Outcome
-from tests.metrics.batches import PARTS, batch_of, outcome_of, scored_batches
-from tests.metrics.scrapes import Scrape, Scraped
-
-TIMES = [10.0, 10.5, 11.0, 11.0, 11.25, 12.0, 12.5, 13.0, 13.25, 14.0]
-EARLY, LATE = (7.0, 7.5, 9.0), (9.0, 9.0, 9.5)
-
-
-def parts_of(scrape: Scrape) -> dict[str, float]:
-    """Return the sum of each part, in the order of PARTS."""
-    sums = {
-        **{f"wait {labels['at']}": value for labels, value in scrape.find("wait_seconds_sum")},
-        **{f"stage {labels['stage']}": value for labels, value in scrape.find("stage_duration_seconds_sum")},
-    }
-    waits = {"source": "source", "queue": "queue", "batch": "batch", "worker": "worker", "sink_wait": "sink"}
-    assert sums.pop("wait retry") == 0
-    assert len(sums) == len(PARTS)
-    return {part: sums[f"wait {waits[part]}" if part in waits else f"stage {part}"] for part in PARTS}
+from tests.metrics.batches import EARLY, LATE, TIMES, batch_of, outcome_of, scored_batches
+from tests.metrics.scrapes import Scrape, Scraped, parts_of
 
 
 def written(*batches: tuple[Batch, Outcome]) -> Scrape:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import get_args
 
 import numpy as np
-import pytest
 
 from streambatch.backlog import Backlog, no_files
 from streambatch.clock import SystemClock
@@ -20,9 +18,9 @@ from streambatch.metrics.catalogue import DEAD_LETTERS, PREFIX
 from streambatch.metrics.drift import Drift, DriftOptions
 from streambatch.records import FloatArray, Reason, Stage
 from streambatch.state.report import Counts
-from tests.metrics.batches import batch_of, outcome_of
+from tests.e2e.programs import needs
+from tests.metrics.batches import EARLY, TIMES, batch_of, outcome_of
 from tests.metrics.scrapes import Scraped
-from tests.metrics.test_batch_log import EARLY, TIMES
 from tests.snapshots import FakePipeline, snapshot_of
 
 SERIES_MAX = 1500
@@ -142,7 +140,7 @@ def test_created_series_are_off() -> None:
     assert "_created" not in Scraped().text()
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+@needs("promtool")
 def test_promtool_finds_nothing_to_say() -> None:
     scraped = ten_sources()
     batch = batch_of([(3, EARLY)], TIMES)

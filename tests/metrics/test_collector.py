@@ -7,17 +7,15 @@ import errno
 import anyio
 import anyio.lowlevel
 import pytest
-import trio
 from prometheus_client import CollectorRegistry
-from trio.testing import MockClock
 
 from streambatch import __version__
 from streambatch.errors import SinkError
 from streambatch.metrics import Metrics, MetricsObserver, sample_loop_lag
 from streambatch.state.report import Counts, DriverState
-from tests.metrics.batches import batch_of, outcome_of
+from streambatch.testing import LoopClock
+from tests.metrics.batches import EARLY, LATE, TIMES, batch_of, outcome_of
 from tests.metrics.scrapes import Scrape, Scraped
-from tests.metrics.test_batch_log import EARLY, LATE, TIMES
 from tests.snapshots import FakePipeline, snapshot_of
 
 COUNTS = Counts(
@@ -37,14 +35,6 @@ class StoppedClock:
 
     def wall(self) -> float:
         return self._wall
-
-
-class TrioClock:
-    def monotonic(self) -> float:
-        return trio.current_time()
-
-    def wall(self) -> float:
-        return trio.current_time()
 
 
 def test_counts_are_the_snapshots_and_balance() -> None:
@@ -250,13 +240,13 @@ def test_a_pipeline_takes_the_place_of_an_earlier_one_of_its_name() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", [("trio", {"clock": MockClock(autojump_threshold=0)})], ids=["trio-virtual"])
+@pytest.mark.virtual_time
 async def test_a_blocked_loop_shows_as_lag() -> None:
     scraped = Scraped()
-    clock = TrioClock()
+    clock = LoopClock()
     late = iter([0.0, 0.0, 3.0])
 
-    class Stalling(TrioClock):
+    class Stalling(LoopClock):
         """Every second reading is taken after a sleep: the loop comes back later than asked for."""
 
         readings = 0

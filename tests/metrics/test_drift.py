@@ -16,8 +16,8 @@ from streambatch.errors import ConfigError, OptionError
 from streambatch.metrics import Metrics, MetricsObserver
 from streambatch.metrics.drift import Drift, DriftOptions, watched_features
 from streambatch.scoring.sampling import HELD_ROWS, SampledModel, Samples
-from tests.ingest.intakes import ManualClock
 from tests.metrics.scrapes import Scrape
+from tests.moved_clock import MovedClock
 
 RECORD = sb.RecordSchema(id="id", features="x", shape=(3,), dtype="float64", missing="nan")
 NAMED = sb.RecordSchema(id="id", features=["temp", "load"], dtype="float64")
@@ -39,7 +39,7 @@ def test_samples_are_rows_that_came_and_bounded(sizes: list[int], rows_per_batch
 
 
 def test_quantiles_and_missing_features_are_those_of_the_last_windows() -> None:
-    clock = ManualClock()
+    clock = MovedClock()
     drift = Drift(DriftOptions(enabled=True, features=[0, 2], window=60.0, rows_per_batch=1000), RECORD, clock)
     rng = np.random.default_rng(1)
     for mean in (0.0, 100.0, 100.0):
@@ -84,7 +84,7 @@ async def test_a_sampled_model_is_the_model_it_was(is_async: bool) -> None:
 @pytest.mark.anyio
 async def test_drift_is_served(tmp_path: Path) -> None:
     registry, observer = CollectorRegistry(), MetricsObserver()
-    drift = Drift(DriftOptions(enabled=True), NAMED, ManualClock())
+    drift = Drift(DriftOptions(enabled=True), NAMED, MovedClock())
     sink = sb.MemorySink()
     pipeline = sb.Pipeline(
         sources=[sb.MemorySource([b'{"id": %d, "temp": %d, "load": 1}\n' % (n, n) for n in range(1000)])],

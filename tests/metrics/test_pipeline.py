@@ -20,8 +20,7 @@ from streambatch.pipeline import Pipeline
 from streambatch.scoring.executors import Workers
 from streambatch.scoring.linear import LinearModel
 from streambatch.sinks.memory import MemorySink
-from tests.metrics.scrapes import Scrape
-from tests.metrics.test_batch_log import parts_of
+from tests.metrics.scrapes import Scrape, parts_of
 
 GOOD, FILTERED = b'{"id": 1, "x": [1.0, 2.0]}\n', b'{"id": 2, "x": [-1.0, 2.0]}\n'
 BROKEN, SHORT = b'{"id": 3, \n', b'{"id": 4, "x": [1.0]}\n'

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -28,10 +26,11 @@ from streambatch.events import Observers
 from streambatch.metrics import Metrics, MetricsObserver, tracing
 from streambatch.metrics.tracing import TRACES_AT_ONCE, TRACES_PER_SECOND, OtelOptions, Tracing
 from streambatch.records import Batch, Outcome
+from tests.e2e.ports import held_port
 from tests.e2e.running import Daemon, run_to_end, running
-from tests.ingest.intakes import ManualClock
 from tests.metrics.batches import batch_of, outcome_of, scored_batches
 from tests.metrics.collectors import collecting
+from tests.moved_clock import MovedClock
 from tests.web.clients import app_of, ask, serving
 
 CONFIG = """
@@ -63,7 +62,7 @@ EPOCH = 1_800_000_000
 OPENMETRICS = {"accept": "application/openmetrics-text; version=1.0.0"}
 
 
-class LateClock(ManualClock):
+class LateClock(MovedClock):
     """Its monotonic time began at EPOCH."""
 
     def wall(self) -> float:
@@ -77,7 +76,7 @@ def tracing_of(clock: Any, **chosen: Any) -> tuple[Tracing, InMemorySpanExporter
 
 def traced(*written: tuple[Batch, Outcome], clock: Any = None, **chosen: Any) -> list[ReadableSpan]:
     """Return the spans of batches that were written."""
-    told, exporter = tracing_of(clock or ManualClock(), **chosen)
+    told, exporter = tracing_of(clock or MovedClock(), **chosen)
     for each in written:
         told.batch_written(*each)
     told.close()
@@ -147,7 +146,7 @@ def test_of_many_batches_a_bounded_number_is_traced() -> None:
 
 
 def test_exemplars_are_records_of_their_bucket() -> None:
-    told, exporter = tracing_of(ManualClock())
+    told, exporter = tracing_of(MovedClock())
     slow, quick, dead = one_batch(), batch_of([(2, (8.875, 8.875, 8.875))], [8.9375] * 10), one_batch()
     told.batch_written(*slow)
     told.batch_written(quick, outcome_of(quick))
@@ -194,7 +193,7 @@ async def test_exemplars_are_served_to_those_who_accept_openmetrics() -> None:
 def exemplars_in(text: str) -> list[tuple[str, float, float, Exemplar]]:
     """Return name, bounds of the bucket, and exemplar of every sample that has one."""
     found, below = [], 0.0
-    for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call]
+    for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call]  # the library has no types
         for sample in family.samples:
             le = float(sample.labels.get("le", 0.0))
             if sample.exemplar is not None:
@@ -237,8 +236,7 @@ def test_an_exemplar_of_a_daemon_names_a_trace_that_was_sent(folder: Path) -> No
     with collecting() as collector:
         config = CONFIG.format(endpoint=collector.endpoint).replace('type = "file"\n    path = "in.jsonl"', source)
         with running(folder, config.replace('"off"', '"127.0.0.1:0"')) as daemon:
-            with socket.create_connection(daemon.address("rides_in")) as client:
-                client.sendall((folder / "in.jsonl").read_bytes())
+            daemon.send("rides_in", (folder / "in.jsonl").read_bytes())
             daemon.until(lambda: bool(exemplars_of(daemon)), "an exemplar")
             named = {exemplar.labels["trace_id"] for *_, exemplar in exemplars_of(daemon)}
             assert daemon.stop() == 0
@@ -246,26 +244,22 @@ def test_an_exemplar_of_a_daemon_names_a_trace_that_was_sent(folder: Path) -> No
 
 
 def exemplars_of(daemon: Daemon) -> list[tuple[str, float, float, Exemplar]]:
-    url = daemon.event("admin_listening")["url"]
-    with urlopen(Request(f"{url}/metrics", headers=OPENMETRICS)) as answer:
-        return exemplars_in(answer.read().decode())
+    return exemplars_in(daemon.get("/metrics", OPENMETRICS)[1].decode())
 
 
 @pytest.mark.slow
 def test_a_collector_that_is_away_costs_no_record(folder: Path) -> None:
-    with socket.socket() as refusing:
-        refusing.bind(("127.0.0.1", 0))  # and never listens
-        config = CONFIG.format(endpoint=f"http://127.0.0.1:{refusing.getsockname()[1]}")
+    with held_port() as port:
+        config = CONFIG.format(endpoint=f"http://127.0.0.1:{port}")
         assert run_to_end(folder, config)["records"]["scored"] == 95
 
 
 def test_a_collector_that_is_away_is_told_once_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "CLOSE_SECONDS", 1.0)
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4")
-    with socket.socket() as refusing, capture_logs() as logged:
-        refusing.bind(("127.0.0.1", 0))
-        endpoint = f"http://127.0.0.1:{refusing.getsockname()[1]}"
-        told = Tracing(OtelOptions(enabled=True, endpoint=endpoint), "rides", ManualClock())
+    with held_port() as port, capture_logs() as logged:
+        endpoint = f"http://127.0.0.1:{port}"
+        told = Tracing(OtelOptions(enabled=True, endpoint=endpoint), "rides", MovedClock())
         for at in range(50):
             told.batch_written(*one_batch(at, float(at)))
         told.close()
@@ -286,7 +280,7 @@ def test_the_end_of_an_outage_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
     with capture_logs() as logged:
-        told = Tracing(OtelOptions(enabled=True), "rides", ManualClock(), exporter=Away())
+        told = Tracing(OtelOptions(enabled=True), "rides", MovedClock(), exporter=Away())
         told.batch_written(*one_batch())
         told.close()
     assert [line["event"] for line in logged] == ["traces_lost", "traces_sent_again"]
@@ -297,7 +291,7 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.delitem(sys.modules, "streambatch.metrics.spans", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(ConfigError, match=r"otel.enabled: .* pip install 'streambatch\[otel\]'"):
-        Tracing(OtelOptions(enabled=True), "rides", ManualClock())
+        Tracing(OtelOptions(enabled=True), "rides", MovedClock())
 
 
 def test_nothing_is_imported_unless_it_is_enabled() -> None:

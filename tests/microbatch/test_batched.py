@@ -47,9 +47,9 @@ class Model:
         return [2.0 * row for row in rows]
 
 
-async def ask(function: Callable[[int], Awaitable[object]], rows: Collection[int]) -> dict[int, object]:
+async def ask(function: Callable[[int], Awaitable[object]], rows: Collection[int]) -> dict[int, Any]:
     """Call the function for all rows at once; return each caller's score or error."""
-    answers: dict[int, object] = {}
+    answers: dict[int, Any] = {}
 
     async def call(row: int) -> None:
         try:
@@ -137,7 +137,7 @@ async def test_a_wrong_number_of_scores_is_told_with_both_counts(results: Any, e
     answers = await ask(batched(max_records=3, max_wait=3600)(answer), [1, 2, 3])
     for found in answers.values():
         with pytest.raises(error, match=message):
-            raise found  # type: ignore[misc]
+            raise found
     assert len(answers) == 3
     assert len(calls) == 1
 
@@ -148,7 +148,7 @@ async def test_scores_may_be_rows_of_an_array() -> None:
         return np.array([[row, -row] for row in rows], float)
 
     answers = await ask(both, [1, 2])
-    assert {row: list(score) for row, score in answers.items()} == {1: [1, -1], 2: [2, -2]}  # type: ignore[call-overload]
+    assert {row: list(score) for row, score in answers.items()} == {1: [1, -1], 2: [2, -2]}
 
 
 @pytest.mark.virtual_time
@@ -283,7 +283,7 @@ async def test_one_caller_more_than_may_wait_is_refused_and_the_others_are_not()
 async def test_each_object_has_its_own_batches_and_is_not_kept() -> None:
     class Server:
         __slots__ = ("__weakref__", "calls", "factor")
-        __hash__ = None  # type: ignore[assignment]
+        __hash__ = None  # type: ignore[assignment]  # how Python marks what has no hash
 
         def __init__(self, factor: int) -> None:
             self.factor = factor
@@ -413,7 +413,7 @@ async def test_an_error_of_many_callers_holds_neither_their_frames_nor_itself() 
     gc.disable()
     try:
         answers = await ask(predict, [BAD, *range(7)])
-        depths = {len(traceback.extract_tb(answer.__traceback__)) for answer in answers.values()}  # type: ignore[attr-defined]
+        depths = {len(traceback.extract_tb(answer.__traceback__)) for answer in answers.values()}
         assert max(depths) <= 8
         error = weakref.ref(answers[BAD])
         answers.clear()
@@ -430,6 +430,7 @@ def test_eager_tasks_are_no_different() -> None:
     predict = batched(max_records=4, max_wait=0.001)(model.score)
 
     async def main() -> None:
+        # Checked against the oldest Python, which lacks it.
         asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
         assert await ask(predict, range(1000, 1010)) == {row: 2.0 * row for row in range(1000, 1010)}
 
@@ -441,7 +442,7 @@ def test_what_is_not_async_or_makes_no_sense_is_refused_at_once() -> None:
         return rows
 
     with pytest.raises(TypeError, match=r"score is no `async def`; blocking work belongs in a thread"):
-        batched()(score)  # type: ignore[arg-type]
+        batched()(score)  # type: ignore[arg-type]  # that is the mistake
     with pytest.raises(ConfigError, match="max_records: found 0; allowed: at least 1"):
         batched(max_records=0)
     with pytest.raises(ConfigError, match="max_pending: found 10; allowed: at least max_records, which is 64"):

@@ -1,36 +1,26 @@
 """The batcher on virtual time: when batches close, and that they close no later."""
 
-from collections.abc import Awaitable, Callable
+from typing import Any
 
 import anyio
 import pytest
 import trio
-import trio.testing
 
 from streambatch.microbatch.batcher import Batcher
 from streambatch.microbatch.inbox import Inbox, QueueLimits
 from streambatch.microbatch.window import BatchPolicy, Window
 from streambatch.records import Batch
+from streambatch.testing import LoopClock
 from tests.chunks import chunk_of, lines_of
-
-
-class TrioClock:
-    """Virtual time, as trio tells it."""
-
-    def monotonic(self) -> float:
-        return trio.current_time()
-
-    def wall(self) -> float:
-        return trio.current_time()
 
 
 class Bench:
     """An inbox and a batcher on virtual time."""
 
-    def __init__(self, **policy: float) -> None:
-        self.clock = TrioClock()
+    def __init__(self, **policy: Any) -> None:
+        self.clock = LoopClock()
         self.inbox = Inbox(QueueLimits())
-        self.batcher = Batcher(self.inbox, Window(BatchPolicy(**policy)), self.clock)  # type: ignore[arg-type]
+        self.batcher = Batcher(self.inbox, Window(BatchPolicy(**policy)), self.clock)
         self.batches: list[Batch] = []
 
     async def put(self, *lines: bytes) -> None:
@@ -44,17 +34,8 @@ class Bench:
         return [batch.stamps.closed - chunk.arrived_at for batch in self.batches for chunk in batch.chunks]
 
 
-def virtual(function: Callable[[], Awaitable[None]]) -> Callable[[], None]:
-    """Run a test on trio with a clock that jumps ahead whenever all tasks wait."""
-
-    def test() -> None:
-        trio.run(function, clock=trio.testing.MockClock(autojump_threshold=0))
-
-    test.__doc__ = function.__doc__
-    return test
-
-
-@virtual
+@pytest.mark.anyio
+@pytest.mark.virtual_time
 async def test_one_record_and_then_silence_closes_after_max_wait() -> None:
     bench = Bench(max_wait=0.05)
     async with trio.open_nursery() as tasks:
@@ -66,7 +47,8 @@ async def test_one_record_and_then_silence_closes_after_max_wait() -> None:
     assert bench.batches[0].trigger == "time"
 
 
-@virtual
+@pytest.mark.anyio
+@pytest.mark.virtual_time
 async def test_a_steady_trickle_waits_no_longer_than_max_wait() -> None:
     bench = Bench(max_wait=0.05)
     async with trio.open_nursery() as tasks:
@@ -80,7 +62,8 @@ async def test_a_steady_trickle_waits_no_longer_than_max_wait() -> None:
     assert lines_of([chunk for batch in bench.batches for chunk in batch.chunks]) == [b"%d" % n for n in range(500)]
 
 
-@virtual
+@pytest.mark.anyio
+@pytest.mark.virtual_time
 async def test_a_full_batch_closes_at_once() -> None:
     bench = Bench(max_records=3, max_wait=3600)
     async with trio.open_nursery() as tasks:
@@ -93,7 +76,8 @@ async def test_a_full_batch_closes_at_once() -> None:
     assert bench.waits()[0] == 0
 
 
-@virtual
+@pytest.mark.anyio
+@pytest.mark.virtual_time
 async def test_the_end_of_input_never_waits_the_window_out() -> None:
     for trigger in ("flush", "shutdown"):
         bench = Bench(max_wait=3600)
@@ -107,7 +91,8 @@ async def test_the_end_of_input_never_waits_the_window_out() -> None:
         assert trio.current_time() - started == pytest.approx(1)
 
 
-@virtual
+@pytest.mark.anyio
+@pytest.mark.virtual_time
 async def test_while_nobody_asks_a_due_window_goes_on_filling_up_to_its_limits() -> None:
     bench = Bench(max_records=5, max_wait=0.01)
     for number in range(7):
@@ -120,7 +105,8 @@ async def test_while_nobody_asks_a_due_window_goes_on_filling_up_to_its_limits()
     assert (second.count, second.trigger) == (2, "time")
 
 
-@virtual
+@pytest.mark.anyio
+@pytest.mark.virtual_time
 async def test_a_record_that_does_not_fit_by_bytes_opens_the_next_batch() -> None:
     bench = Bench(max_bytes=10, max_wait=1)
     await bench.put(b"12345", b"1234567", b"x" * 30, b"y")
@@ -131,7 +117,8 @@ async def test_a_record_that_does_not_fit_by_bytes_opens_the_next_batch() -> Non
     ]  # fmt: skip
 
 
-@virtual
+@pytest.mark.anyio
+@pytest.mark.virtual_time
 async def test_input_that_ends_empty_makes_no_batch() -> None:
     bench = Bench()
     bench.inbox.close("flush")
@@ -139,7 +126,8 @@ async def test_input_that_ends_empty_makes_no_batch() -> None:
     assert bench.batches == []
 
 
-@virtual
+@pytest.mark.anyio
+@pytest.mark.virtual_time
 async def test_cancelled_while_it_waits_it_keeps_what_it_took() -> None:
     bench = Bench(max_wait=10)
     await bench.put(b"kept")

@@ -15,8 +15,8 @@ from streambatch.microbatch.inbox import Inbox, QueueLimits
 from streambatch.microbatch.inflight import QUICK_SECONDS, InFlight
 from streambatch.microbatch.window import BatchPolicy, Window
 from streambatch.records import Batch, Outcome, Partition
+from streambatch.testing import LoopClock
 from tests.chunks import chunk_of, lines_of
-from tests.microbatch.test_batcher import TrioClock
 
 QUIET = ("quiet", "shy")
 SLACK = 1e-9
@@ -26,7 +26,7 @@ class Line:
     """Inbox, batcher and workers that take a known time for a batch."""
 
     def __init__(self, policy: BatchPolicy, queue: QueueLimits, workers: int, batch_seconds: float) -> None:
-        self.clock, self.policy, self.batch_seconds = TrioClock(), policy, batch_seconds
+        self.clock, self.policy, self.batch_seconds = LoopClock(), policy, batch_seconds
         self.inbox = Inbox(queue, ["loud", *QUIET])
         self.batcher = Batcher(self.inbox, Window(policy), self.clock)
         self.in_flight = InFlight(2 * workers, 1 << 30, workers=workers, patience=policy.max_wait)

@@ -1,6 +1,7 @@
 """The window: nothing lost or reordered, bounds kept, deadline kept, never an empty batch."""
 
 from math import inf
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,8 +11,8 @@ from streambatch.microbatch.window import BatchPolicy, Window
 from tests.chunks import chunk_of
 
 
-def window(**policy: float) -> Window:
-    return Window(BatchPolicy(**policy))  # type: ignore[arg-type]
+def window(**policy: Any) -> Window:
+    return Window(BatchPolicy(**policy))
 
 
 def test_is_due_max_wait_after_the_first_arrival_however_steadily_others_come() -> None:

@@ -198,6 +198,19 @@ async def test_no_error_of_a_model_ends_a_worker(error: BaseException) -> None:
     assert desk.executor.restarts == 0
 
 
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+async def test_no_error_of_a_step_ends_a_worker(error: BaseException) -> None:
+    def raising(x: FloatArray) -> FloatArray:
+        if 3.0 in x[:, 0]:
+            raise error
+        return x
+
+    desk = Desk(transform_of(Doubling(), [raising]))
+    await desk.run(5)
+    assert [number for number, end in desk.ends() if end != "scored"] == ["3"]
+    assert type(error).__name__ in dict(desk.ends())["3"]
+
+
 FAULTS = st.sampled_from(["ok", "ok", "ok", "away", "hangs", "poison"])
 
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streambatch.errors import ModelError, StepError
+from streambatch.errors import ModelError, ShapeError, StepError
 from streambatch.records import FloatArray, Outcome, Partition
+from streambatch.scoring.calling import stepped_on
 from streambatch.scoring.running import RunningStandardize
 from streambatch.scoring.transform import Transform
 from tests.chunks import chunk_of
@@ -194,6 +195,39 @@ def test_a_step_with_memory_gets_its_state_back() -> None:
     outcomes = [run(transform, numbers(1, 2), sequence=0), run(transform, numbers(3), sequence=1)]
     assert b"".join(outcome.payload for outcome in outcomes) == b"1=2.0|1\n2=6.0|2\n3=12.0|3\n"
     assert [outcome.states for outcome in outcomes] == [(3.0,), (6.0,)]
+
+
+class Remembering:
+    """A step with memory, before the first record none, that makes of rows what `change` does."""
+
+    is_stateful = True
+    name = "remembering"
+
+    def __init__(self, change: Any) -> None:
+        self.change = change
+
+    def initial_state(self) -> Any:
+        return None
+
+    def __call__(self, state: Any, x: FloatArray) -> tuple[Any, FloatArray]:
+        return float(x[-1, 0]), self.change(x)
+
+
+def test_memory_may_be_none_at_first() -> None:
+    outcome = run(transform_of(Doubling(), [Remembering(lambda x: x)]), numbers(1, 2))
+    assert (outcome.payload, outcome.states) == (b"1=2.0|1\n2=4.0|2\n", (2.0,))
+
+
+def test_a_step_with_memory_may_write_to_what_it_gets() -> None:
+    x = np.array([[1.0], [2.0]])
+    x.flags.writeable = False  # as those of a table are
+    assert stepped_on(Remembering(lambda x: np.negative(x, out=x)), None, x)[1].tolist() == [[-1.0], [-2.0]]
+
+
+@pytest.mark.parametrize("change", [lambda x: x[1:], lambda x: x[0, 0], lambda x: np.concatenate([x, x])])
+def test_a_step_with_memory_that_loses_rows_ends_the_run(change: Any) -> None:
+    with pytest.raises(ShapeError, match=r"step remembering: expected shape \(2, \.\.\.\)"):
+        run(transform_of(Doubling(), [Remembering(change)]), numbers(1, 2))
 
 
 def test_without_memory_there_is_no_state_to_keep() -> None:

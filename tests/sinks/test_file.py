@@ -148,4 +148,4 @@ def test_it_takes_its_name_from_the_config(tmp_path: Path) -> None:
 
 def test_a_format_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match="format: found 'xml'; allowed: 'jsonl', 'csv', 'arrow' or 'parquet'"):
-        FileSink("out", format="xml")  # type: ignore[arg-type]
+        FileSink("out", format="xml")  # type: ignore[arg-type]  # as a config may have it

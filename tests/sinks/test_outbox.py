@@ -204,20 +204,18 @@ async def test_too_many_that_wait_have_the_segment_closed(monkeypatch: pytest.Mo
         tasks.cancel_scope.cancel()
 
 
-async def test_a_sync_that_failed_acks_nothing_and_the_next_all() -> None:
+async def test_a_sync_that_failed_acks_nothing_and_the_next_all(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(PiecewiseSink(1))
     run.add(0)
     await run.outbox._write(run.outbox._take())
-    good = run.sink.sync
 
     async def failing() -> int:
         raise SinkError("scores", "no room")
 
-    run.sink.sync = failing  # type: ignore[method-assign]
-    with pytest.raises(SinkError):
+    with monkeypatch.context() as broken, pytest.raises(SinkError):
+        broken.setattr(run.sink, "sync", failing)
         await run.outbox.sync()
     assert run.acked == []
-    run.sink.sync = good  # type: ignore[method-assign]
     await run.outbox.sync()
     assert run.acked == [0]
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 import numpy as np
@@ -34,8 +34,8 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def sink_in(folder: Path, format: Format, compression: Compression = "none", **options: object) -> FileSink:
-    return FileSink(str(folder / f"s.{format}"), format=format, compression=compression, **options)  # type: ignore[arg-type]
+def sink_in(folder: Path, format: Format, compression: Compression = "none", **options: Any) -> FileSink:
+    return FileSink(str(folder / f"s.{format}"), format=format, compression=compression, **options)
 
 
 def names(folder: Path) -> list[str]:

@@ -206,7 +206,7 @@ async def test_a_server_that_takes_nothing_is_given_up_and_what_it_left_is_sent_
         async with opened(TcpSink(server.address, timeout=0.3), b"head\n") as sink:
             at = 0
             with pytest.raises(SinkOutage, match=rf"^sink tcp: {server.address} took in nothing for 0\.3 s$"):
-                for at, payload in enumerate(payloads):  # noqa: B007
+                for at, payload in enumerate(payloads):  # noqa: B007  # used after the loop
                     await sink.write(payload)
             assert at > 0
             server.read()

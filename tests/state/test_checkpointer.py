@@ -146,6 +146,16 @@ async def test_a_partition_that_is_over_goes_once_all_of_it_is_acked(tmp_path: P
     run.close()
 
 
+async def test_a_partition_that_comes_again_after_it_was_over_is_hashed_anew(tmp_path: Path) -> None:
+    """The digest of each one that ever was over was kept until the run ended."""
+    run = Run(tmp_path)
+    run.source.new = {"a.jsonl": None}
+    await run.commit(run.score(chunk_of([b"one"], partition=FILE)))
+    await run.commit(run.score(chunk_of([b"new"], partition=FILE)))
+    assert run.store.load().partitions["in"]["a.jsonl"].digest == sha256(b"new\n").hexdigest()
+    run.close()
+
+
 async def test_numbers_go_on_over_runs_and_a_batch_cut_again_keeps_its_own(tmp_path: Path) -> None:
     run = Run(tmp_path)
     await run.commit(run.score(chunk_of([b"one"], partition=FILE)))

@@ -109,7 +109,7 @@ async def test_metrics_are_plain_text_unless_openmetrics_are_asked_for() -> None
     asks = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
     opened = await asked("/metrics", accept=asks)
     assert opened.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
-    assert "streambatch_records_imbalance" in {family.name for family in parse_openmetrics(opened.text)}  # type: ignore[no-untyped-call]
+    assert "streambatch_records_imbalance" in {family.name for family in parse_openmetrics(opened.text)}  # type: ignore[no-untyped-call]  # the library has no types
 
 
 @pytest.mark.parametrize("accept", ["application/openmetrics-text; version=x", "text/plain;version=a.b", ";;;", "é"])
@@ -130,7 +130,7 @@ async def test_metrics_are_compressed_for_who_takes_it() -> None:
 async def test_the_page_links_to_every_other() -> None:
     answer = await asked("/")
     assert answer.headers["content-type"].startswith("text/html")
-    for path in PAGES.keys() - {"/events"}:
+    for path in set(PAGES) - {"/", "/events"}:
         assert f'href="{path}"' in answer.text
 
 
@@ -150,7 +150,7 @@ async def test_what_the_page_is_made_of_is_served_for_ever_and_may_load_nothing_
     assert "style=" not in page.text
 
 
-@pytest.mark.parametrize("path", ["/", *(path for path in PAGES if path != "/events")])
+@pytest.mark.parametrize("path", [path for path in PAGES if path != "/events"])
 async def test_head_says_what_get_says_without_the_body(path: str) -> None:
     got, head = await asked(path), await asked(path, method="HEAD")
     assert (head.status, head.body) == (got.status, b"")
@@ -163,7 +163,7 @@ async def test_head_says_what_get_says_without_the_body(path: str) -> None:
 async def test_a_page_that_is_not_there(path: str) -> None:
     answer = await asked(path)
     assert answer.status == 404
-    assert answer.json["error"].endswith(f"no such page; allowed: /, {', '.join(PAGES)}")
+    assert answer.json["error"].endswith(f"no such page; allowed: {', '.join(PAGES)}")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"])

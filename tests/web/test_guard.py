@@ -120,12 +120,13 @@ async def test_the_name_that_the_config_listens_on_may_be_asked_by() -> None:
 
 
 @pytest.mark.parametrize("listen", [LOCAL, OPEN_TO_ALL])
-async def test_a_page_from_elsewhere_can_t_have_anything_done(listen: str) -> None:
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://["])
+async def test_a_page_from_elsewhere_can_t_have_anything_done(listen: str, origin: str) -> None:
     async with guarded(listen) as address:
-        headers = {"authorization": f"Bearer {TOKEN}", "origin": "https://evil.example"}
+        headers = {"authorization": f"Bearer {TOKEN}", "origin": origin}
         answer = await ask(address, "/-/reload", "POST", headers)
         assert (answer.status, answer.json["error"]) == (
-            403, "Origin: found https://evil.example; allowed: this port's own page",
+            403, f"Origin: found {origin}; allowed: this port's own page",
         )  # fmt: skip
         own = {"authorization": f"Bearer {TOKEN}", "origin": f"http://{address}"}
         assert (await ask(address, "/-/reload", "POST", own)).status == 404

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
+
+import msgspec
 
 from streambatch.events import Observer
 from streambatch.records import Batch, Outcome, Partition, Reject, Stamps
@@ -41,6 +44,14 @@ def test_a_dead_letter_says_where_it_died_of_what_but_not_what_it_held() -> None
         }
     ]  # fmt: skip
     assert "SECRET" not in json.dumps(recent.dead_letters)
+
+
+def test_a_file_of_any_name_can_be_told_of() -> None:
+    recent, path = Recent(StoppedClock()), os.fsdecode(b"a\xff.jsonl")
+    died(recent, Reject(0, Partition("rides_in", path), 17, "validate", "wrong_shape", f"{path}: 9 numbers", b""))
+    recent.source_failed("rides_in", OSError(f"{path}: permission denied"))
+    told = msgspec.json.encode([recent.dead_letters, recent.errors]).decode()
+    assert told.count(r"a\\xff.jsonl") == 3
 
 
 def test_the_last_ones_are_kept_newest_first_and_their_texts_cut() -> None:

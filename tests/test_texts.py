@@ -1,0 +1,31 @@
+"""Texts as they are shown."""
+
+import os
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streambatch.ingest.matching import partition_name
+from streambatch.texts import encodable, shortened
+
+
+@given(st.text())
+def test_what_can_be_encoded_stays_as_it_is(text: str) -> None:
+    assert encodable(text) == text
+
+
+@given(st.text(st.characters(codec=None)))
+def test_any_text_can_be_encoded(text: str) -> None:
+    encodable(text).encode()
+
+
+@given(st.binary(min_size=1).filter(lambda name: 0 not in name))
+def test_a_file_has_the_name_of_its_partition(name: bytes) -> None:
+    assert encodable(os.fsdecode(name)) == partition_name(os.fsdecode(name))
+
+
+@given(st.text(), st.integers(3, 20))
+def test_a_text_is_no_longer_than_wanted(text: str, characters: int) -> None:
+    short = shortened(text, characters)
+    assert len(short) <= characters
+    assert short == text if len(text) <= characters else text.startswith(short.removesuffix("..."))
