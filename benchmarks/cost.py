@@ -49,7 +49,7 @@ def main() -> int:
     costs = [_measure(each, source, options.pairs) for each in wanted]
     if options.json is not None:
         options.json.write_bytes(msgspec.json.format(msgspec.json.encode(costs)) + b"\n")
-    Console(width=None if sys.stdout.isatty() else 100).print(_table(costs, options.records))
+    Console(width=None if sys.stdout.isatty() else 120).print(_table(costs, options.records))
     return 0
 
 
