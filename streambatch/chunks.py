@@ -35,7 +35,7 @@ class Partition(msgspec.Struct, frozen=True):
     name: str
 
     def __str__(self) -> str:
-        return f"{self.source}/{self.name}"
+        return f"{self.source} {self.name}"
 
 
 class Fault(msgspec.Struct, frozen=True):

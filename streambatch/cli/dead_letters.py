@@ -38,7 +38,7 @@ def list_dead_letters(path: Path, overrides: Sequence[str], wanted: Wanted, limi
             if is_json:
                 print(json.dumps({**msgspec.to_builtins(letter), "replayed": is_replayed}))
             elif counts.total() <= limit:
-                where = f"{letter.source}/{letter.partition}, position {letter.position}"
+                where = f"{letter.source} {letter.partition}, position {letter.position}"
                 print(f"{letter.at}  {letter.error} ({where}){', replayed' if is_replayed else ''}")
     except OutputError as error:
         print(f"error: {error}", file=sys.stderr)

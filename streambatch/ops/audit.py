@@ -113,7 +113,7 @@ def _look_at(reader: StateReader, summary: RunSummary, result: Audit) -> _Run:
     result.check(f"run {run}: records, by its journal", scored + dead + filtered, records.total())
     for source, known in manifest["sources"].items():
         for read in known["partitions"]:
-            key, name = (source, read["partition"]), f"run {run}: {source}/{read['partition']}"
+            key, name = (source, read["partition"]), f"run {run}: {source} {read['partition']}"
             result.check(f"{name}: begins where it was read from", read["first"], starts.get(key, -1))
             result.check(f"{name}: ends where it was read to", read["last"], ends.get(key, -1))
             result.check(f"{name}: records", read["records"], records[key])

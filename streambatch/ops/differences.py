@@ -33,7 +33,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if self.batch is not None:
             record = f" (batch {self.batch}"
             if self.partition is not None:
-                record += f", {self.source}/{self.partition}, position {self.position}"
+                record += f", {self.source} {self.partition}, position {self.position}"
             record += f", id {self.id})" if self.id is not None else ")"
         name = self.what.replace("_", " ")
         then, now = ("written", "scored again") if self.what in ("score", "dead_letter") else ("recorded", "found")

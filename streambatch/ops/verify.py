@@ -144,7 +144,7 @@ class _Inputs:
             known.found = reading.digest
             if known.recorded is None:
                 self._result.notes.append(
-                    f"{known.source}/{known.partition}: its digest was not stored, as after a kill"
+                    f"{known.source} {known.partition}: its digest was not stored, as after a kill"
                 )
                 known.status = "unknown"
             elif known.found != known.recorded:
@@ -181,7 +181,7 @@ class _Inputs:
     def _lose(self, known: Input, why: str) -> None:
         known.status = "gone"
         self._lost.add((known.source, known.partition))
-        self._result.notes.append(f"{known.source}/{known.partition}: {why}, so that it can't be read again")
+        self._result.notes.append(f"{known.source} {known.partition}: {why}, so that it can't be read again")
 
 
 class _Scoring:
@@ -351,7 +351,7 @@ def _now() -> float:
 
 
 def _changed(known: Input) -> Difference:
-    where = f"{known.source}/{known.partition}" + (f" ({known.path})" if known.path != known.partition else "")
+    where = f"{known.source} {known.partition}" + (f" ({known.path})" if known.path != known.partition else "")
     return Difference(what="input", where=where, recorded=known.recorded, found=known.found)
 
 
