@@ -113,7 +113,10 @@ class Outbox:
         self._early: dict[int, Finished] = {}
         self._ready: list[Finished] = []
         self._ready_size = 0
+        # Asked once: what a protocol has is looked up anew each time, as long as a batch takes to be written.
         self._segments = sink if isinstance(sink, SegmentedSink) else None
+        self._identified = sink if isinstance(sink, IdentifiedSink) else None
+        self._rewindable = sink if isinstance(sink, RewindableOutput) else None
         if self._segments is not None:
             self._segments.timed_by(clock)
         self._unsynced: deque[_Written] = deque()
@@ -131,8 +134,8 @@ class Outbox:
     def restore(self, checkpoints: Checkpoints, marks: Marks) -> None:
         """Ack from now on what is in a checkpoint; tell the outputs, which are not open, how far the last one goes."""
         self._checkpoints, self._marks = checkpoints, dict(marks)
-        if isinstance(self._sink, RewindableOutput):
-            self._sink.restore(marks.get(SINK), self._commit_sink)
+        if self._rewindable is not None:
+            self._rewindable.restore(marks.get(SINK), self._commit_sink)
         self._dead_letters.restore(marks.get(DEAD_LETTERS), self._commit_dead_letters)
 
     async def open(self, header: bytes) -> None:
@@ -219,8 +222,8 @@ class Outbox:
         if self._unsynced_batches > UNSYNCED_BATCHES_MAX:
             await self._sync_all()
         started = self.writing_since = self._clock.monotonic()
-        if isinstance(self._sink, IdentifiedSink):
-            await self._post(self._sink, finished)
+        if self._identified is not None:
+            await self._post(self._identified, finished)
             await self._bury(finished)
         else:
             await self._bury(finished)
@@ -321,8 +324,8 @@ class Outbox:
 
     def _marks_now(self) -> dict[str, Mark]:
         marks = {DEAD_LETTERS: self._dead_letters.mark()}
-        if isinstance(self._sink, RewindableOutput):
-            marks[SINK] = self._sink.mark()
+        if self._rewindable is not None:
+            marks[SINK] = self._rewindable.mark()
         return marks
 
     def _ack(self, batch: Batch, outcome: Outcome, now: float) -> None:
