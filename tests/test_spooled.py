@@ -146,7 +146,7 @@ async def test_what_is_posted_comes_in_as_one_partition(tmp_path: Path) -> None:
             assert await post(source, LINES) == (200, {"received": 1000})
         await intake.holds(3000)
         assert records(intake) == 3 * LINES
-        assert {str(chunk.partition) for chunk in intake.chunks} == {"http/spool"}
+        assert {str(chunk.partition) for chunk in intake.chunks} == {"http spool"}
         assert intake.chunks[-1].position == 3 * len(LINES)
         assert intake.counts == {"received": 3000, "recovered": 0}
         assert with_spool.notes() == {"spool": {}}
