@@ -268,9 +268,13 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
 
 
 def _check_writable(connection: sqlite3.Connection) -> None:
-    """Refuse a connection that SQLite made read-only because it couldn't open the log: no waiting cures that one."""
+    """Refuse a connection that SQLite made read-only because it couldn't open the file or its log for writing: no
+    waiting cures that one. Its transactions begin all the same, so something is written, and taken back."""
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute("ROLLBACK")
+    try:
+        connection.execute(f"PRAGMA user_version = {schema_version(connection)}")
+    finally:
+        connection.execute("ROLLBACK")
 
 
 def _snapshot(path: Path) -> sqlite3.Connection:

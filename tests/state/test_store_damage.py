@@ -379,3 +379,18 @@ def test_an_fsync_that_failed_is_never_retried_as_success(tmp_path: Path) -> Non
     assert said == ["committed", *["False what was stored last may be lost: disk I/O error; start again"] * 2]
     with opened(tmp_path / f"state-{number}") as store:
         assert store.load().next_batch in (1, 2)
+
+
+def test_a_file_that_could_only_be_opened_for_reading_is_an_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite falls back to that by itself when a disk errs, and every write would fail from then on."""
+    with opened(tmp_path):
+        pass
+    connected = database._connected
+    monkeypatch.setattr(database, "_connected", lambda path, option: connected(path, "mode=ro"))
+    with pytest.raises(StateOutage, match="readonly"), opened(tmp_path):
+        pass
+    monkeypatch.undo()
+    with opened(tmp_path):
+        pass
