@@ -130,7 +130,7 @@ def _until(daemon: Daemon, is_true: Callable[[dict[str, Any]], bool], seconds: f
     while not is_true(status := daemon.status()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"the status was, until the end: {status}")
-        time.sleep(0.5)
+        time.sleep(0.5)  # a daemon can only be asked again
 
 
 class Reader(ThreadingTCPServer):

@@ -77,7 +77,7 @@ class Terminal:
         while not is_true(self.text):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not within {PATIENCE_SECONDS} s: {what}; the screen was:\n{self.text}")
-            time.sleep(0.1)
+            time.sleep(0.1)  # a thread fills the screen, and tells nobody
 
     def page(self) -> str:
         """Return the last screen as HTML. Raises ValueError where it holds more than lines of text and colours."""

@@ -111,7 +111,7 @@ class Daemon:
         while not is_true():
             assert self.process.poll() is None, f"ended before {what}: {self.rest()}"
             assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS} s: {what}; log: {self.log}"
-            time.sleep(0.01)
+            time.sleep(0.01)  # another process can only be asked again
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal, by default SIGTERM, and return the exit code."""
