@@ -229,6 +229,27 @@ class RightCsv(Csv):
         await super().write(payload)
 
 
+class Overtakes(RightCsv):
+    """What a cancelled write had sent arrives when the sink is closed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.late: list[bytes] = []
+
+    async def write(self, payload: bytes) -> None:
+        try:
+            await super().write(payload)
+        except anyio.get_cancelled_exc_class():
+            self.late.append(payload)
+            raise
+
+    async def close(self) -> None:
+        for payload in self.late:
+            self.file.write(payload)
+        self.late.clear()
+        await super().close()
+
+
 class Rewinds(RightCsv):
     """Can be taken back; subclasses break it."""
 
@@ -307,6 +328,14 @@ def test_a_right_one_passes(tmp_path: Path, sink: Callable[[Path], Any]) -> None
     assert failures(Suite(sink), tmp_path) == {}
 
 
+class OverNetwork(Suite):
+    overtakes = True
+
+
+def test_one_whose_cancelled_writes_arrive_late_passes_if_it_says_so(tmp_path: Path) -> None:
+    assert failures(OverNetwork(Overtakes), tmp_path) == {}
+
+
 def unnamed(path: Path) -> Csv:
     sink = Csv(path)
     sink.name = ""
@@ -314,6 +343,7 @@ def unnamed(path: Path) -> Csv:
 
 
 ORDER, AGAIN = "rows_are_written_whole_and_in_order", "a_write_that_failed_can_be_repeated"
+TORN = "a_cancelled_write_tears_no_row"
 OUTAGE = "an_outage_is_told_and_the_same_write_goes_through_after_it"
 BACK, GOES_ON = "it_can_be_taken_back_to_a_mark", "it_goes_on_from_the_mark_it_was_completed_with"
 LENGTH = "sync_returns_a_length_that_never_shrinks"
@@ -334,7 +364,8 @@ LENGTH = "sync_returns_a_length_that_never_shrinks"
         (WritesInSync, "sync_and_write_may_overlap", "they differ from row"),
         (ClosesOnce, "close_may_be_called_twice_and_without_open", "AttributeError"),
         (Overwrites, "an_output_that_is_there_is_kept_or_replaced_as_a_whole", ""),
-        (TearsWhenCancelled, "a_cancelled_write_tears_no_row", ""),
+        (TearsWhenCancelled, TORN, ""),
+        (Overtakes, TORN, "they differ from row 5 on"),
         (RaisesOsError, AGAIN, "expected a SinkError, found OSError('disk full')"),
         (TellsNoOutage, OUTAGE, "expected a SinkOutage, found SinkError('sink scores: it is away')"),
         (StaysAway, OUTAGE, "SinkOutage: sink scores: it is away"),
@@ -352,6 +383,10 @@ LENGTH = "sync_returns_a_length_that_never_shrinks"
 )
 def test_a_wrong_one_is_noticed(tmp_path: Path, sink: Callable[[Path], Any], test: str, saying: str) -> None:
     check_noticed(Suite(sink), tmp_path, test, saying)
+
+
+def test_one_that_tears_rows_is_noticed_over_a_network_too(tmp_path: Path) -> None:
+    check_noticed(OverNetwork(TearsWhenCancelled), tmp_path, TORN, "")
 
 
 def test_one_that_stays_open_is_noticed(tmp_path: Path) -> None:

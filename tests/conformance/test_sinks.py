@@ -181,6 +181,7 @@ class TestTcp(SinkConformance):
 
 class TestHttp(SinkConformance):
     backends = BOTH
+    overtakes = True
 
     def make_sink(self, folder: Path) -> Sink:
         return HttpSink(f"http://{(folder / 'address').read_text()}/scores")
