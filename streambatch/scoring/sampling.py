@@ -1,7 +1,7 @@
-"""Takes a few rows of each batch on their way to and from the model, for whoever watches how they are distributed.
+"""Takes a few rows of batches on their way to and from the model, for whoever watches how they are distributed.
 
-Nothing is changed, and what is held is bounded: while nobody drains the samples, no more are taken. A batch costs a few
-microseconds, whatever its size.
+Nothing is changed, and what is held is bounded: when batches come faster than rows are drained, some are passed over,
+evenly. A batch costs a few microseconds, whatever its size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from streambatch.records import FloatArray
 from streambatch.scoring.states import name_of
 
-HELD_ROWS = 4096
+HELD_ROWS = 1024
 """Rows that are held until they are drained."""
 
 
@@ -24,35 +24,49 @@ class Samples:
     """Rows from any thread, until they are drained. columns: which numbers of a row are kept; None: the first ones."""
 
     def __init__(self, width: int, rows_per_batch: int, columns: Sequence[int] | None = None) -> None:
-        self._columns = None if columns is None else np.array(columns, np.intp)
+        self._columns = None if columns is None else _selection(columns)
         self._rows = np.empty((HELD_ROWS, width), np.float32)
-        self._held = self._batches = 0
+        self._held = self._batches = self._offered = 0
+        self._every = 1
         self._width, self._rows_per_batch = width, rows_per_batch
         self._turn = threading.Lock()
 
     def add(self, batch: FloatArray) -> None:
         """Take some rows of a batch, (n, ...), evenly spread; each time others."""
-        if self._held >= HELD_ROWS or not len(batch):
-            return
-        step = -(-len(batch) // self._rows_per_batch)
+        count = len(batch)
         with self._turn:
             self._batches += 1
-            rows = batch[self._batches % min(step, len(batch)) :: step].reshape(-1, batch[0].size)
-            rows = rows[: HELD_ROWS - self._held]
-            end = self._held + len(rows)
-            if self._columns is not None:
-                self._rows[self._held : end] = rows[:, self._columns]
-            else:
-                width = min(self._width, rows.shape[1])
-                self._rows[self._held : end, :width] = rows[:, :width]
-                self._rows[self._held : end, width:] = np.nan
-            self._held = end
+            self._offered += min(count, self._rows_per_batch)
+            if count and self._held < HELD_ROWS and self._batches % self._every == 0:
+                self._take(batch, count)
 
     def drain(self) -> FloatArray:
         """Return what was taken since the last call: (rows, width) float32."""
         with self._turn:
-            rows, self._held = self._rows[: self._held].copy(), 0
+            rows = self._rows[: self._held].copy()
+            self._every = max(1, -(-self._offered // HELD_ROWS))
+            self._held = self._offered = 0
             return rows
+
+    def _take(self, batch: FloatArray, count: int) -> None:
+        step = -(-count // self._rows_per_batch)
+        rows = batch[self._batches % min(step, count) :: step].reshape(-1, batch[0].size)[: HELD_ROWS - self._held]
+        end = self._held + len(rows)
+        if self._columns is not None:
+            self._rows[self._held : end] = rows[:, self._columns]
+        else:
+            width = min(self._width, rows.shape[1])
+            self._rows[self._held : end, :width] = rows[:, :width]
+            self._rows[self._held : end, width:] = np.nan
+        self._held = end
+
+
+def _selection(columns: Sequence[int]) -> slice | npt.NDArray[np.intp]:
+    """Return what picks columns: a slice where they are neighbours, which costs less and lets no other thread in."""
+    first = columns[0]
+    if list(columns) == list(range(first, first + len(columns))):
+        return slice(first, first + len(columns))
+    return np.array(columns, np.intp)
 
 
 class SamplingStep:
@@ -79,6 +93,8 @@ class SampledModel:
         self._model, self._samples = model, samples
         self.name = name_of(model)
         self.score = self._awaited if getattr(model, "is_async", False) else self._called
+        if hasattr(model, "bind"):
+            self.bind = model.bind  # asked for with every batch
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)

@@ -15,6 +15,7 @@ import streambatch as sb
 from streambatch.errors import ConfigError, OptionError
 from streambatch.metrics import Metrics, MetricsObserver
 from streambatch.metrics.drift import Drift, DriftOptions, watched_features
+from streambatch.records import FloatArray
 from streambatch.scoring.sampling import HELD_ROWS, SampledModel, Samples
 from tests.metrics.scrapes import Scrape
 from tests.moved_clock import MovedClock
@@ -36,6 +37,26 @@ def test_samples_are_rows_that_came_and_bounded(sizes: list[int], rows_per_batch
     assert len(drained) <= min(HELD_ROWS, rows_per_batch * len(sizes))
     assert len(drained) >= min(HELD_ROWS, sum(map(bool, sizes)))
     assert len(samples.drain()) == 0
+
+
+def test_when_batches_come_faster_than_rows_are_drained_samples_are_of_the_whole_time() -> None:
+    samples = Samples(2, 16, [1, 0])
+    first, second = (_sampled(samples, batches=2_000) for _ in range(2))
+    assert len(first) == HELD_ROWS
+    numbers = second[:, 0]
+    assert HELD_ROWS / 2 < len(second) <= HELD_ROWS
+    assert numbers.min() < 100
+    assert numbers.max() > 1_900
+    samples.add(np.zeros((64, 2), np.float32))
+    samples.drain()
+    samples.add(np.zeros((64, 2), np.float32))
+    assert len(samples.drain()) == 16, "fewer batches come, and none is passed over any more"
+
+
+def _sampled(samples: Samples, batches: int) -> FloatArray:
+    for number in range(batches):
+        samples.add(np.full((64, 2), number, np.float32))
+    return samples.drain()
 
 
 def test_quantiles_and_missing_features_are_those_of_the_last_windows() -> None:
