@@ -26,6 +26,7 @@ from streambatch.durability import Delivery
 from tests.deploy.units import ROOT
 from tests.e2e.running import running, scores_in
 from tests.grafana.prometheus import Prometheus
+from tests.programs import needs
 
 DOCKERFILE, COMPOSE = ROOT / "deploy/docker/Dockerfile", ROOT / "deploy/compose"
 TOOLS = Path(sys.executable).parent
@@ -48,10 +49,6 @@ def runtime() -> list[tuple[str, str]]:
     """Return those of the last stage."""
     found = instructions()
     return found[max(at for at, (word, _) in enumerate(found) if word == "FROM") :]
-
-
-def needs(tool: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(shutil.which(tool) is None and "CI" not in os.environ, reason=f"needs {tool}")
 
 
 @needs_hadolint
@@ -185,8 +182,7 @@ def test_alertmanager_takes_its_config() -> None:
 
 
 @pytest.mark.slow
-@needs("prometheus")
-@needs("prometheus-alertmanager")
+@needs("prometheus", "prometheus-alertmanager")
 def test_prometheus_knows_all_it_is_told_of(tmp_path: Path) -> None:
     daemon_folder = tmp_path / "daemon"
     daemon_folder.mkdir()

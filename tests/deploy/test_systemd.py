@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,13 +19,12 @@ from streambatch.durability import Delivery
 from streambatch.state.report import STUCK_SECONDS
 from tests.deploy.units import SYSTEMD, confined, sandbox_of, settings_of, why_not_confined
 from tests.e2e.running import PATIENCE_SECONDS, Daemon, scores_in
+from tests.programs import needs
 
 DAEMON, BATCH = SYSTEMD / "streambatch@.service", SYSTEMD / "streambatch-batch@.service"
 UNITS = sorted(path for path in SYSTEMD.iterdir() if path.suffix in (".service", ".timer"))
 EXPOSURE_MAX = 1.5
-needs_systemd = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None and "CI" not in os.environ, reason="needs systemd-analyze"
-)
+needs_systemd = needs("systemd-analyze", "bwrap")
 _REASON = why_not_confined()
 needs_sandbox = pytest.mark.skipif(_REASON is not None, reason=_REASON or "")
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from tests.e2e.programs import needs
+from tests.programs import needs
 
 PATIENCE_SECONDS = 30.0
 SWITCHES = (

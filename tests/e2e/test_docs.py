@@ -12,8 +12,8 @@ from types import ModuleType
 import pytest
 
 from tests.e2e.pages import Page, check_output
-from tests.e2e.programs import needs
 from tests.e2e.running import is_balanced, scores_in
+from tests.programs import needs
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.e2e.programs import program
 from tests.e2e.running import Daemon, is_balanced, running, scores_in
+from tests.programs import program
 
 
 def config(source: str = "", sink: str = 'type = "file"\npath = "scores.jsonl"') -> str:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.e2e.programs import program
 from tests.e2e.running import is_balanced, running, scores_in
+from tests.programs import program
 
 MIB = 1 << 20
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.programs import program
+from tests.programs import program
 
 INJECTED = "(INJECTED)"
 RUN_SECONDS = 60

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.programs import program
 from tests.faults.laying import FOLLOWED, feed, lay_out
 from tests.faults.nursery import PATIENCE_SECONDS
 from tests.faults.progress import done
+from tests.programs import program
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 STEPS = ("+0", "-1h", "+0", "+1d")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
 import yaml
+
+from tests.programs import needs
 
 ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "grafana"
@@ -20,9 +19,7 @@ PROMETHEUS = GRAFANA / "prometheus"
 RULES = [PROMETHEUS / "recording.yml", PROMETHEUS / "alerts.yml"]
 RUNBOOKS = sorted((GRAFANA / "runbooks").glob("*.md"))
 VARIABLES = {"$job": ".+", "$instance": ".+", "$pipeline": ".+", "$__rate_interval": "10s", "$__range": "1m"}
-needs_prometheus = pytest.mark.skipif(
-    not (shutil.which("promtool") and shutil.which("prometheus")) and "CI" not in os.environ, reason="needs prometheus"
-)
+needs_prometheus = needs("promtool", "prometheus")
 
 
 class Target(NamedTuple):

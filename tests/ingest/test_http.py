@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import shutil
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,6 +17,7 @@ from streambatch.errors import ConfigError, SourceError
 from streambatch.ingest import http as module
 from streambatch.ingest.http import HttpSource
 from tests.ingest.intakes import KeepingIntake, until
+from tests.programs import program
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 LINES = b"".join(b'{"id": %d}\n' % i for i in range(1000))
@@ -36,9 +35,7 @@ class Answer(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def _curl() -> None:
-    if shutil.which("curl") is None:
-        assert os.environ.get("CI") != "true", "curl is missing"
-        pytest.skip("curl is not installed")
+    program("curl")
 
 
 @asynccontextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Sequence
@@ -17,6 +15,7 @@ from streambatch.addresses import parse_address
 from streambatch.errors import ConfigError, SourceError
 from streambatch.ingest.udp import UdpSource
 from tests.ingest.intakes import CountingObserver, KeepingIntake, until
+from tests.programs import program
 
 pytestmark = pytest.mark.anyio
 
@@ -125,9 +124,7 @@ async def test_a_name_may_have_several_addresses() -> None:
     "command", [["socat", "-u", "-", "UDP:{host}:{port}"], ["nc", "-u", "-q", "0", "{host}", "{port}"]]
 )
 async def test_socat_and_netcat_can_send(command: Sequence[str]) -> None:
-    if shutil.which(command[0]) is None:
-        assert os.environ.get("CI") != "true", f"{command[0]} is missing"
-        pytest.skip(f"{command[0]} is not installed")
+    program(command[0])
     intake = KeepingIntake()
     async with serving(intake) as (host, port):
         words = [word.format(host=host, port=port) for word in command]

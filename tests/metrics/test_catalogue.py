@@ -18,9 +18,9 @@ from streambatch.metrics.catalogue import DEAD_LETTERS, PREFIX
 from streambatch.metrics.drift import Drift, DriftOptions
 from streambatch.records import FloatArray, Reason, Stage
 from streambatch.state.report import Counts
-from tests.e2e.programs import needs
 from tests.metrics.batches import EARLY, TIMES, batch_of, outcome_of
 from tests.metrics.scrapes import Scraped
+from tests.programs import needs
 from tests.snapshots import FakePipeline, snapshot_of
 
 SERIES_MAX = 1500

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import ssl
 import struct
@@ -19,6 +18,7 @@ from anyio.streams.tls import TLSListener
 
 from streambatch.errors import ConfigError, SinkError, SinkOutage, SinkRefused
 from streambatch.sinks.http import HttpSink
+from tests.programs import program
 
 pytestmark = pytest.mark.anyio
 
@@ -261,9 +261,7 @@ async def test_success_before_the_payload_was_read_does_not_count() -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate for 127.0.0.1 that nobody signed but itself, with its key in the same file."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs the openssl command")
+    openssl = program("openssl")
     path = tmp_path_factory.mktemp("tls") / "server.pem"
     command = [
         openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",

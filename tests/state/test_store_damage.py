@@ -23,6 +23,7 @@ from streambatch.state import database, store_schema
 from streambatch.state.database import FILE_NAME
 from streambatch.state.store import StateStore
 from streambatch.state.stored import Intent, Range
+from tests.programs import lacking, needs, root
 from tests.state.stores import checkpoint, opened, run_start, seen
 
 MOMENT = 1_700_000_000.0
@@ -260,13 +261,10 @@ def test_an_older_file_climbs_the_ladder(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 1 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a tmpfs")
+    root()
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], check=True)
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
@@ -354,7 +352,7 @@ with opened(Path(sys.argv[1])) as store:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@needs("strace")
 def test_an_fsync_that_failed_is_never_retried_as_success(tmp_path: Path) -> None:
     def store_with_a_failing(number: int) -> tuple[list[str], list[str]]:
         """Let the disk fail at one call of fdatasync. Returns what was traced and what was said."""
@@ -368,7 +366,7 @@ def test_an_fsync_that_failed_is_never_retried_as_success(tmp_path: Path) -> Non
             text=True,
         )
         if not trace.exists() or not trace.read_text():
-            pytest.skip(f"strace can't trace here: {done.stderr.strip()}")
+            lacking(f"strace can't trace here: {done.stderr.strip()}")
         return trace.read_text().splitlines(), done.stdout.splitlines()
 
     traced, said = store_with_a_failing(10_000)

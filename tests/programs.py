@@ -1,9 +1,10 @@
-"""Programs that tests need. Where one is missing they are skipped; in CI they fail."""
+"""What tests need of a machine. Where it is missing they are skipped; in CI they fail."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -12,9 +13,20 @@ def program(name: str) -> str:
     """Return where a program is; skip the test that asks where it is missing."""
     found = shutil.which(name)
     if found is None:
-        assert "CI" not in os.environ, f"{name} is missing"
-        pytest.skip(f"{name} is not installed")
+        lacking(f"{name} is not installed")
     return found
+
+
+def lacking(what: str) -> NoReturn:
+    """Skip the test that asks; in CI fail it."""
+    assert "CI" not in os.environ, what
+    pytest.skip(what)
+
+
+def root() -> None:
+    """Skip the test that asks, unless it may mount disks."""
+    if os.geteuid() != 0:
+        lacking("only root can mount a tmpfs")
 
 
 def needs(*names: str) -> pytest.MarkDecorator:
