@@ -10,7 +10,7 @@ import gc
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -345,6 +345,8 @@ def _write_report(path: Path, report: RunReport) -> int:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
         structlog.get_logger().error("report_failed", path=str(path), error=str(error))
         return FAILED
     return DONE

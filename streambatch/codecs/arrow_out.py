@@ -17,6 +17,7 @@ from msgspec import UNSET, Raw
 from streambatch.codecs.columns import Column, is_arrow, values
 from streambatch.codecs.schema import RecordSchema
 from streambatch.records import FloatArray, RecordId
+from streambatch.texts import encodable
 
 STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 """What ends an IPC stream."""
@@ -77,7 +78,7 @@ def _ids(ids: Column) -> Any:
     try:
         return pa.array(ids, pa.int64() if isinstance(ids[0], int) else pa.string())
     except _FAILURES:
-        return pa.array([_encodable(str(one)) for one in ids], pa.string())
+        return pa.array([encodable(str(one)) for one in ids], pa.string())
 
 
 def _scores(scores: FloatArray) -> Any:
@@ -132,7 +133,7 @@ def _one(value: Any, kind: str) -> Any:
     if value is None or value is UNSET:
         return None
     if kind == "string":
-        return _encodable(value if isinstance(value, str) else msgspec.json.encode(value, enc_hook=str).decode())
+        return encodable(value if isinstance(value, str) else msgspec.json.encode(value, enc_hook=str).decode())
     try:
         return _cast(pa.array([value]), kind)[0].as_py()
     except _FAILURES:
@@ -146,8 +147,3 @@ def _without_dictionary(array: Any) -> Any:
     if "dictionary<" in str(array.type):
         array = pa.array(array.to_pylist())
     return array.storage if isinstance(array, pa.ExtensionArray) else array
-
-
-def _encodable(text: str) -> str:
-    """Return `text` with what can't be UTF-8 replaced: a file may be named by any bytes."""
-    return text if text.isascii() else text.encode(errors="surrogateescape").decode(errors="replace")

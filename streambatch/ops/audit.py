@@ -166,7 +166,7 @@ def _partitions(state: State) -> Iterator[tuple[Key, Any]]:
 
 def _check_chain(config: Config, key: Key, position: int, records: int, runs: Sequence[_Run], result: Audit) -> None:
     """Follow a partition back from its position, run by run, to where it was begun: nothing twice, nothing left out."""
-    name = "/".join(key)
+    name = " ".join(key)
     end, missing, reads = position, records, list(_reads(key, runs))
     for read in reversed(reads):
         if not missing:

@@ -18,21 +18,19 @@ ASKED_SECONDS_MAX = 300.0
 class Backoff:
     """Waits between tries of one thing.
 
-    draw: returns a number from 0 up to 1, such as `random.random`. failures: how many there were in a row.
+    draw: returns a number from 0 up to 1, such as `random.random`.
     """
 
     def __init__(self, draw: Callable[[], float]) -> None:
         self._draw = draw
-        self.failures = 0
         self._bound = FIRST_SECONDS
 
     def failed(self, retry_after: float | None = None) -> float:
         """Return the seconds to wait before the next try, no less than `retry_after` within reason."""
         wait = min(max(0.0, retry_after or 0.0), ASKED_SECONDS_MAX) + self._draw() * self._bound
-        self.failures += 1
         self._bound = min(2 * self._bound, LONGEST_SECONDS)
         return wait
 
     def succeeded(self) -> None:
         """Start over: the next failure is the first."""
-        self.failures, self._bound = 0, FIRST_SECONDS
+        self._bound = FIRST_SECONDS

@@ -23,6 +23,7 @@ from streambatch.files import disk_error
 from streambatch.options import options
 from streambatch.records import Reason, Reject, Stage
 from streambatch.segments import Rotation, SegmentedFile
+from streambatch.texts import encodable
 
 OWNER = "dead_letter"
 """What errors of the dead-letter file name as their sink."""
@@ -172,9 +173,9 @@ def _dead_letter(reject: Reject, at: str, pipeline: str, run: str) -> DeadLetter
         run=run,
         stage=reject.stage,
         reason=reject.reason,
-        error=_encodable(reject.error),
+        error=encodable(reject.error),
         source=reject.partition.source,
-        partition=_encodable(reject.partition.name),
+        partition=encodable(reject.partition.name),
         position=reject.position,
         record=text,
         record_base64=base64,
@@ -187,11 +188,6 @@ def _as_text(record: bytes) -> tuple[str | None, str | None]:
         return record.decode(), None
     except UnicodeDecodeError:
         return None, b64encode(record).decode()
-
-
-def _encodable(text: str) -> str:
-    """Return `text` with what can't be UTF-8 replaced: a file may be named by any bytes."""
-    return text if text.isascii() else text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _prepare_folder(folder: Path) -> None:

@@ -54,7 +54,7 @@ def test_scores_keep_every_bit(numbers: list[float], dtype: str, width: int) -> 
         ([1, "a"], pa.string(), ["1", "a"]),
         (["a", 1], pa.string(), ["a", "1"]),
         ([1, 2**63], pa.string(), ["1", str(2**63)]),
-        (["caf\udce9"], pa.string(), ["caf\ufffd"]),
+        (["caf\udce9"], pa.string(), ["caf\\xe9"]),
         (pa.array([1, 2], pa.int16()), pa.int64(), [1, 2]),
         (pa.array([1, 2**63], pa.uint64()), pa.string(), ["1", str(2**63)]),
         (pa.array(["a", "b", "a"]).dictionary_encode(), pa.string(), ["a", "b", "a"]),

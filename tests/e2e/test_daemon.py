@@ -212,6 +212,15 @@ def test_a_report_whose_folder_went_away(folder: Path) -> None:
         assert "reports" in daemon.event("report_failed")["error"]
 
 
+def test_a_report_whose_place_was_taken_by_a_folder_leaves_nothing_behind(folder: Path) -> None:
+    with running(folder, config(TCP), "--report", "report.json") as daemon:
+        daemon.event("listening")
+        (folder / "report.json").mkdir()
+        assert daemon.stop() == 1
+        daemon.event("report_failed")
+    assert list(folder.glob(".report.json*")) == []
+
+
 def test_the_admin_port(folder: Path) -> None:
     with running(folder, config(TCP, http="127.0.0.1:0")) as daemon:
         daemon.event("state_changed", state="running")
