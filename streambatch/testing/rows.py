@@ -40,6 +40,18 @@ def rows_in(output: bytes, output_format: str) -> list[Row]:
     return _rows_of_table(output, output_format) if output else []
 
 
+def check_same(rows: Sequence[Row], expected: Sequence[Row]) -> None:
+    """Check that an output holds the rows that were written to it, in order."""
+    if rows == list(expected):
+        return
+    place = next((at for at, (a, b) in enumerate(zip(rows, expected, strict=False)) if a != b), None)
+    at = min(len(rows), len(expected)) if place is None else place
+    raise AssertionError(
+        f"{len(rows)} rows in the output, {len(expected)} were written; they differ from row {at} on: "
+        f"found {rows[at : at + 2]}, expected {list(expected)[at : at + 2]}"
+    )
+
+
 def _rows_of_table(output: bytes, output_format: str) -> list[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -18,7 +18,7 @@ from streambatch.errors import SinkOutage, StreambatchError
 from streambatch.records import IdentifiedSink, SegmentedSink, Sink
 from streambatch.testing.conformance import Conformance, nothing_left_behind, skip, turns
 from streambatch.testing.kept import Kept
-from streambatch.testing.rows import Row, encoded, encoder_of_rows
+from streambatch.testing.rows import Row, check_same, encoded, encoder_of_rows
 
 BATCHES, BATCH_ROWS, LARGE_ROWS = 20, 50, 60_000
 OUTAGE_WRITES = 100
@@ -354,7 +354,7 @@ class SinkConformance(Conformance):
     def _check(self, folder: Path, expected: Sequence[Row]) -> None:
         rows = self.read_rows(folder)
         if rows is not None:
-            _check_same(rows, expected)
+            check_same(rows, expected)
 
     def _check_repeated(self, folder: Path, expected: Sequence[Row]) -> None:
         """Check that all rows came, in order; some may have come again."""
@@ -370,20 +370,9 @@ class SinkConformance(Conformance):
             assert 0 <= count <= len(cancelled), f"{len(rows)} rows: some were lost or doubled"
             if self.overtakes:
                 rows.sort(key=set(cancelled).__contains__)  # to the end, in the order they have among them
-                _check_same(rows, [*before, *later, *cancelled[:count]])
+                check_same(rows, [*before, *later, *cancelled[:count]])
             else:
-                _check_same(rows, [*before, *cancelled[:count], *later])
-
-
-def _check_same(rows: Sequence[Row], expected: Sequence[Row]) -> None:
-    if rows == list(expected):
-        return
-    place = next((at for at, (a, b) in enumerate(zip(rows, expected, strict=False)) if a != b), None)
-    at = min(len(rows), len(expected)) if place is None else place
-    raise AssertionError(
-        f"{len(rows)} rows in the output, {len(expected)} were written; they differ from row {at} on: "
-        f"found {rows[at : at + 2]}, expected {list(expected)[at : at + 2]}"
-    )
+                check_same(rows, [*before, *cancelled[:count], *later])
 
 
 def _check_named(sink: Sink, error: Exception) -> None:
