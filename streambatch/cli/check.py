@@ -1,5 +1,6 @@
 """`streambatch check`: what a config would run, and how some of its real records score. Writes and keeps nothing."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -74,6 +75,9 @@ def notes(assembly: Assembly) -> Iterator[str]:
     sink = assembly.config.sink.options
     if isinstance(sink, FileSink) and sink.if_exists == "error" and (there := sink.existing()):
         yield f"{there[0]} is already there: run would stop; move it away or set sink.{sink.name}.if_exists"
+    for key, path in _written(assembly.config):
+        if (folder := _closed(Path(path))) is not None:
+            yield f"{key}: {folder} can't be written to; run would wait until it can"
 
 
 def _check_extras(config: Config) -> None:
@@ -90,6 +94,20 @@ def _check_extras(config: Config) -> None:
         problems += error.problems
     if problems:
         raise ConfigError(problems, where=str(config.path))
+
+
+def _written(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield keys of the files that a run writes beside its state, with their paths."""
+    if isinstance(config.sink.options, FileSink):
+        yield f"sink.{config.sink.options.name}.path", config.sink.options.path
+    if config.dead_letter.path is not None:
+        yield "dead_letter.path", config.dead_letter.path
+
+
+def _closed(path: Path) -> Path | None:
+    """Return the folder that keeps a file from being made, if one does; folders that aren't there are made."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    return None if os.access(folder, os.W_OK | os.X_OK) else folder
 
 
 def _where(source: Any) -> str:

@@ -208,7 +208,9 @@ class Unzstd(PiecewiseUnpacker):
         try:
             import zstandard
         except ImportError:
-            raise OptionError("compression", "zstd", "zstd with the extra: pip install 'streambatch[zstd]'") from None
+            raise OptionError(
+                "compression", "zstd without its library", "zstd with pip install 'streambatch[zstd]'"
+            ) from None
         self._zstandard = zstandard
 
     def _new_member(self) -> Any:

@@ -17,6 +17,7 @@ from streambatch.backlog import Backlog, CountableSource, no_files
 from streambatch.codecs.framing import TABLES, framing_for_format
 from streambatch.durable import Notes, Saved
 from streambatch.errors import OptionError
+from streambatch.ingest.compression import unpacker
 from streambatch.ingest.follow import Follower
 from streambatch.ingest.known import Known, NoteBook, known_from
 from streambatch.ingest.reading import Reading
@@ -60,6 +61,8 @@ class FileSource:
             raise OptionError("path", repr(self.path), "a path or glob, or a list of at least one, none of them empty")
         if self.follow and self.compression not in ("auto", "none"):
             raise OptionError("compression", f"{self.compression!r} with follow = true", "'auto' or 'none' with follow")
+        if self.compression != "auto":
+            unpacker(self.compression)  # says now what is not installed
         if self.follow and self.format in TABLES:
             found, allowed = f"{self.format!r} with follow = true", "jsonl, csv or length_prefixed with follow"
             raise OptionError("format", found, allowed)

@@ -273,6 +273,30 @@ def test_check_names_the_extras_to_install(
     ]
 
 
+def test_check_names_the_extra_for_a_compression(
+    streambatch: CommandLine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    done = streambatch("check", "pipeline.toml", "--set", "source.rides_in.compression=zstd", folder=folder)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: pipeline.toml: source.rides_in.compression (from --set): found zstd without its library; "
+        "allowed: zstd with pip install 'streambatch[zstd]'\n"
+    )
+
+
+def test_check_notes_a_folder_that_can_not_be_written_to(
+    streambatch: CommandLine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = folder / "closed"
+    closed.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != closed)  # root may write anywhere
+    overrides = ["--set", "sink.scores.path=closed/new/out.jsonl", "--set", "dead_letter.path=open/dead.jsonl"]
+    done = streambatch("check", "pipeline.toml", *overrides, folder=folder)
+    assert done.returncode == 0
+    assert done.stderr == f"note: sink.scores.path: {closed} can't be written to; run would wait until it can\n"
+
+
 def test_check_of_files_that_are_not_there(streambatch: CommandLine, folder: Path) -> None:
     done = streambatch("check", "pipeline.toml", "--set", "source.rides_in.path=none*.jsonl", folder=folder)
     assert done.returncode == 2
