@@ -16,13 +16,14 @@ from anyio import to_thread
 from streambatch.chunks import BLANK_LINES
 from streambatch.records import Chunk, Partition
 
+SENT_BYTES = 4 << 20
+"""Bytes that the thread gets at once, or more: to wake it costs the event loop as much as hashing some of them."""
 HELD_BYTES_MAX = 8 << 20
 """Bytes that may wait to be hashed before whoever brings them waits too."""
 
 
 class _Run:
-    """Records that follow each other in one payload, on their way to be hashed at once: a thread is woken once for many
-    batches."""
+    """Records that follow each other in one payload, on their way to be hashed at once."""
 
     __slots__ = ("chunk", "end", "payload", "size", "start")
 
@@ -47,9 +48,10 @@ class Digests:
     """Running digests by partition. `add` and `point` are called in the order of records, on the event loop."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[_Run | Point | Partition | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[_Run] | Point | Partition | None] = SimpleQueue()
         self._points: deque[Point] = deque()  # those that nobody was told of
-        self._run: _Run | None = None
+        self._runs: list[_Run] = []
+        self._unsent = 0
         self._digests: dict[Partition, Any] = {}
         self._changed: set[Partition] = set()
         self._added = self._hashed = 0  # each is counted by one thread only
@@ -58,9 +60,11 @@ class Digests:
     def add(self, chunk: Chunk) -> None:
         """Take the records of a chunk, which may be released right after."""
         self._added += chunk.size
-        if self._run is None or not self._run.takes(chunk):
-            self._send()
-            self._run = _Run(chunk)
+        if not self._runs or not self._runs[-1].takes(chunk):
+            if self._unsent >= SENT_BYTES:
+                self._send()
+            self._runs.append(_Run(chunk))
+        self._unsent += chunk.size
 
     def point(self) -> Point:
         """Return what tells, once it is reached, the digests of all that was added before."""
@@ -101,9 +105,9 @@ class Digests:
             self._thread = None
 
     def _send(self) -> None:
-        run, self._run = self._run, None
-        if run is not None:
-            self._queue.put(run)
+        runs, self._runs, self._unsent = self._runs, [], 0
+        if runs:
+            self._queue.put(runs)
 
     def _work(self) -> None:
         failure: Exception | None = None
@@ -117,7 +121,8 @@ class Digests:
                 self._changed.discard(item)
             elif failure is None:
                 try:
-                    self._hash(item)
+                    for run in item:
+                        self._hash(run)
                 except Exception as error:  # whoever waits is to fail, and not to wait for good
                     failure = error
 
