@@ -26,6 +26,7 @@ from streambatch.assemble import Assembly, load_config
 from streambatch.clock import Clock, SystemClock
 from streambatch.config import Config
 from streambatch.errors import (
+    ChangedOutputError,
     ChangedReadingError,
     ConfigError,
     ConfigProblem,
@@ -51,7 +52,7 @@ from streambatch.web.watch import Watch
 
 DONE, FAILED, REFUSED, UNFINISHED = 0, 1, 2, 3
 """Exit codes: input ended or clean stop; failed; usage, config or held state; stopped with work unfinished."""
-_REFUSALS = (ConfigError, HeldError, ChangedReadingError, DamagedStateError)
+_REFUSALS = (ConfigError, HeldError, ChangedReadingError, ChangedOutputError, DamagedStateError)
 PROGRESS_SECONDS = 0.25
 FULL_COLLECTIONS_EVERY = 100
 """Collections of the middle generation per full one."""

@@ -85,6 +85,10 @@ class SinkError(StreambatchError):
         super().__init__(f"sink {sink}: {problem}")
 
 
+class ChangedOutputError(SinkError):
+    """An output is not, or no longer, what the state says of it; for the command line, exit code 2."""
+
+
 class SinkOutage(SinkError):
     """A sink can't be opened or written for now: the same write may be taken later.
 

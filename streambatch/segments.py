@@ -23,13 +23,16 @@ from pydantic import Field
 
 from streambatch.clock import Clock
 from streambatch.durable import Commit, Mark, learned
-from streambatch.errors import OptionError, SinkError
+from streambatch.errors import ChangedOutputError, OptionError, SinkError
 from streambatch.files import AppendFile, disk_error, sync_folder
 from streambatch.options import options
 from streambatch.units import Duration, Size
 
 _COMPRESSED = (".gz", ".zst")
-_WHAT_TO_DO = "put back what was there, or move the output away and forget its state with `streambatch state reset`"
+_WHAT_TO_DO = (
+    "put back what was there, be it the file or its path, or move the output away and forget its state with "
+    "`streambatch state reset`"
+)
 
 
 @options
@@ -197,7 +200,7 @@ class SegmentedFile:
     async def take_back(self) -> None:
         """Make the output what the mark says that it was restored with. What is closed stays, or is closed now.
 
-        Raises SinkError when something of what the mark covers is missing.
+        Raises ChangedOutputError when something of what the mark covers is missing.
         """
         mark = self._saved
         assert mark is not None
@@ -355,8 +358,8 @@ class SegmentedFile:
         if is_first:
             self.restore(mark, self._commit)  # for when opening fails later on, and is tried again
 
-    def _mismatch(self, problem: str) -> SinkError:
-        return SinkError(self.owner, f"{problem}; {_WHAT_TO_DO}")
+    def _mismatch(self, problem: str) -> ChangedOutputError:
+        return ChangedOutputError(self.owner, f"{problem}; {_WHAT_TO_DO}")
 
     async def _remove(self, path: Path) -> None:
         try:

@@ -59,6 +59,10 @@ class DeadLetters(Protocol):
 class Checkpoints(Protocol):
     """Where it is stored what is durable."""
 
+    async def begin(self) -> None:
+        """Called before the first write: store what no start without it would find again. Raises StateOutage."""
+        ...
+
     def written(self, batch: Batch, outcome: Outcome, place: Mark) -> None:
         """Note a batch whose bytes are about to be released; `place` is how far the sink goes with it."""
         ...
@@ -123,7 +127,7 @@ class Outbox:
         self._unsynced_batches = self._writes = 0
         self._marks: dict[str, Mark] = {}
         self._next_sequence = 0
-        self._is_closed = False
+        self._has_begun = self._is_closed = False
         self._close_due_at = 0.0
         self._changed: anyio.Event | None = None
         self._syncing = anyio.Lock()
@@ -219,6 +223,8 @@ class Outbox:
         return finished
 
     async def _write(self, finished: list[Finished]) -> None:
+        if not self._has_begun:
+            await self._begin()
         if self._unsynced_batches > UNSYNCED_BATCHES_MAX:
             await self._sync_all()
         started = self.writing_since = self._clock.monotonic()
@@ -251,6 +257,12 @@ class Outbox:
             self._checkpoints.written(batch, outcome, self._marks.get(SINK, {}))
         batch.release()
         outcome.release()
+
+    async def _begin(self) -> None:
+        if self._checkpoints is not None:
+            async with self._syncing:
+                await self.holding.through("state", self._checkpoints.begin)
+        self._has_begun = True
 
     async def _bury(self, finished: list[Finished]) -> None:
         """Write the dead letters: before the scores, since no score may be in a segment closed before they are."""

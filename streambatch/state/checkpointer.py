@@ -85,6 +85,16 @@ class Checkpointer:
         """Stop hashing."""
         self._digests.close()
 
+    async def begin(self) -> None:
+        """Store where new partitions begin that aren't read from their start: after a crash they would begin elsewhere.
+
+        Raises StateOutage.
+        """
+        known = set(self._partitions)
+        self._look_at_sources()
+        if any(self._partitions[each].position for each in self._changed - known):
+            await self.commit([], {}, self.point())
+
     def id_of(self, batch: Batch) -> str:
         """Return what names a batch, also if it is cut again after a crash."""
         return batch.id if batch.id is not None else batch_id(self._state_id, Intent(self._number(batch), ()))

@@ -169,6 +169,19 @@ def test_an_output_that_is_there_already(folder: Path) -> None:
     assert (folder / "out.jsonl").read_text() == "precious\n"
 
 
+def test_an_output_that_went_away_is_somebody_s_to_put_back(folder: Path) -> None:
+    """The exit code tells who restarts daemons that it would be the same again."""
+    with running(folder, config()) as daemon:
+        assert daemon.wait() == 0
+    (folder / "out.jsonl").rename(folder / "elsewhere.jsonl")
+    with running(folder, config()) as daemon:
+        assert daemon.wait() == 2
+        assert "out.jsonl is missing, and was stored with " in daemon.event("failed")["error"]
+    (folder / "elsewhere.jsonl").rename(folder / "out.jsonl")
+    with running(folder, config()) as daemon:
+        assert daemon.wait() == 0
+
+
 def test_a_state_folder_has_one_holder(folder: Path) -> None:
     with running(folder, config(TCP)) as first:
         first.event("listening")

@@ -84,9 +84,15 @@ class Kept:
     def __init__(self) -> None:
         self.noted: list[int] = []
         self.commits: list[list[int]] = []
+        self.has_begun = False
         self.outage: Exception | None = None
 
+    async def begin(self) -> None:
+        assert self.noted == [], "nothing was written before"
+        self.has_begun = True
+
     def written(self, batch: Batch, outcome: Outcome, place: Mark) -> None:
+        assert self.has_begun
         assert batch.chunks[0].payload, "its bytes are there until it was noted"
         self.noted.append(batch.sequence)
 

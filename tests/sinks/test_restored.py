@@ -232,7 +232,10 @@ async def test_an_output_that_is_missing_or_too_short_is_named_with_what_to_do(t
     path.unlink()
     with pytest.raises(SinkError) as missing:
         await Run(tmp_path, checkpoints, "jsonl", "none").open()
-    hint = "; put back what was there, or move the output away and forget its state with `streambatch state reset`"
+    hint = (
+        "; put back what was there, be it the file or its path, or move the output away and forget its state with "
+        "`streambatch state reset`"
+    )
     assert str(short.value) == f"sink file: {path} has {length - 1} bytes, and was stored with {length}{hint}"
     assert str(missing.value) == f"sink file: {path} is missing, and was stored with {length} bytes{hint}"
     assert list(tmp_path.iterdir()) == []
