@@ -161,6 +161,15 @@ def test_an_input_that_is_not_there(folder: Path) -> None:
         assert daemon.report["ended"] == "failed"
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_to_stop_before_the_pipeline_runs(folder: Path, name: str) -> None:
+    source = f"import os, signal\nos.kill(os.getpid(), signal.{name})\ndef score(x): return x[:, 0]"
+    with running(folder, config(model=python_model(folder, source))) as daemon:
+        assert daemon.wait() == 0
+        assert daemon.rest() == []
+    assert not (folder / "out.jsonl").exists()
+
+
 def test_an_output_that_is_there_already(folder: Path) -> None:
     (folder / "out.jsonl").write_text("precious\n")
     with running(folder, config()) as daemon:
