@@ -7,15 +7,26 @@ import os
 import re
 import socket
 from contextlib import ExitStack
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
+from pydantic import BeforeValidator
 
 from streambatch.errors import OptionError
 
 BACKLOG = 1024
 """Clients that may wait to be accepted."""
 _ADDRESS = re.compile(r"(?:\[([^\[\]]+)\]|([^\[\]:]+)):(\d{1,5})")
+
+
+def _as_text(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError('a string "host:port", such as "127.0.0.1:9464"')
+    return value
+
+
+ListenAddress = Annotated[str, BeforeValidator(_as_text)]
+"""An option that `parse_address` reads."""
 
 
 def parse_address(text: str, option: str = "listen") -> tuple[str, int]:

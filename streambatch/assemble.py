@@ -5,7 +5,8 @@ Only reads: nothing is opened for writing and no state is touched before the pip
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from streambatch.errors import (
     OptionError,
     RetryableError,
     ShapeError,
+    StepError,
     StreambatchError,
 )
 from streambatch.events import Observer
@@ -115,8 +117,9 @@ class Assembly:
         x = np.zeros((TRIED_ROWS, *config.record.feature_shape), config.record.numpy_dtype)
         try:
             with np.errstate(all="ignore"):
-                for step in self.steps:
-                    x = _stepped(step, x)
+                for at, step in enumerate(self.steps):
+                    with _placed(f"preprocess[{at}]", config.preprocess[at], config):
+                        x = _stepped(step, x)
                 if running is not None and model is running.model:
                     self.scores_shape = running.scores_shape
                 elif len(x) and not is_async(model):
@@ -186,10 +189,24 @@ def _made(key: str, part: configs.Part, config: Config) -> Any:
     """Build a step or load a model; what an option names and isn't there is a problem of the config."""
     make = part.options.load if key == "model" else part.options.build
     try:
-        return make(config.folder)
+        with _placed(key, part, config):
+            return make(config.folder)
     except OptionError as error:
         problem = ConfigProblem(f"{key}.{error.option}", str(error.found), error.allowed)
     raise ConfigError([problem], where=str(config.path))
+
+
+@contextmanager
+def _placed(key: str, part: configs.Part, config: Config) -> Iterator[None]:
+    """Have the message about a step that won't do begin with the config and the key that is wrong in it."""
+    try:
+        yield
+    except (ShapeError, StepError) as error:
+        parameter = str(error).partition(" of preprocess step ")[0]
+        if getattr(part.options, parameter, None) is not None:
+            key = f"{key}.{parameter}"
+        error.args = (f"{config.path}: {key}: {error}",)
+        raise
 
 
 def _stepped(step: Any, x: FloatArray) -> FloatArray:

@@ -3,15 +3,17 @@
 The classes stay plain to their callers; pydantic does the checking, and its errors leave here as ConfigError.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
 
 from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
+from pydantic.fields import FieldInfo
 
 from streambatch.errors import ConfigError, ConfigProblem, OptionError
+from streambatch.units import format_duration, format_size
 
 T = TypeVar("T")
 
@@ -32,14 +34,17 @@ def options(cls: type[T]) -> type[T]:
         try:
             build(self, *args, **kwargs)
         except ValidationError as error:
-            raise ConfigError(_problems(error, checked), where=cls.__name__) from None
+            raise ConfigError(problems_of(error, checked), where=cls.__name__) from None
 
     checked.__init__ = __init__
     return checked  # type: ignore[no-any-return]  # pydantic's wrapper is the class itself
 
 
-def _problems(error: ValidationError, cls: Any) -> list[ConfigProblem]:
-    """Return pydantic's findings as key, found, allowed; alternatives of one key become one problem."""
+def problems_of(error: ValidationError, cls: Any = None) -> list[ConfigProblem]:
+    """Return pydantic's findings as key, found, allowed; alternatives of one key become one problem.
+
+    cls: the options that were built, if it was options.
+    """
     found: dict[str, tuple[str, list[str]]] = {}
     for item in error.errors(include_url=False):
         key, was, allowed = _read(item, cls)
@@ -86,6 +91,7 @@ _NOUNS = {
     str: "a string", int: "an integer", float: "a number", bool: "true or false", list: "a list", tuple: "a list",
     dict: "a table",
 }  # fmt: skip
+_IN_UNITS: dict[str, Callable[[float], str]] = {"size": format_size, "duration": format_duration}
 
 
 def _read(item: Any, cls: Any) -> tuple[tuple[str, ...], str, str]:
@@ -99,6 +105,9 @@ def _read(item: Any, cls: Any) -> tuple[tuple[str, ...], str, str]:
     if kind in _MISSING:
         option = cls.__pydantic_fields__.get(key[0]) if len(key) == 1 else None
         return key, "nothing", f"{_noun(option and option.annotation)} (required)"
+    if unit := _unit(cls, key):
+        bounds = {name: bound for name, bound in context.items() if bound and isinstance(bound, int | float)}
+        context = {**context, **{name: _IN_UNITS[unit](bound) for name, bound in bounds.items()}}
     allowed = _ALLOWED[kind](context) if kind in _ALLOWED else item["msg"].removeprefix("Input should be ")
     return key, repr(item["input"]), allowed
 
@@ -109,6 +118,18 @@ def _key(location: Iterable[int | str], cls: Any) -> tuple[str, ...]:
     if isinstance(first, int):
         first = [option.name for option in fields(cls) if option.init][first]
     return tuple(str(part) for part in (first, *others) if part != "" and not _names_a_type(part))
+
+
+def _unit(kind: Any, key: Sequence[str]) -> str | None:
+    """Return the unit of the option at a key, `size` or `duration`; None for any other."""
+    extra = getattr(kind, "json_schema_extra", None)
+    if not key and isinstance(extra, dict) and "x-unit" in extra:
+        return str(extra["x-unit"])
+    option = getattr(kind, "__pydantic_fields__", {}).get(key[0]) if key else None
+    if option is not None:
+        return _unit(option, key[1:])
+    within = [kind.annotation] if isinstance(kind, FieldInfo) else get_args(kind)
+    return next((unit for one in within if (unit := _unit(one, key))), None)
 
 
 def _noun(annotation: Any) -> str:

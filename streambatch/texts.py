@@ -4,6 +4,8 @@ import re
 
 _BYTES = re.compile("[\udc80-\udcff]")
 """What Python puts in the place of bytes that are not UTF-8."""
+_ESCAPED = re.compile(r"(?<!\\)((?:\\\\)*)\\udc([89a-f][0-9a-f])")
+"""The same as `repr` writes it, after any number of backslashes that stand for themselves."""
 
 
 def encodable(text: str) -> str:
@@ -12,6 +14,11 @@ def encodable(text: str) -> str:
         return text
     shown = _BYTES.sub(lambda byte: f"\\x{ord(byte[0]) & 0xFF:02x}", text)
     return shown.encode(errors="backslashreplace").decode()
+
+
+def repr_encodable(text: str) -> str:
+    r"""Return a text that holds what `repr` made, with bytes that are not UTF-8 as `encodable` writes them: `\xff`."""
+    return encodable(_ESCAPED.sub(r"\1\\x\2", text))
 
 
 def shortened(text: str, characters: int) -> str:

@@ -84,9 +84,32 @@ def test_a_model_of_another_width(write: Write) -> None:
         load_pipeline(write(d=3))
 
 
-def test_a_step_of_another_width(write: Write) -> None:
-    with pytest.raises(ShapeError, match=r"mean of preprocess step standardize: .*\(2,\).*\(3,\)"):
-        load_pipeline(write(more='[[preprocess]]\ntype = "standardize"\nmean = [1, 2, 3]\nscale = 1\n'))
+@pytest.mark.parametrize(
+    ("step", "error", "message"),
+    [
+        (
+            'type = "standardize"\nmean = [1, 2, 3]\nscale = 1',
+            ShapeError,
+            "preprocess[1].mean: mean of preprocess step standardize: expected shape (2,), one record's, found (3,)",
+        ),
+        (
+            'type = "clip"\nhigh = [1, 2, 3]',
+            ShapeError,
+            "preprocess[1]: low of preprocess step clip: expected shape (2,), one record's, found (3,)",
+        ),
+        (
+            'type = "standardize"\nmean = 0\nscale = 0',
+            StepError,
+            "preprocess[1]: preprocess step standardize: scale is 0; expected another number, such as 1 for a constant "
+            "feature",
+        ),
+    ],
+)
+def test_a_step_that_will_not_do(write: Write, step: str, error: type[Exception], message: str) -> None:
+    path = write(more=f'[[preprocess]]\ntype = "clip"\nlow = 0\n[[preprocess]]\n{step}\n')
+    with pytest.raises(error) as caught:
+        load_pipeline(path)
+    assert str(caught.value) == f"{path}: {message}"
 
 
 @pytest.mark.parametrize(

@@ -332,12 +332,19 @@ def test_five_mistakes_are_five_problems(load: Loader) -> None:
         ("sink.second={type='none'}", "sink", "exactly one table"),
         ("dead_letter.stop_at=2", "dead_letter.stop_at", "at most 1"),
         ("delivery.drain_timeout=-1", "delivery.drain_timeout", "at least 0"),
-        ("http.listen=9464", "http.listen", "a string"),
+        ("http.listen=9464", "http.listen", 'a string "host:port", such as "127.0.0.1:9464"'),
+        ("source.rides_in={type='tcp', listen=9000}", "source.rides_in.listen", 'a string "host:port", such as'),
+        (
+            "source.rides_in={type='tcp', listen='h:1', spool={max_bytes='1KiB'}}",
+            "source.rides_in.spool.max_bytes", "at least 1 MiB",
+        ),
+        ("source.rides_in={type='udp', listen='h:1', receive_buffer=1}", "source.rides_in.receive_buffer", "4 KiB"),
+        ("batch.max_bytes=0", "batch.max_bytes", "at least 1 B"),
         ("http.listen=localhost", "http.listen", "host:port"),
         ("http.page=true", "http.page", "listen"),
         ("runs.keep=soon", "runs.keep", "a duration such as"),
     ],
-)
+)  # fmt: skip
 def test_what_is_refused(load: Loader, override: str, key: str, allowed: str) -> None:
     problems = load.problems(MINIMAL, override)
     assert len(problems) == 1, problems
@@ -438,6 +445,16 @@ def test_the_digest_tells_configs_apart(tmp_path: Path) -> None:
     assert len(here) == 64
     assert Loader(folders[0])(MINIMAL + "# a remark\n").digest == here
     assert Loader(folders[0])(MINIMAL, "batch.max_records=511").digest != here
+
+
+def test_the_digest_takes_names_that_are_not_utf_8(load: Loader) -> None:
+    names = ("caf\udce9.jsonl", "/caf\udce9.jsonl", "/caf\udcea.jsonl")
+    assert len({load(MINIMAL, f"sink.scores.path={name}").digest for name in names}) == 3
+
+
+def test_a_name_that_is_not_utf_8_is_shown_as_everywhere(load: Loader) -> None:
+    assert load.problem(MINIMAL, "record.dtype=caf\udce9")[1] == r"'caf\xe9'"
+    assert load.problem(MINIMAL, "name=caf\udce9")[1] == r"'caf\xe9'"
 
 
 @options

@@ -86,6 +86,13 @@ def test_a_change_is_told_by_its_key(
         assert f"{key}: found {found.after}; allowed: {before}, {LATER}" in str(caught.value)
 
 
+def test_a_name_that_is_not_utf_8_is_shown_as_everywhere(load: Load) -> None:
+    source = """source.rides_in={{type="file", path="{}"}}"""
+    changes = changes_between(load(source.format("a")), load(source.format("caf\udce9")))
+    (after,) = (change.after for change in changes if change.key == "source.rides_in.path")
+    assert after.endswith(r"/caf\xe9'")
+
+
 def test_a_secret_that_changed_is_found_and_not_shown(load: Load) -> None:
     (change,) = changes_between(load(ADMIN_TOKEN="first"), load(ADMIN_TOKEN="second"))
     assert change == Change("http", "a secret value", "another one")

@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from streambatch import __version__
+from streambatch.cli.early import stopping_cleanly
 from streambatch.errors import StreambatchError
+from streambatch.texts import repr_encodable
 
 app = typer.Typer(
     name="streambatch",
@@ -135,9 +137,11 @@ def run(
     one stops hard. SIGHUP has the config read again. Exit codes: 0 done or clean stop; 1 failed; 2 usage, config or
     held state; 3 stopped with work unfinished.
     """
-    from streambatch.cli.run import run_pipeline
+    with stopping_cleanly():
+        from streambatch.cli.run import run_pipeline
 
-    raise typer.Exit(run_pipeline(config, overrides or [], report, level=log_level, format=log_format))
+        code = run_pipeline(config, overrides or [], report, level=log_level, format=log_format)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -159,7 +163,7 @@ def top(
 
     Refreshed once a second; q or Ctrl-C quits. A daemon that is down is shown as down and comes back by itself. Where
     stdout is no terminal, one picture is printed, as with --once. Exit codes: 0 done; 1 with --once or --json, a daemon
-    can't be reached.
+    can't be reached; 2 a URL is none.
     """
     from streambatch.cli.top import watch_daemons
 
@@ -318,7 +322,7 @@ def dead_letters_list(
     """Print which records died, and how many of what.
 
     Those that are committed; with --json each as it is in its file, and whether it was replayed. Exit codes: 0 done; 1
-    a file holds something else; 2 config or state can't be read.
+    a file holds something else; 2 config or state can't be read, or there is no such source or run.
     """
     from streambatch.cli.dead_letters import list_dead_letters
 
@@ -349,12 +353,19 @@ def dead_letters_replay(
 
 def _refuse(message: str) -> int:
     for line in message.splitlines():
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {repr_encodable(line)}", file=sys.stderr)
     return REFUSED
 
 
 def _refuse_usage(error: Exception) -> int:
     """Say what is wrong with the command line and where to read on; without a command, show the help itself."""
+    from pydantic import ValidationError
+
+    from streambatch.options import problems_of
+
+    if isinstance(error.__cause__, ValidationError):  # a value, of which typer doesn't say what was found
+        (problem,) = problems_of(error.__cause__)
+        vars(error)["message"] = f"found {problem.found}; allowed: {problem.allowed}"
     context = getattr(error, "ctx", None)
     message = str(getattr(error, "format_message", error.__str__)())
     if context is None:

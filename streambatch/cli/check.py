@@ -25,6 +25,7 @@ from streambatch.scoring.executors import is_async
 from streambatch.scoring.formats import encoder_for, transform_for
 from streambatch.scoring.transform import Transform
 from streambatch.sinks.file import FileSink
+from streambatch.texts import encodable
 from streambatch.units import format_duration, format_size
 
 
@@ -38,7 +39,7 @@ def check_config(path: Path, overrides: Sequence[str], sample: int) -> int:
     assembly = Assembly(config)
     print_rows(describe(assembly))
     for note in notes(assembly):
-        print(f"note: {note}", file=sys.stderr)
+        print(encodable(f"note: {note}"), file=sys.stderr)
     if sample:
         sys.stdout.flush()
         anyio.run(_print_sample, assembly, sample)
@@ -201,4 +202,4 @@ def _print_outcome(outcome: Outcome) -> None:
     sys.stdout.flush()
     for reject in outcome.rejects:
         where = f"{reject.partition}, position {reject.position}"
-        print(f"dead: {reject.stage}, {reject.reason}: {reject.error} ({where})", file=sys.stderr)
+        print(encodable(f"dead: {reject.stage}, {reject.reason}: {reject.error} ({where})"), file=sys.stderr)

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -11,15 +11,21 @@ import msgspec
 
 from streambatch.assemble import load_config
 from streambatch.cli.printing import print_json, print_rows
+from streambatch.config import Config
 from streambatch.errors import ConfigError, ConfigProblem, HeldError, StreambatchError, first_cause
 from streambatch.ops.letters import key_of
 from streambatch.ops.outputs import OutputError
 from streambatch.ops.replay import Filter, Replay, dead_letters, known_replays, replay
+from streambatch.ops.replaying import SUFFIX
 from streambatch.records import Reason, Stage
+from streambatch.state.database import FILE_NAME
+from streambatch.state.store import StateStore
 
 DONE, FAILED, UNFINISHED = 0, 1, 3
 Wanted = tuple[str | None, str | None, str | None, str | None]
 """Stage, reason, source, run."""
+RUNS_SHOWN = 12
+"""Runs that an error names; the others it counts."""
 
 
 def list_dead_letters(path: Path, overrides: Sequence[str], wanted: Wanted, limit: int, *, is_json: bool) -> int:
@@ -29,6 +35,7 @@ def list_dead_letters(path: Path, overrides: Sequence[str], wanted: Wanted, limi
     counts: Counter[tuple[str, str]] = Counter()
     replayed: Counter[tuple[str, str]] = Counter()
     try:
+        _check_named(config, chosen)
         for letter in dead_letters(config):
             if not chosen.takes(letter):
                 continue
@@ -50,9 +57,10 @@ def list_dead_letters(path: Path, overrides: Sequence[str], wanted: Wanted, limi
 
 def replay_dead_letters(path: Path, overrides: Sequence[str], wanted: Wanted, *, is_json: bool) -> int:
     """Replay the dead letters that are wanted. Returns the exit code. Raises HeldError while the pipeline runs."""
-    config = load_config(path, overrides=overrides)
+    config, chosen = load_config(path, overrides=overrides), _filter(wanted)
     try:
-        result = replay(config, _filter(wanted))
+        _check_named(config, chosen)
+        result = replay(config, chosen)
     except OutputError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
@@ -76,6 +84,34 @@ def _filter(wanted: Wanted) -> Filter:
         if value is not None and value not in allowed:
             raise ConfigError([ConfigProblem(name, repr(value), ", ".join(allowed))])
     return Filter(stage, reason, source, run)
+
+
+def _check_named(config: Config, chosen: Filter) -> None:
+    """Raise ConfigError for a source or run that neither the config nor the state nor a dead letter names."""
+    sources, runs = {part.options.name for part in config.sources}, dict[str, None]()
+    if _misnamed(chosen, sources, runs) and (config.state_dir / FILE_NAME).exists():
+        with StateStore.read(config.state_dir) as store:
+            state = store.load()
+            sources |= {name.removesuffix(SUFFIX) for name in (*state.readings, *state.partitions)}
+            runs |= dict.fromkeys(run.run for run in store.runs())
+    if _misnamed(chosen, sources, runs):  # only then are all letters read for the names in them
+        for letter in dead_letters(config):
+            sources.add(letter.source.removesuffix(SUFFIX))
+            runs[letter.run] = None
+    if problems := _misnamed(chosen, sources, runs):
+        raise ConfigError(problems)
+
+
+def _misnamed(chosen: Filter, sources: Collection[str], runs: Collection[str]) -> list[ConfigProblem]:
+    problems = []
+    if chosen.source is not None and chosen.source.removesuffix(SUFFIX) not in sources:
+        allowed = sorted(name + end for name in sources for end in ("", SUFFIX))
+        problems.append(ConfigProblem("--source", repr(chosen.source), ", ".join(allowed)))
+    if chosen.run is not None and chosen.run not in runs:
+        last = ", ".join([*runs][-RUNS_SHOWN:]) or "none yet"
+        more = f", and {len(runs) - RUNS_SHOWN} more" if len(runs) > RUNS_SHOWN else ""
+        problems.append(ConfigProblem("--run", repr(chosen.run), last + more))
+    return problems
 
 
 def _print_counts(counts: Counter[tuple[str, str]], replayed: Counter[tuple[str, str]], limit: int) -> None:

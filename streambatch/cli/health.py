@@ -5,18 +5,19 @@ import sys
 import urllib.error
 import urllib.request
 
+from streambatch.cli.admin_url import base_of
+
 TIMEOUT_SECONDS = 5.0
 ANSWER_BYTES_MAX = 64 << 10
-HEALTHY, UNHEALTHY, MISNAMED = 0, 1, 2
+HEALTHY, UNHEALTHY = 0, 1
 
 
 def probe(url: str, *, is_ready_asked: bool) -> int:
-    """Ask a daemon whether it is alive, or whether it is ready, print its answer and return the exit code."""
-    base = url if "://" in url else f"http://{url}"
-    page = f"{base.rstrip('/')}/{'readyz' if is_ready_asked else 'livez'}"
-    if not page.startswith(("http://", "https://")):
-        print(f"error: URL: found {url!r}; allowed: an admin port, such as http://127.0.0.1:9464", file=sys.stderr)
-        return MISNAMED
+    """Ask a daemon whether it is alive, or whether it is ready, print its answer and return the exit code.
+
+    Raises ConfigError for what is no address.
+    """
+    page = f"{base_of(url)}/{'readyz' if is_ready_asked else 'livez'}"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(page, timeout=TIMEOUT_SECONDS) as answer:

@@ -28,7 +28,10 @@ DONE, UNREACHED = 0, 1
 
 
 def watch_daemons(urls: Sequence[str], *, token: str | None, once: bool, as_json: bool) -> int:
-    """Show daemons until told to quit; or once, and return UNREACHED if one of them can't be reached."""
+    """Show daemons until told to quit; or once, and return UNREACHED if one of them can't be reached.
+
+    Raises ConfigError for what is no address.
+    """
     watchers = [Watcher(url, token) for url in urls or [DEFAULT_URL]]
     console = Console()
     if once or as_json or not console.is_terminal:

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+from streambatch.cli.admin_url import base_of
 from streambatch.errors import StreambatchError
 from streambatch.ops.live import Live, View
 
@@ -30,12 +31,6 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
-
-
-def base_of(url: str) -> str:
-    """Return the address of an admin port as its base: `host:port` will do, and so will the address of a page."""
-    base = url if "://" in url else f"http://{url}"
-    return base.rstrip("/").removesuffix("/status").rstrip("/")
 
 
 def fetch(base: str, token: str | None) -> dict[str, Any]:

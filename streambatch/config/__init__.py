@@ -37,6 +37,7 @@ from streambatch.redaction import REDACTED, looks_secret, redacted
 from streambatch.scoring.executors import Workers
 from streambatch.state.dead_letters import DeadLetterOptions
 from streambatch.state.manifest import RunsOptions
+from streambatch.texts import encodable
 
 __all__ = ["Config", "Find", "Group", "HttpOptions", "Part", "load_config", "restore_config"]
 
@@ -174,7 +175,7 @@ def _digest(effective: Mapping[str, Any], folder: Path) -> str:
 
 def _relative(value: Any, folder: str) -> Any:
     if isinstance(value, Mapping):
-        return {key: _relative(inner, folder) for key, inner in value.items()}
+        return {encodable(key): _relative(inner, folder) for key, inner in value.items()}
     if isinstance(value, list):
         return [_relative(inner, folder) for inner in value]
-    return value.removeprefix(folder) if isinstance(value, str) else value
+    return encodable(value.removeprefix(folder)) if isinstance(value, str) else value

@@ -12,7 +12,7 @@ from streambatch.config import Config
 from streambatch.config.sections import SECTIONS
 from streambatch.errors import ConfigError, ConfigProblem
 from streambatch.settings import LATER
-from streambatch.texts import shortened
+from streambatch.texts import repr_encodable, shortened
 
 LIVE = (
     "model", "preprocess", "batch", "queue", "delivery", "workers.count", "workers.timeout", "workers.attempts",
@@ -75,4 +75,4 @@ def _flat(value: Any, key: str) -> Iterator[tuple[str, str]]:
         for at, inner in enumerate(value):
             yield from _flat(inner, f"{key}[{at}]")
     elif value is not None:
-        yield key, shortened(repr(value), SHOWN_MAX)
+        yield key, shortened(repr_encodable(repr(value)), SHOWN_MAX)

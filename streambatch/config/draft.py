@@ -17,6 +17,7 @@ from typing import Any
 from streambatch.config.credentials import read_credential
 from streambatch.errors import ConfigError, ConfigProblem
 from streambatch.redaction import looks_secret
+from streambatch.texts import repr_encodable
 
 PREFIX = "STREAMBATCH_"
 Table = dict[str, Any]
@@ -48,7 +49,7 @@ class Draft:
         origin = self.origins.get(key)
         name = f"{key} ({origin})" if origin else key
         if name not in {problem.key for problem in self.problems}:
-            self.problems.append(ConfigProblem(name, found, allowed))
+            self.problems.append(ConfigProblem(name, repr_encodable(found), allowed))
 
     def shown(self, key: str, found: str) -> str:
         """Return how a value is shown in a message: `found`, but for one that is secret or holds one that is."""

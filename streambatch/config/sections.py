@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from streambatch.addresses import parse_address
+from streambatch.addresses import ListenAddress, parse_address
 from streambatch.codecs.schema import RecordSchema
 from streambatch.config.draft import Draft
 from streambatch.durability import Delivery
@@ -49,7 +49,7 @@ SECTIONS = (
 class HttpOptions:
     """The admin port."""
 
-    listen: str = "127.0.0.1:9464"
+    listen: ListenAddress = "127.0.0.1:9464"
     """Host and port of metrics, health, status and live page; `off` for none."""
     token: str | None = field(default=None, repr=False)
     """What the live page, `/status`, `/config` and `/-/` ask for unless `listen` is a loopback address: sent as

@@ -24,7 +24,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from streambatch.addresses import parse_address
+from streambatch.addresses import ListenAddress, parse_address
 from streambatch.codecs.framing import framing_for_format
 from streambatch.errors import OptionError
 from streambatch.ingest.compression import Corrupt
@@ -61,7 +61,7 @@ class BrokenTransfer(Exception):
 class HttpSource(Listening):
     """Listens on an address and takes in what clients post to /records."""
 
-    listen: str
+    listen: ListenAddress
     """Host and port for clients: `127.0.0.1:9000`, `[::1]:9000`; `0.0.0.0:9000` for every interface."""
     _: KW_ONLY
     name: str = "http"
@@ -174,11 +174,14 @@ class Requests:
         headers, size_max = request.headers, self._options.max_body_bytes
         if self._is_stopping:
             return _answer(503, 0, "the source is stopping", CLOSE)
-        if _encoding(request) not in ("identity", *DECOMPRESSORS):
+        encoding, content_type = _encoding(request), headers.get("content-type", "").lower()
+        if encoding not in ("identity", *DECOMPRESSORS):
             allowed = ", ".join(name for name in DECOMPRESSORS if not name.startswith("x-"))
-            return _answer(415, 0, f"content-encoding: expected {allowed} or none", {"accept-encoding": allowed})
-        if headers.get("content-type", "").lower().startswith("multipart/"):
-            return _answer(415, 0, "content-type: expected records, one a line, found parts of a form")
+            problem = f"content-encoding: found {encoding}; allowed: {allowed} or none"
+            return _answer(415, 0, problem, {"accept-encoding": allowed})
+        if content_type.startswith("multipart/"):
+            found = content_type.partition(";")[0]
+            return _answer(415, 0, f"content-type: found {found}; allowed: any but multipart, as the body is records")
         if self._options.spool is not None and not _is_key(headers.get(KEY_HEADER)):
             return _answer(400, 0, f"{KEY_HEADER}: expected 1 to {KEY_LENGTH_MAX} printable characters of ASCII")
         if int(headers.get("content-length", "0")) > size_max:
@@ -317,4 +320,6 @@ def _answer(status: int, received: int, error: str | None = None, headers: Mappi
 
 async def _as_json(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _answer(error.status_code, 0, error.detail, error.headers)
+    found = f"{request.method}; allowed: POST" if error.status_code == 405 else f"nothing there; allowed: POST {PATH}"
+    # Not `request.url`: that is made with the header Host, which may be anything.
+    return _answer(error.status_code, 0, f"{request.scope['path']}: found {found}", error.headers)

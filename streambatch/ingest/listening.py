@@ -38,7 +38,8 @@ async def bind_for(
     try:
         socks = await bind(listen, kind)
     except (OSError, UnicodeError) as error:
-        raise SourceError(source, f"can't listen on {listen}: {cause_of(error)}") from error
+        allowed = f"source.{source}.listen: allowed is a free address of this machine"
+        raise SourceError(source, f"can't listen on {listen}: {cause_of(error)}; {allowed}") from error
     return socks, address_of(socks[0])
 
 

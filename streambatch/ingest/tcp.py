@@ -3,7 +3,7 @@
 import socket
 from dataclasses import KW_ONLY
 
-from streambatch.addresses import parse_address
+from streambatch.addresses import ListenAddress, parse_address
 from streambatch.ingest.connections import ConnectionSource
 from streambatch.ingest.listening import bind_for
 from streambatch.options import options
@@ -13,7 +13,7 @@ from streambatch.options import options
 class TcpSource(ConnectionSource):
     """Listens on an address and reads what every client sends until the client closes."""
 
-    listen: str
+    listen: ListenAddress
     """Host and port for clients: `127.0.0.1:9000`, `[::1]:9000`; `0.0.0.0:9000` for every interface."""
     _: KW_ONLY
     name: str = "tcp"

@@ -17,7 +17,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 from pydantic import Field
 
-from streambatch.addresses import parse_address
+from streambatch.addresses import ListenAddress, parse_address
 from streambatch.codecs.framing import framing_for_format
 from streambatch.ingest.allocator import keep_freed_memory
 from streambatch.ingest.feed import Feed
@@ -50,7 +50,7 @@ class UdpSource(Listening):
     What the system drops is told to the observer when reading goes on.
     """
 
-    listen: str
+    listen: ListenAddress
     """Host and port: `127.0.0.1:9000`, `[::1]:9000`; `0.0.0.0:9000` for every interface."""
     _: KW_ONLY
     name: str = "udp"

@@ -29,21 +29,30 @@ class LinearModel:
     """x @ weights + bias.
 
     weights: (d,) for one score per record, (d, k) for k. bias: a number, or (k,).
-    digest: sha256 of the model's file, or of its arrays where there is none. Raises ModelError for numbers that are
-    not finite, ShapeError for shapes that don't go together.
+    digest: sha256 of the model's file, or of its arrays where there is none. path: the file, for messages. Raises
+    ModelError for numbers that are not finite, ShapeError for shapes that don't go together.
     """
 
     format = "linear"
     name = _NAME
 
-    def __init__(self, weights: npt.ArrayLike, bias: npt.ArrayLike = 0.0, *, digest: str | None = None) -> None:
-        self.weights = _finite("weights", weights)
-        self.bias = _finite("bias", bias)
+    def __init__(
+        self,
+        weights: npt.ArrayLike,
+        bias: npt.ArrayLike = 0.0,
+        *,
+        digest: str | None = None,
+        path: Path | None = None,
+    ) -> None:
+        where, self._hint = ("", "") if path is None else (f"{path}: ", f"loaded from {path}")
+        self.weights = _finite(f"{where}weights", weights)
+        self.bias = _finite(f"{where}bias", bias)
         if self.weights.ndim not in (1, 2) or 0 in self.weights.shape:
-            raise ShapeError(f"weights of model {_NAME}", "(d,) or (d, k)", self.weights.shape)
+            raise ShapeError(f"weights of model {_NAME}", "(d,) or (d, k)", self.weights.shape, self._hint)
         width = self.weights.shape[1:]
         if self.bias.shape not in ((), (1,), width):
-            raise ShapeError(f"bias of model {_NAME}", " or ".join(map(str, {(): None, width: None})), self.bias.shape)
+            wanted = " or ".join(map(str, {(): None, width: None}))
+            raise ShapeError(f"bias of model {_NAME}", wanted, self.bias.shape, self._hint)
         if self.bias.shape == (1,):
             self.bias = self.bias.reshape(())
         self.digest = digest or hashlib.sha256(self.weights.tobytes() + self.bias.tobytes()).hexdigest()
@@ -71,9 +80,8 @@ class LinearModel:
     def _check(self, shape: tuple[int, ...]) -> None:
         d = prod(shape)
         if d != len(self.weights):
-            raise ShapeError(
-                f"model {_NAME}", f"({d},) or ({d}, k) of weights, for records of shape {shape}", self.weights.shape
-            )
+            wanted = f"({d},) or ({d}, k) of weights, for records of shape {shape}"
+            raise ShapeError(f"model {_NAME}", wanted, self.weights.shape, self._hint)
 
 
 @options
@@ -91,7 +99,7 @@ class LinearOptions:
         archive = read_archive(base / self.path, fail)
         check_digest(_NAME, archive.path, archive.digest, self.sha256)
         arrays = arrays_of(archive, ["weights", "bias"], fail)
-        return LinearModel(arrays["weights"], arrays["bias"], digest=archive.digest)
+        return LinearModel(arrays["weights"], arrays["bias"], digest=archive.digest, path=archive.path)
 
 
 def _finite(name: str, value: Any) -> FloatArray:

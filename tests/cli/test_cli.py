@@ -110,7 +110,18 @@ def test_help_imports_nothing_heavy() -> None:
         (["fly"], "error: No such command 'fly'; see streambatch --help\n"),
         (["run"], "error: Missing argument 'CONFIG'; see streambatch run --help\n"),
         (["run", "a.toml", "--sett", "x"], "error: No such option: --sett"),
-        (["check", "a.toml", "--sample", "-1"], "error: Invalid value for '--sample': "),
+        (
+            ["check", "a.toml", "--sample", "x"],
+            "error: Invalid value for '--sample': found 'x'; allowed: an integer; see streambatch check --help\n",
+        ),
+        (
+            ["check", "a.toml", "--sample", "-1"],
+            "error: Invalid value for '--sample': found '-1'; allowed: at least 0; see streambatch check --help\n",
+        ),
+        (
+            ["demo", "--seconds", "3601"],
+            "error: Invalid value for '--seconds': found '3601'; allowed: at most 3600; see streambatch demo --help\n",
+        ),
         ([], "Usage: streambatch"),
     ],
 )
@@ -119,6 +130,14 @@ def test_usage_errors(streambatch: CommandLine, arguments: list[str], said: str)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(said)
     assert "see streambatch" in done.stderr or not arguments
+
+
+def test_a_name_that_is_not_utf_8_is_shown_as_everywhere(streambatch: CommandLine, folder: Path) -> None:
+    assert streambatch("run", "nope\udce9.toml", folder=folder).stderr.startswith(r"error: nope\xe9.toml: file: ")
+    assert streambatch("nope\udce9").stderr.startswith(r"error: No such command 'nope\xe9'; ")
+    done = streambatch("check", "pipeline.toml", "--set", "sink.scores.path=x\udce9.jsonl", folder=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert rf"{folder}/x\xe9.jsonl" in done.stdout
 
 
 def test_completion_knows_the_commands(folder: Path) -> None:

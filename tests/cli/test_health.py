@@ -55,4 +55,7 @@ def test_nobody_answers() -> None:
 
 
 def test_what_is_no_address() -> None:
-    assert health("ftp://127.0.0.1")[0] == 2
+    code, out, err = health("localhost:70000")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: URL: found 'localhost:70000'; allowed: ")
+    assert "1 to 65535" in err

@@ -26,8 +26,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from streambatch.cli.top_client import UnreachableError, base_of, fetch
+from streambatch.cli.admin_url import base_of
+from streambatch.cli.top_client import UnreachableError, fetch
 from streambatch.cli.top_view import draw, sparkline
+from streambatch.errors import ConfigError
 from streambatch.ops.live import Live, View
 from tests.e2e.running import PATIENCE_SECONDS, running
 from tests.ops.loads import status_of
@@ -191,6 +193,22 @@ def test_what_is_no_status_is_said_to_be_none(body: bytes) -> None:
 @pytest.mark.parametrize("url", ["127.0.0.1:9464", "http://127.0.0.1:9464/", "http://127.0.0.1:9464/status"])
 def test_an_address_may_be_short_or_that_of_the_page(url: str) -> None:
     assert base_of(url) == "http://127.0.0.1:9464"
+
+
+@pytest.mark.parametrize(
+    "url", ["", "ftp://x", "bar:99999", "bar:0", "bar:a", "http://", "http://:9464", "http://[::1", "://x"]
+)
+def test_what_is_no_address_is_said_to_be_none(url: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        base_of(url)
+    assert str(raised.value).startswith(f"URL: found {url!r}; allowed: ")
+
+
+@pytest.mark.parametrize("option", [(), ("--json",)])
+def test_an_address_among_others_that_is_none_is_refused(option: tuple[str, ...]) -> None:
+    shown = top(*option, "127.0.0.1:1", "ftp://x")
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert shown.stderr.startswith("error: URL: found 'ftp://x'; allowed: ")
 
 
 def view_of(*, is_down: bool = False, **changes: Any) -> View:

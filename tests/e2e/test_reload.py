@@ -206,6 +206,22 @@ def test_over_http(folder: Path) -> None:
         assert daemon.stop() == 0
 
 
+def test_where_a_folder_is_not_named_in_utf_8(folder: Path) -> None:
+    folder = folder / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    save_model(folder, 0.0)
+    with running(folder, CONFIG) as daemon:
+        daemon.event("state_changed", state="running")
+        status, body = daemon.get("/config")
+        assert (status, json.loads(body)["sink"]["scores"]["path"]) == (200, rf"{folder.parent}/caf\xe9/out.jsonl")
+        (folder / "pipeline.toml").write_text(FORBIDDEN)
+        status, body = daemon.post("/-/reload")
+        assert status == 400
+        assert json.loads(body)["problems"][-1].startswith(
+            rf"{folder.parent}/caf\xe9/pipeline.toml: sink.scores.path: found '{folder.parent}/caf\xe9/other.jsonl'; "
+        )
+
+
 def test_without_lifecycle_there_is_no_such_page(folder: Path) -> None:
     with running(folder, CONFIG.replace("lifecycle = true", "")) as daemon:
         assert post(daemon)[0] in (404, 405)

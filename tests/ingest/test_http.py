@@ -25,6 +25,7 @@ CHUNKED = ("-H", "Transfer-Encoding: chunked")
 GZIP = ("-H", "Content-Encoding: gzip")
 
 ZSTD = ("-H", "Content-Encoding: zstd")
+FORM = "Content-Type: multipart/form-data; boundary=x"
 
 
 class Answer(NamedTuple):
@@ -269,23 +270,26 @@ async def test_a_request_that_has_begun_waits_for_room() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "options", "status"),
+    ("path", "options", "status", "error"),
     [
-        ("/", (), 404),
-        ("/records/", (), 404),
-        ("/records", ("-X", "GET"), 405),
-        ("/records", ("-X", "PUT"), 405),
-        ("/records", ("-H", "Content-Encoding: br"), 415),
-        ("/records", ("-H", "Content-Encoding: gzip, gzip"), 415),
-        ("/records", ("-H", "Content-Type: multipart/form-data; boundary=x"), 415),
+        ("/", (), 404, "/: found nothing there; allowed: POST /records"),
+        ("/records/", (), 404, "/records/: found nothing there; allowed: POST /records"),
+        ("/x", ("-H", "Host: ["), 404, "/x: found nothing there; allowed: POST /records"),
+        ("/records", ("-X", "GET"), 405, "/records: found GET; allowed: POST"),
+        ("/records", ("-X", "PUT"), 405, "/records: found PUT; allowed: POST"),
+        ("/records", ("-H", "Content-Encoding: br"), 415, "content-encoding: found br; allowed: gzip, "),
+        ("/records", ("-H", "Content-Encoding: gzip, gzip"), 415, "content-encoding: found gzip, gzip; allowed: "),
+        ("/records", ("-H", FORM), 415, "content-type: found multipart/form-data; allowed: any but "),
     ],
 )
-async def test_other_requests_are_turned_away(path: str, options: Sequence[str], status: int) -> None:
+async def test_other_requests_are_turned_away(path: str, options: Sequence[str], status: int, error: str) -> None:
     intake = KeepingIntake()
     async with serving(intake) as address:
         found = await curl(address, *options, body=LINES, path=path)
         assert found.status == status
         assert found.body["received"] == 0
+        assert found.body["error"].startswith(error)
+        assert found.headers.get("allow") == ("POST" if status == 405 else None)
         assert intake.count == 0
 
 
@@ -447,8 +451,10 @@ async def test_when_the_pipeline_gives_up_so_does_the_source() -> None:
 async def test_a_busy_address_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(SourceError, match=f"source http: can't listen on {listen}: Address already in use"):
+        with pytest.raises(SourceError) as caught:
             await HttpSource(listen).run(KeepingIntake())
+        found = f"source http: can't listen on {listen}: Address already in use"
+        assert str(caught.value) == f"{found}; source.http.listen: allowed is a free address of this machine"
 
 
 async def test_options_are_checked(tmp_path: Path) -> None:

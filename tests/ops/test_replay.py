@@ -50,7 +50,6 @@ def test_list(mendable: Traced) -> None:
     assert len(listed(mendable)) == 10
     assert [each["reason"] for each in listed(mendable, "--stage", "decode")] == ["invalid_json"]
     assert len(listed(mendable, "--reason", "missing_field", "--source", "in")) == 9
-    assert listed(mendable, "--source", "other") == listed(mendable, "--run", "other") == []
     assert all(each["replayed"] is False for each in listed(mendable))
     code, out = mendable.command("dead-letters", "list", "--limit", "2")
     assert code == 0
@@ -58,6 +57,44 @@ def test_list(mendable: Traced) -> None:
     assert "validate    missing_field     9" in out
     code, out = mendable.command("dead-letters", "list", "--reason", "boredom")
     assert (code, "--reason: found 'boredom'; allowed: oversize, cut_off" in out) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["list", "replay"])
+def test_a_source_or_a_run_that_there_is_not(mendable: Traced, command: str) -> None:
+    (run,) = mendable.runs()
+    code, out = mendable.command("dead-letters", command, "--source", "nope", "--run", "latest")
+    assert code == 2
+    assert out.splitlines() == [
+        "error: --source: found 'nope'; allowed: in, in.replay",
+        f"error: --run: found 'latest'; allowed: {run}",
+    ]
+    assert not any(mendable.folder.glob("**/*.replayed.jsonl"))
+
+
+def test_a_source_that_left_the_config_can_still_be_asked_for(mendable: Traced) -> None:
+    (run,) = mendable.runs()
+    replayed(mendable, "--stage", "decode")
+    config = mendable.folder / "pipeline.toml"
+    config.write_text(config.read_text().replace("source.in.", "source.new."))
+    (state,) = (mendable.folder / "state").glob("state.sqlite3")
+    for _ in ("by the state", "by the letters"):
+        assert len(listed(mendable, "--source", "in", "--run", run)) == 10
+        assert len(listed(mendable, "--source", "in.replay")) == 1
+        assert listed(mendable, "--source", "new.replay") == []
+        code, out = mendable.command("dead-letters", "list", "--source", "nope")
+        assert (code, "allowed: in, in.replay, new, new.replay\n" in out) == (2, True)
+        state.unlink(missing_ok=True)
+
+
+def test_a_right_name_without_letters_finds_none(traced: Traced) -> None:
+    traced.configure()
+    assert "error: --run: found 'a'; allowed: none yet" in traced.command("dead-letters", "list", "--run", "a")[1]
+    traced.append("a.jsonl", rows(0, 5))
+    traced.run()
+    (run,) = traced.runs()
+    for wanted in (("--source", "in"), ("--source", "in.replay"), ("--run", run)):
+        assert traced.command("dead-letters", "list", *wanted) == (0, "none\n")
+        assert traced.command("dead-letters", "replay", *wanted) == (0, "nothing to replay\n")
 
 
 def test_replay_after_a_fix(mendable: Traced) -> None:

@@ -127,6 +127,30 @@ def test_a_cut_off_archive_is_refused(tmp_path: Path) -> None:
         LinearOptions(path="model.npz").load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("weights", "bias", "message"),
+    [
+        ([1, 2, np.nan], 0, "model linear: {path}: weights[2] is nan; expected a finite number"),
+        ([1, 2, 3], np.inf, "model linear: {path}: bias is inf; expected a finite number"),
+        (1, 0, "weights of model linear: expected shape (d,) or (d, k), found (); loaded from {path}"),
+        ([1, 2, 3], [1, 2], "bias of model linear: expected shape (), found (2,); loaded from {path}"),
+        (
+            [1, 2, 3, 4],
+            0,
+            "model linear: expected shape (3,) or (3, k) of weights, for records of shape (3,), found (4,); "
+            "loaded from {path}",
+        ),
+    ],
+)
+def test_a_file_of_numbers_that_will_not_do_is_named(
+    tmp_path: Path, weights: list[float], bias: object, message: str
+) -> None:
+    np.savez(tmp_path / "model.npz", weights=weights, bias=bias)  # type: ignore[arg-type]
+    with pytest.raises((ModelError, ShapeError)) as caught:
+        LinearOptions(path="model.npz").load(tmp_path).bind((3,))
+    assert str(caught.value) == message.format(path=tmp_path / "model.npz")
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model linear: .*/none.npz: No such file or directory"):
         LinearOptions(path="none.npz").load(tmp_path)

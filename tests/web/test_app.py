@@ -102,6 +102,13 @@ async def test_config_may_hold_paths() -> None:
         assert (await ask(address, "/config")).json == {"state_dir": "state"}
 
 
+async def test_config_may_hold_names_that_are_not_utf_8() -> None:
+    config = {"state_dir": Path("caf\udce9"), "sink": {"caf\udce9": {"paths": ["a/caf\udce9"]}}}
+    async with serving(admin_of(config=config).app) as address:
+        shown = (await ask(address, "/config")).json
+    assert shown == {"state_dir": r"caf\xe9", "sink": {r"caf\xe9": {"paths": [r"a/caf\xe9"]}}}
+
+
 async def test_metrics_are_plain_text_unless_openmetrics_are_asked_for() -> None:
     plain = await asked("/metrics")
     assert plain.headers["content-type"].startswith("text/plain; version=0.0.4")
