@@ -124,7 +124,7 @@ class Follower:
                 left_out = set(strange) - heads.keys()
                 marks = {path: mark for path, mark in marks.items() if path not in left_out}
             self._marks = marks
-            for file in self._tail.see(marks, sight.held, self._intake.clock.monotonic(), heads):
+            for file in self._tail.see(marks, sight.held, self._intake.clock.monotonic(), heads, sight.unsought):
                 self._tell(file, "rotated")
         for file in sight.failed.keys() - self._retry_at.keys():
             await self._hold(file, sight.failed[file])

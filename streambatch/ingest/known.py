@@ -21,15 +21,18 @@ from streambatch.ingest.matching import Mark, partition_name
 class FileNotes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is stored of a file.
 
-    path: as a partition name. folder: the device of the folder it is in. head, digest: its identity. start: where
-    reading began. from_end: it is yet to begin, after the last record in so many bytes. renamed: it is no longer where
-    it was found first. end, size: where its last record ended, and how long it was, when it had been read to its end.
+    path: as a partition name. folder: the device of the folder of its path. home, home_device: the folder that links
+    led to from there, and its device. head, digest: its identity. start: where reading began. from_end: it is yet to
+    begin, after the last record in so many bytes. renamed: it is no longer where it was found first. end, size: where
+    its last record ended, and how long it was, when it had been read to its end.
     """
 
     path: str = ""
     device: int = 0
     inode: int = 0
     folder: int = 0
+    home: str = ""
+    home_device: int = 0
     head: int = 0
     digest: str = ""
     start: int = 0
@@ -46,8 +49,17 @@ class FileNotes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def notes_of(path: str, mark: Mark, identity: Identity) -> FileNotes:
     """Return the notes of a file that is being read."""
     head, digest = identity.length, identity.digest.hex() if identity.length else ""
-    name = partition_name(path)
-    return FileNotes(path=name, device=mark.device, inode=mark.inode, folder=mark.folder, head=head, digest=digest)
+    home, home_device = (partition_name(mark.home.folder), mark.home.device) if mark.home else ("", 0)
+    return FileNotes(
+        path=partition_name(path),
+        device=mark.device,
+        inode=mark.inode,
+        folder=mark.folder,
+        home=home,
+        home_device=home_device,
+        head=head,
+        digest=digest,
+    )
 
 
 class Known(NamedTuple):

@@ -8,6 +8,7 @@ import glob
 import os
 import stat
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from streambatch.errors import SourceError
@@ -26,14 +27,25 @@ Key = tuple[int, int]
 """Device and inode: what the system knows a file by; free to be used again once the file is gone."""
 
 
+class Home(NamedTuple):
+    """The folder a file is in that links lead to from another, and the device that folder is on."""
+
+    folder: str
+    device: int
+
+
 class Mark(NamedTuple):
-    """What tells whether a file is another one, or changed, without opening it. folder: the device its folder is on."""
+    """What tells whether a file is another one, or changed, without opening it.
+
+    folder: the device that the folder of its path is on. home: where it is, if known, and that is another folder.
+    """
 
     device: int
     inode: int
     size: int
     modified_ns: int
     folder: int = 0
+    home: Home | None = None
 
     @property
     def key(self) -> Key:
@@ -100,6 +112,25 @@ def folder_device(path: str) -> int:
             if folder == os.path.dirname(folder):
                 raise
             folder = os.path.dirname(folder)
+
+
+def home_of(path: str, key: Key) -> Home | None:
+    """Return where a file is, unless that is the folder of its path, or the path leads to another file by now."""
+    with suppress(OSError):
+        real = os.path.realpath(path)
+        if real != os.path.abspath(path):
+            status, folder = os.stat(real), os.path.dirname(real)
+            if (status.st_dev, status.st_ino) == key:
+                return Home(folder, os.stat(folder).st_dev)
+    return None
+
+
+def folders_of(path: str, home: str) -> list[str]:
+    """Return where a file is looked for that its path leads to no longer: renaming leaves it in its folder.
+
+    home: the folder that links led to when it was seen, empty if none did.
+    """
+    return [os.path.dirname(path), home] if home else [os.path.dirname(path)]
 
 
 class PartitionNames:

@@ -7,32 +7,33 @@ last seen of it stands.
 import errno
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
-from itertools import islice
 from typing import NamedTuple
 
 from streambatch.ingest.identity import HEAD_BYTES, Identity
 from streambatch.ingest.known import Known
-from streambatch.ingest.matching import Key, Mark, folder_device, look, mark_of
+from streambatch.ingest.matching import Key, Mark, folder_device, folders_of, home_of, look, mark_of
 from streambatch.ingest.opening import open_file
 from streambatch.ingest.outage import is_passing
 from streambatch.ingest.tail import MISSES_MIN, Followed, Held
 
-FOUND_AGAIN_MAX = 64
-"""Files that are looked for elsewhere in one look: each found stays open until it is done."""
+FOUND_AGAIN_MAX = 128
+"""Files that no name leads to and are open: a file is looked for only while there are fewer, else in a later look."""
 
 
 class Look(NamedTuple):
     """What one look showed: the files that match, what the handles say of files that don't, and what can't be seen.
 
-    found_again: handles of files without one whose new name does not match. failed: files whose handles can't be asked.
+    found_again: handles of files without one whose new name does not match. unsought: files that are yet to be looked
+    for. failed: files whose handles can't be asked.
     """
 
     marks: Mapping[str, Mark]
     held: Mapping[Key, Held]
     unseen: Mapping[str, OSError]
     found_again: dict[Followed, io.FileIO]
+    unsought: Set[Key]
     failed: Mapping[Followed, OSError]
 
 
@@ -55,10 +56,13 @@ def look_at(
         if mark is not None:
             marks[files[key].path] = mark
             missing.remove(key)
+    _find_homes(marks, files)
     found_again: dict[Followed, io.FileIO] = {}
     lost = [files[key] for key in missing if files[key] not in handles and files[key].misses < MISSES_MIN]
-    for file in islice(lost, FOUND_AGAIN_MAX):
-        renamed = _elsewhere(file.path, file.mark.inode, file.identity)
+    room = max(0, FOUND_AGAIN_MAX - sum(file.misses > 0 for file in handles))
+    for file in lost[:room]:
+        home = file.mark.home
+        renamed = _elsewhere(folders_of(file.path, home.folder if home else ""), file.mark.inode, file.identity)
         if renamed is not None:
             found_again[file] = renamed.handle
     held: dict[Key, Held] = {}
@@ -72,7 +76,7 @@ def look_at(
             except OSError as error:
                 failed[files[key]] = error
                 held[key] = Held(files[key].size, files[key].links)
-    return Look(marks, held, unseen, found_again, failed)
+    return Look(marks, held, unseen, found_again, {file.mark.key for file in lost[room:]}, failed)
 
 
 def read_heads(marks: Mapping[str, Mark]) -> tuple[dict[str, bytes], dict[str, OSError]]:
@@ -96,7 +100,8 @@ def find_again(known: Iterable[Known], source: str, patterns: Sequence[str]) -> 
     found = []
     for each in known:
         if each.identity.length and not each.was_read and each.notes.inode not in matching:
-            renamed = _elsewhere(each.notes.path, each.notes.inode, each.identity)
+            folders = folders_of(each.notes.path, each.notes.home)
+            renamed = _elsewhere(folders, each.notes.inode, each.identity)
             if renamed is not None and renamed.mark.size < each.position:
                 renamed.handle.close()
             elif renamed is not None:
@@ -109,13 +114,27 @@ def is_gone(known: Iterable[Known]) -> list[Known]:
     gone: list[Known] = []
     inodes: dict[str, set[int]] = {}
     for each in known:
-        folder = os.path.dirname(each.notes.path)
+        folders = folders_of(each.notes.path, each.notes.home)
         with suppress(OSError):
-            if folder not in inodes:
-                inodes[folder] = _inodes(folder)
-            if folder_device(each.notes.path) == each.notes.folder and each.notes.inode not in inodes[folder]:
+            for folder in folders:
+                if folder not in inodes:
+                    inodes[folder] = _inodes(folder)
+            is_there = any(each.notes.inode in inodes[folder] for folder in folders)
+            if _is_as_it_was(each) and not is_there:
                 gone.append(each)
     return gone
+
+
+def _is_as_it_was(known: Known) -> bool:
+    """Tell whether the folders that a file was in are on the devices they were on. Raises OSError."""
+    notes = known.notes
+    if folder_device(notes.path) != notes.folder:
+        return False
+    return not notes.home or _is_on(notes.home, notes.home_device)
+
+
+def _is_on(folder: str, device: int) -> bool:
+    return folder_device(os.path.join(folder, "")) == device
 
 
 def _inodes(folder: str) -> set[int]:
@@ -124,6 +143,19 @@ def _inodes(folder: str) -> set[int]:
             return {entry.inode() for entry in entries}
     except (FileNotFoundError, NotADirectoryError):
         return set()
+
+
+def _find_homes(marks: dict[str, Mark], files: Mapping[Key, Followed]) -> None:
+    """Add to marks where their files are: once for each file, and again when it has another path."""
+    for path, mark in list(marks.items()):
+        file = files.get(mark.key)
+        at_home = marks.get(file.path) if file is not None else None
+        if file is not None and at_home is not None and at_home.key == mark.key:
+            home = file.mark.home
+        else:
+            home = home_of(path, mark.key)
+        if home != mark.home:
+            marks[path] = mark._replace(home=home)
 
 
 def _still_there(file: Followed, unseen: dict[str, OSError]) -> Mark | None:
@@ -145,19 +177,22 @@ def _unmounted(file: Followed, unseen: dict[str, OSError]) -> Mark | None:
     if file.misses:
         return None
     with suppress(OSError):
-        if folder_device(file.path) == file.mark.folder:
+        home = file.mark.home
+        # A link that leads nowhere tells nothing while what it led to is not mounted.
+        is_awaited = home is not None and os.path.islink(file.path) and not _is_on(home.folder, home.device)
+        if folder_device(file.path) == file.mark.folder and not is_awaited:
             return None
     unseen[file.path] = OSError(errno.ENODEV, "the file system it was on is not mounted")
     return file.mark
 
 
-def _elsewhere(path: str, inode: int, identity: Identity) -> Renamed | None:
-    """Return a file that was renamed in its folder."""
-    folder = os.path.dirname(path)
-    with suppress(OSError), os.scandir(folder or ".") as entries:
-        for entry in entries:
-            if entry.inode() == inode:
-                return _opened(os.path.join(folder, entry.name), identity)
+def _elsewhere(folders: Sequence[str], inode: int, identity: Identity) -> Renamed | None:
+    """Return a file that was renamed in the folder it is in."""
+    for folder in folders:
+        with suppress(OSError), os.scandir(folder or ".") as entries:
+            for entry in entries:
+                if entry.inode() == inode and (renamed := _opened(os.path.join(folder, entry.name), identity)):
+                    return renamed
     return None
 
 

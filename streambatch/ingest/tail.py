@@ -6,7 +6,7 @@ device and inode say which one it is; else they are a hint, and its first bytes 
 taken up where it ended, whenever they are seen first.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from itertools import islice
 from typing import NamedTuple
 
@@ -110,10 +110,12 @@ class Tail:
         held: Mapping[Key, Held],
         now: float,
         heads: Mapping[str, bytes] | None = None,
+        unsought: Set[Key] = frozenset(),
     ) -> list[Followed]:
         """Learn which paths match, and what open handles say of the missing files. Returns the files just renamed.
 
-        heads: what begins each of the `strange` files; one that it leaves out is not taken up now.
+        heads: what begins each of the `strange` files; one that it leaves out is not taken up now. unsought: missing
+        files that may be somewhere else.
         """
         paths = {mark.key: path for path, mark in sorted(marks.items(), reverse=True)}
         renamed = []
@@ -121,7 +123,8 @@ class Tail:
             path = paths.pop(key, None)
             was_renamed = file.is_renamed
             if path is None:
-                self._miss(file, held.get(key), now)
+                if not file.misses or key not in unsought:
+                    self._miss(file, held.get(key), now)
             else:
                 mark = marks[path]
                 at_home = marks.get(file.path)

@@ -22,7 +22,7 @@ from streambatch.ingest.compression import Corrupt, compression_of, detect, unpa
 from streambatch.ingest.file import FileSource
 from streambatch.ingest.identity import HEAD_BYTES, Identity
 from streambatch.ingest.known import FileNotes
-from streambatch.ingest.matching import partition_name
+from streambatch.ingest.matching import folders_of, partition_name
 from streambatch.ingest.opening import columns_of, has_header
 from streambatch.records import Chunk, Framer, Partition
 
@@ -82,7 +82,8 @@ class Files:
 
     def find(self, notes: FileNotes) -> FoundFile | None:
         """Return the file that was noted so; None if it is there no more."""
-        self._add_folder(os.path.dirname(notes.path))
+        for folder in folders_of(notes.path, notes.home):
+            self._add_folder(folder)
         identity = notes.identity
         by_path = [each for each in self._seen.values() if partition_name(each.path) == notes.path]
         by_inode = [each for each in self._seen.values() if each.inode == notes.inode]
