@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 from anyio import to_thread
 
 from streambatch.clock import Clock
@@ -133,6 +134,7 @@ class SpooledSource:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_write, log, written)
             tasks.start_soon(_hand_over, log, intake, handed_over)
+            tasks.start_soon(_hurry_when_cancelled, log)
             try:
                 await self.source.run(SpoolIntake(intake, log, self.options.max_bytes, self.folder))
             finally:
@@ -180,6 +182,14 @@ async def _write(log: SpoolLog, written: anyio.Event) -> None:
         written.set()
 
 
+async def _hurry_when_cancelled(log: SpoolLog) -> None:
+    """Let those go on who wait for room: the source is cancelled too, and ends only after them."""
+    try:
+        await anyio.sleep_forever()
+    finally:
+        log.hurry()
+
+
 async def _hand_over(log: SpoolLog, intake: CountingIntake, ended: anyio.Event) -> None:
     try:
         while True:
@@ -217,7 +227,7 @@ class SpoolIntake:
     async def put(self, chunk: Chunk) -> None:
         """Take the chunk over; its records count once they are durable."""
         part = part_of(chunk, self.clock.wall())
-        await self._log.append(Unit(Request([part], None, None), [chunk]))
+        await self._log.append(Unit(Request([part], None, None), [chunk], is_awaited=False))
 
     async def begin(self, key: str | None) -> StoredRequest:
         """Begin a request; see spools.RequestIntake."""
@@ -248,7 +258,7 @@ class _Request:
         self._chunks: list[Chunk | None] = []
         self._count = self._held = self._staged = self._block_bytes = 0
         self._file: Any = None
-        self._is_over = False
+        self._is_named = self._is_over = False
 
     @property
     def has_room(self) -> bool:
@@ -258,7 +268,7 @@ class _Request:
         """Take the chunk over, to be stored or compared. Raises SpoolFull and RequestTooLarge."""
         self._count += chunk.count
         if self._key is not None:
-            self._digest.update(chunk.data())
+            self._digest_of(chunk)
         if self._earlier is not None:
             self.memory.give(chunk.size)
             return
@@ -273,6 +283,13 @@ class _Request:
         self._chunks.append(chunk)
         if self._held > KEPT_BYTES or self._intake.held > self.memory.capacity // SHARE:
             await self._stage()
+
+    def _digest_of(self, chunk: Chunk) -> None:
+        """Digest the records, however the body was cut, and what gives their fields names, once."""
+        if chunk.columns is not None and not self._is_named:
+            self._is_named = True
+            self._digest.update(msgspec.json.encode(chunk.columns))
+        self._digest.update(chunk.digestible())
 
     async def commit(self) -> int:
         """Store the request, unless it is a repeated one; see spools.StoredRequest."""
@@ -331,7 +348,7 @@ class _Request:
 
     async def _store(self, key: Key | None) -> None:
         staged = self._file.fileno() if self._file is not None else None
-        unit = Unit(Request(self._parts, staged, key), self._chunks)
+        unit = Unit(Request(self._parts, staged, key), self._chunks, is_awaited=True)
         self._intake.held -= self._held
         self._held = 0  # it is the log's from now on
         with anyio.CancelScope(shield=True):

@@ -62,8 +62,8 @@ class StoredRequest(Intake, Protocol):
     async def commit(self) -> int:
         """Wait until the request is durable. Returns how many records it has.
 
-        A repeated request is not stored again, and has as many as the first. Raises KeyReused, and SourceError when
-        nothing can be stored any more.
+        A repeated request is not stored again, and has as many as the first. Raises KeyReused, SpoolFull
+        when a stop finds the disk full, and SourceError when nothing can be stored any more.
         """
         ...
 

@@ -23,7 +23,7 @@ from streambatch.ingest.udp import UdpSource
 from streambatch.ingest.unix import UnixSource
 from streambatch.records import Chunk, Source
 from streambatch.spooled import KEPT_BYTES, SpooledSource, spooled
-from streambatch.state import spool_log
+from streambatch.state import spool_disk
 from streambatch.testing.fakes import CollectingIntake
 from tests.ingest.intakes import ManualClock, until
 
@@ -262,6 +262,15 @@ async def test_a_key_that_comes_back_with_other_records_is_refused(tmp_path: Pat
         assert refused.body == {"received": 0, "error": "the idempotency key was used for other records before"}
 
 
+async def test_a_key_that_comes_back_with_other_columns_is_refused(tmp_path: Path) -> None:
+    source, intake = http(format="csv"), CollectingIntake()
+    async with running(source, tmp_path, intake):
+        for body, status in ((b"a,b\n1,2\n", 200), (b"b,a\n1,2\n", 422), (b"a,b\n1,2\n", 200)):
+            assert (await post(source, body, key="k")).status == status
+        await intake.holds(1)
+    assert records(intake) == b"1,2\n"
+
+
 @pytest.mark.parametrize("key", ["", "x" * 256, "\x7f", "\xe9"])
 async def test_a_key_that_is_none_is_refused(tmp_path: Path, key: str) -> None:
     source, intake = http(), CollectingIntake()
@@ -422,7 +431,7 @@ async def test_a_stop_does_not_wait_long_for_a_full_disk(tmp_path: Path, monkeyp
         raise full()
 
     monkeypatch.setattr(os, "pwrite", pwrite)
-    monkeypatch.setattr(spool_log, "LAST_SECONDS", 0.05)
+    monkeypatch.setattr(spool_disk, "LAST_SECONDS", 0.05)
     source, intake = tcp(), CollectingIntake()
     with pytest.raises(BaseExceptionGroup) as caught:
         async with running(source, tmp_path, intake) as with_spool:
@@ -431,6 +440,84 @@ async def test_a_stop_does_not_wait_long_for_a_full_disk(tmp_path: Path, monkeyp
     assert "No space left on device" in str(first_cause(caught.value))
     assert intake.counts["received"] == 0
     assert intake.memory.used == 0
+
+
+async def test_a_client_whose_request_a_full_disk_did_not_take_by_the_stop_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pwrite(fd: int, data: Any, offset: int) -> int:
+        raise full()
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(spool_disk, "LAST_SECONDS", 0.05)
+    source, intake = http(), CollectingIntake()
+    found: list[Answer] = []
+
+    async def client() -> None:
+        found.append(await post(source, LINES, key="k"))
+
+    async with anyio.create_task_group() as clients:
+        async with running(source, tmp_path, intake) as with_spool:
+            clients.start_soon(client)
+            await until(lambda: with_spool.status.outage is not None)
+    wanted = {"received": 0, "error": "the spool can't be written: No space left on device"}
+    assert found == [(429, wanted)]
+    assert intake.counts["received"] == 0
+    monkeypatch.undo()
+    source, again = http(), CollectingIntake()
+    async with running(source, tmp_path, again):
+        assert await post(source, b"a\n", key="k") == (200, {"received": 1})
+        await again.holds(1)
+    assert records(again) == b"a\n"
+
+
+async def test_a_stop_stores_and_answers_a_request_that_waits_for_room(tmp_path: Path) -> None:
+    source, intake = http(spool={"max_bytes": 4 * MIB}, max_body_bytes=MIB, max_record_bytes=MIB), CollectingIntake()
+    body, found, told = LINES * 40, list[Answer](), anyio.Event()
+
+    async def client() -> None:
+        while not told.is_set():
+            found.append(await post(source, body))
+
+    async with anyio.create_task_group() as clients:
+        async with running(source, tmp_path, intake) as with_spool:
+            clients.start_soon(client)
+            await until(lambda: waits_for_room(with_spool._log))
+            before = len(found)
+            told.set()
+    assert found == [(200, {"received": 40_000})] * (before + 1)
+    again = CollectingIntake()
+    async with running(http(), tmp_path, again):
+        await again.holds(40_000 * len(found))
+    assert records(again) == body * len(found)
+
+
+async def test_a_stop_stores_what_a_socket_brought_that_waits_for_room(tmp_path: Path) -> None:
+    source, intake = tcp(spool={"max_bytes": 4 * MIB}, max_record_bytes=MIB), CollectingIntake()
+    body = LINES * 2000
+
+    async def client() -> None:
+        with suppress(anyio.BrokenResourceError):
+            await send(source, body)
+
+    async with anyio.create_task_group() as clients:
+        async with running(source, tmp_path, intake) as with_spool:
+            clients.start_soon(client)
+            log: Any = with_spool._log
+            await until(lambda: waits_for_room(log) and log._pending_held >= log._share)
+            size_before = with_spool.status.size
+    received = intake.counts["received"]
+    assert size_before + log._share <= with_spool.status.size
+    again = CollectingIntake()
+    async with running(tcp(), tmp_path, again):
+        await again.holds(received)
+    assert body.startswith(records(again))
+    assert again.count == received
+
+
+def waits_for_room(log: Any) -> bool:
+    """Tell whether what is next to be written does not fit."""
+    return bool(log._pending) and not log._fits(log._pending[0].block_bytes)
 
 
 async def test_what_was_not_acked_comes_again(tmp_path: Path) -> None:

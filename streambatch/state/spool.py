@@ -170,17 +170,20 @@ def ends_of(data: memoryview, head: Head) -> IntArray:
     return np.frombuffer(data, _ENDS, head.records, start).astype(np.int64)
 
 
-def chunks_of(source: str, data: memoryview, heads: Sequence[Head], after: int, ages_to: float) -> list[Chunk]:
+def chunks_of(
+    source: str, data: memoryview, heads: Sequence[Head], after: int, *, wall: float, now: float
+) -> list[Chunk]:
     """Return the records of consecutive blocks that end after a position; blocks of one kind become one chunk.
 
-    ages_to: what to add to the wall time of an arrival to get monotonic seconds.
+    wall, now: what the clock shows, in wall and in monotonic seconds. A wall clock that was set back since makes no
+    arrival later than now: a batch would wait for it.
     """
     chunks = []
     for run, kind in _alike(data, heads):
         payload = b"".join(bytes(data[head.next_offset - head.size : head.next_offset]) for head in run)
         begins = run[0].position
         ends = np.concatenate([ends_of(data, head) + (head.position - begins) for head in run])
-        arrived_at = run[0].arrived_at + ages_to
+        arrived_at = now - max(0.0, wall - run[0].arrived_at)
         chunk = Chunk(
             Partition(source, PARTITION), payload, ends, begins, arrived_at, columns=kind.columns, fault=kind.fault
         )
@@ -235,12 +238,14 @@ def _alike(data: memoryview, heads: Sequence[Head]) -> Iterator[tuple[list[Head]
 class Scan(NamedTuple):
     """What a segment holds: whole requests up to an offset and a position, and what comes after.
 
+    records_end: where the last record ends, 0 without any; only blocks without records come after.
     records: those that end after the first, and after the second, of the positions asked for.
     is_torn: what comes after was never said to be safe. is_damaged: some of it was.
     """
 
     length: int
     end: int
+    records_end: int
     records: tuple[int, int]
     keys: list[tuple[float, Key]]
     is_torn: bool
@@ -253,10 +258,11 @@ def scan(data: memoryview, first: int, *, acked: int, known_to: int, ends_at: in
     acked, known_to: where acked records end, and those known to have been safe. ends_at: where the segment's records
     are known to end, since another one follows; None for the last one, which alone may have a torn end.
     """
-    length, end, keys = 0, first, []
+    length, end, records_end, keys = 0, first, 0, []
     records = [0, 0]
     for request in _requests(data, first):
         for head in request:
+            records_end = head.end if head.records else records_end
             for at, position in enumerate((acked, known_to)):
                 records[at] += _ending_after(data, head, position)
             key = about(data, head).key
@@ -266,7 +272,7 @@ def scan(data: memoryview, first: int, *, acked: int, known_to: int, ends_at: in
     has_rest = length < len(data)
     is_damaged = (known_to if ends_at is None else ends_at) > max(end, acked)
     is_damaged = is_damaged or (has_rest and (ends_at is not None or _was_safe(data, length)))
-    return Scan(length, end, (records[0], records[1]), keys, has_rest and not is_damaged, is_damaged)
+    return Scan(length, end, records_end, (records[0], records[1]), keys, has_rest and not is_damaged, is_damaged)
 
 
 def _requests(data: memoryview, first: int) -> Iterator[list[Head]]:

@@ -13,11 +13,12 @@ import mmap
 import os
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
 from streambatch.files import sync_folder
-from streambatch.state.spool import Head, Key, Part, Scan, block_at, block_bytes, header, scan
+from streambatch.state.spool import HEADER_BYTES, Head, Key, Part, Scan, block_at, block_bytes, header, scan
 from streambatch.state.spool_keys import SpoolKeys, write_whole
 from streambatch.state.spool_request import Request
 
@@ -33,15 +34,19 @@ class Damaged(Exception):
 
 
 class Segment:
-    """One file. first, end: the positions it holds. length: bytes of it that count, all durable."""
+    """One file. first, end: the positions it holds. length: bytes of it that count, all durable.
 
-    __slots__ = ("end", "first", "is_aside", "keys", "length", "path", "records")
+    records_end: where its last record ends, 0 without any. Blocks without records may follow, which no ack passes.
+    is_doomed: it needs no reading any more, and its file may be gone.
+    """
+
+    __slots__ = ("end", "first", "is_aside", "is_doomed", "keys", "length", "path", "records", "records_end")
 
     def __init__(self, path: Path, first: int, *, is_aside: bool = False) -> None:
         self.path, self.first, self.end = path, first, first
-        self.length = self.records = 0
+        self.length = self.records = self.records_end = 0
         self.keys: list[tuple[float, Key]] = []
-        self.is_aside = is_aside
+        self.is_aside, self.is_doomed = is_aside, False
 
 
 class Placed(NamedTuple):
@@ -76,6 +81,11 @@ class SpoolFolder:
         """Bytes of all segments but those put aside."""
         return sum(segment.length for segment in tuple(self.segments) if not segment.is_aside)
 
+    @property
+    def records_end(self) -> int:
+        """Where the last record ends, 0 without any."""
+        return max((segment.records_end for segment in tuple(self.segments)), default=0)
+
     def open(self, acked: int, known_to: int) -> Found:
         """Make whole what is there. acked, known_to: see `scan`. Raises OSError."""
         _make(self._folder)
@@ -94,14 +104,14 @@ class SpoolFolder:
             for key_at, key in found.keys:
                 self._keys.add(key_at, key)
             # One without a whole request is gone; the next to be written gets its name, and must not be removed for it.
-            if segment.end > acked if segment.is_aside else segment.length:
+            if segment.records_end > acked if segment.is_aside else segment.length:
                 self.segments.append(segment)
         return Found(known, new)
 
     def append(self, requests: Sequence[Request]) -> list[Placed]:
         """Write requests and make them durable, all or none. Raises OSError when nothing was written, SyncFailed."""
         segment = self._writable()
-        length, end = segment.length, segment.end
+        length, end, records_end = segment.length, segment.end, segment.records_end
         placed = []
         self._is_torn = True
         try:
@@ -118,6 +128,7 @@ class SpoolFolder:
                     length += part.block_bytes
                     placed.append(Placed(segment, length, end))
                     end += part.size
+                    records_end = end if part.count else records_end
         except OSError:
             self._cut_back(segment)
             raise
@@ -126,28 +137,34 @@ class SpoolFolder:
         now_durable = [part for request in requests for part in request.parts]
         segment.keys += [(r.parts[-1].arrived_at, r.key) for r in requests if r.key is not None]
         segment.records += sum(part.count for part in now_durable)
-        segment.end = self.position = end
+        segment.end, segment.records_end = end, records_end
+        self.position = end
         segment.length = length  # last: who reads meanwhile reads as far as this
         return placed
 
     def remove(self, acked: int, now: float) -> None:
-        """Remove the segments whose records are all acked, their keys kept. now: wall seconds. Raises OSError."""
+        """Remove what is removable, the keys kept. now: wall seconds. Raises OSError."""
         doomed = self.removable(acked)
         if not doomed:
             return
         self._keys.save([entry for segment in doomed for entry in segment.keys], now)
         for segment in doomed:
+            segment.is_doomed = True
             if not segment.is_aside:
+                if segment.end > acked:
+                    # Should a crash bring back those before it without it, what is missing would pass for damage.
+                    sync_folder(self._folder)
                 segment.path.unlink(missing_ok=True)
             self.segments.remove(segment)
 
     def removable(self, acked: int) -> list[Segment]:
-        """Return the segments whose records are all acked, but for the one that is written."""
-        return [segment for segment in tuple(self.segments) if segment.end <= acked and segment is not self._active]
+        """Return the segments before the first record that is not acked, but for the one that is written."""
+        done = takewhile(lambda segment: segment.records_end <= acked, tuple(self.segments))
+        return [segment for segment in done if segment is not self._active]
 
     def is_done(self, acked: int) -> bool:
-        """Tell whether the segment that is written holds nothing but acked records."""
-        return self._active is not None and self._active.length > 0 and self._active.end <= acked
+        """Tell whether all records are acked, and something is in the segment that is written."""
+        return self._active is not None and self._active.length > 0 and self.records_end <= acked
 
     def roll(self) -> None:
         """Write no more to the segment that was written until now."""
@@ -167,10 +184,18 @@ class SpoolFolder:
         self.corrupt += 1
 
     def read(self, segment: Segment, offset: int, limit: int, size: int) -> tuple[memoryview, list[Head]]:
-        """Return whole blocks from an offset on: one, or as many as have `size` bytes. Raises OSError, Damaged."""
+        """Return whole blocks from an offset on: one, or as many as have `size` bytes. Raises OSError, Damaged.
+
+        What is left of a segment that was removed meanwhile is one block without records.
+        """
         if self._reading is not segment:
             self.stop_reading()
-            self._reading_fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self._reading_fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                if not segment.is_doomed:
+                    raise
+                return memoryview(b""), [_skipped(limit - offset, segment.end)]
             self._reading = segment
         data = os.pread(self._reading_fd, min(size, limit - offset), offset)
         length = block_bytes(memoryview(data), 0)
@@ -204,6 +229,7 @@ class SpoolFolder:
         size = segment.path.stat().st_size
         found = _scanned(segment, size, acked, known_to, ends_at)
         segment.length, segment.end, segment.keys = found.length, found.end, found.keys
+        segment.records_end = found.records_end
         segment.records = found.records[0]
         self.position = max(self.position, found.end)
         if found.is_damaged and not segment.is_aside:
@@ -258,6 +284,11 @@ def _scanned(segment: Segment, size: int, acked: int, known_to: int, ends_at: in
         memoryview(mapped) as data,
     ):
         return scan(data, segment.first, acked=acked, known_to=known_to, ends_at=ends_at)
+
+
+def _skipped(length: int, end: int) -> Head:
+    """Return what stands for so many bytes that end at a position and hold no records to read."""
+    return Head(0, length - HEADER_BYTES, end, 0, 0, 0, 0, 0.0, 0)
 
 
 def _staged(fd: int, part: Part, offset: int) -> bytes:

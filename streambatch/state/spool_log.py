@@ -6,14 +6,12 @@ handed over from memory, the rest is read back. Nothing is read that is not dura
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import TypeVar
 
 import anyio
 from anyio import to_thread
@@ -22,9 +20,10 @@ from streambatch.clock import Clock
 from streambatch.errors import SourceError
 from streambatch.events import Observer
 from streambatch.records import Chunk, Memory
-from streambatch.spools import SpoolStatus
+from streambatch.spools import SpoolFull, SpoolStatus
 from streambatch.state.spool import Part, chunks_of, respooled, tally
-from streambatch.state.spool_folder import Damaged, Found, Placed, Segment, SpoolFolder, SyncFailed
+from streambatch.state.spool_disk import FULL, SpoolDisk, failed
+from streambatch.state.spool_folder import Damaged, Found, Placed, Segment, SpoolFolder
 from streambatch.state.spool_keys import SpoolKeys
 from streambatch.state.spool_request import Unit
 
@@ -38,15 +37,9 @@ SHARE = 16
 """One part in so many of the memory budget may wait to be written, and another one to be handed over."""
 FREE_SHARE = 16
 """A spool with less than one part in so many to spare says that it is full, before anything large is begun."""
-RETRY_SECONDS, RETRY_SECONDS_MAX = 0.1, 5.0
-"""How long to wait for space on a full disk, at first and at most."""
-LAST_SECONDS = 5.0
-"""How long a stop waits for space on a full disk."""
 BLOCKED_SECONDS_MIN = 0.001
 """A wait for the writer shorter than this is not told to the observer."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -83,22 +76,22 @@ class SpoolLog:
         self._at: Segment | None = None
         self._offset = self._read_of_segment = 0
         self._backlog = 0
-        self._outage: str | None = None
         self._failure: Exception | None = None
-        self.is_stopping = False
+        self._is_stopping = False
+        self._disk = SpoolDisk(source, folder, clock, observer)
         self._for_writer, self._for_reader, self._room = anyio.Event(), anyio.Event(), anyio.Event()
 
     @property
     def has_room(self) -> bool:
         """Whether what is appended now, unless it is large, would not have to wait for space."""
-        if self._outage is not None or self._pending_held >= self._share:
+        if self._disk.outage is not None or self._pending_held >= self._share:
             return False
         return self.used <= self._max_bytes - self._max_bytes // FREE_SHARE
 
     @property
     def end(self) -> int:
         """Where the records that are durable end."""
-        return self._durable
+        return self._folder.records_end
 
     @property
     def used(self) -> int:
@@ -112,7 +105,7 @@ class SpoolLog:
             capacity=self._max_bytes,
             corrupt_segments=self._folder.corrupt,
             backlog_records=self._backlog,
-            outage=self._outage,
+            outage=self._disk.outage,
         )
 
     async def open(self, acked: int, known_to: int) -> Found:
@@ -121,7 +114,7 @@ class SpoolLog:
         try:
             found = await to_thread.run_sync(self._folder.open, acked, known_to)
         except OSError as error:
-            raise self._error(error) from error
+            raise failed(self._source, self._path, error) from error
         self._durable = self._folder.position
         self._backlog = found.known + found.new
         return found
@@ -130,7 +123,7 @@ class SpoolLog:
         """Hand a request to the writer, in turn, once little enough waits to be written. Raises SourceError."""
         since = self._clock.monotonic()
         with anyio.CancelScope(shield=True):  # what was read is stored, also by a task that is told to stop
-            while self._pending_held >= self._share and not self.is_stopping and self._failure is None:
+            while self._pending_held >= self._share and not self._disk.is_hurried and self._failure is None:
                 await self._room.wait()
         waited = self._clock.monotonic() - since
         if waited > BLOCKED_SECONDS_MIN:
@@ -149,24 +142,29 @@ class SpoolLog:
         if self._pending or self._is_tidy_due():
             self._for_writer.set()
 
-    def stop(self) -> None:
-        """Have the writer end once everything that was appended is durable; from now on there is room for it."""
-        self.is_stopping = True
+    def hurry(self) -> None:
+        """Have nobody wait for room any more, nor long for a full disk: who is to stop stores what was read."""
+        self._disk.hurry()
         self._for_writer.set()
         self._wake_appenders()
+
+    def stop(self) -> None:
+        """Have the writer end once everything that was appended is durable, in a hurry; nothing is appended after."""
+        self._is_stopping = True
+        self.hurry()
 
     async def write(self) -> None:
         """Write until stopped. Raises SourceError when nothing can be stored any more."""
         try:
-            while self._pending or not self.is_stopping:
+            while self._pending or not self._is_stopping:
                 self._for_writer = anyio.Event()
                 await self._tidy()
                 if self._pending:
                     await self._write_group()
-                elif not self.is_stopping:
+                elif not self._is_stopping:
                     await self._for_writer.wait()
         except OSError as error:
-            self._failure = self._error(error)
+            self._failure = failed(self._source, self._path, error)
             raise self._failure from error
         except SourceError as error:
             self._failure = error
@@ -221,7 +219,7 @@ class SpoolLog:
         if self._is_tidy_due():
             if self._is_crowded():
                 await to_thread.run_sync(self._folder.roll)
-            await self._on_disk(partial(self._folder.remove, self._acked, self._clock.wall()), can_wait=True)
+            await self._disk.do(partial(self._folder.remove, self._acked, self._clock.wall()), can_wait=True)
 
     def _is_tidy_due(self) -> bool:
         return bool(self._folder.removable(self._acked)) or self._is_crowded()
@@ -234,9 +232,15 @@ class SpoolLog:
         return is_large and self._folder.is_done(self._acked)
 
     def _fits(self, block_bytes: int) -> bool:
-        """Tell whether there is room; an empty spool takes whatever is next, and a stop stores what was read."""
-        size = self._folder.size
-        return size == 0 or self.is_stopping or size + self.staged + block_bytes <= self._max_bytes
+        """Tell whether there is room; an empty spool takes whatever is next."""
+        return self._folder.size == 0 or block_bytes <= self._space()
+
+    def _space(self) -> float:
+        """Return how much there is room for; a stop stores what was read, however much that is.
+
+        What is staged takes its room until it is let go: while it is copied, it is on disk twice.
+        """
+        return inf if self._disk.is_hurried else self._max_bytes - self._folder.size - self.staged
 
     async def _write_group(self) -> None:
         """Write what waits, as much as fits, with one fsync; wait where nothing does."""
@@ -244,13 +248,19 @@ class SpoolLog:
             await self._for_writer.wait()
             return
         group: list[Unit] = []
-        size, room = 0, self._max_bytes - self._folder.size - self.staged  # once: it adds up all segments
+        size, room = 0, self._space()  # once: it adds up all segments
         for unit in self._pending:
             if group and (size >= GROUP_BYTES or size + unit.block_bytes > room):
                 break
             group.append(unit)
             size += unit.block_bytes
-        placed = await self._on_disk(partial(self._folder.append, [unit.request for unit in group]))
+        try:
+            placed = await self._disk.do(partial(self._folder.append, [unit.request for unit in group]))
+        except OSError as error:
+            if error.errno not in FULL or not all(unit.is_awaited for unit in group):
+                raise
+            self._refuse(group, error)
+            return
         self._durable = self._folder.position
         at = iter(placed or ())
         for unit in group:
@@ -258,6 +268,15 @@ class SpoolLog:
             self._stored(unit, at)
         self._for_reader.set()
         self._wake_appenders()
+
+    def _refuse(self, group: Sequence[Unit], error: OSError) -> None:
+        """Tell those who wait for what a full disk did not take; they still have it."""
+        for unit in group:
+            self._pending.popleft()
+            self._pending_held -= unit.held
+            self._pending_blocks -= unit.block_bytes
+            self._memory.give(unit.held)
+            unit.settle(SpoolFull(f"the spool can't be written: {error.strerror}"))
 
     def _stored(self, unit: Unit, placed: Iterator[Placed]) -> None:
         """Count a unit that has become durable, and keep of it in memory what is next."""
@@ -283,43 +302,6 @@ class SpoolLog:
         elif chunk is not None:
             self._memory.give(chunk.size)
 
-    async def _on_disk(self, work: Callable[[], T], *, can_wait: bool = False) -> T | None:
-        """Do something that needs space; while the disk is full, wait and try again.
-
-        Returns None if it could wait and a stop didn't. Raises SourceError, and OSError for any other trouble.
-        """
-        wait, deadline = RETRY_SECONDS, inf
-        while True:
-            try:
-                done = await to_thread.run_sync(work)
-            except SyncFailed as error:
-                raise self._lost_some(error) from error
-            except OSError as error:
-                if error.errno not in FULL:
-                    raise
-                if self.is_stopping:
-                    if can_wait:
-                        return None
-                    deadline = min(deadline, self._clock.monotonic() + LAST_SECONDS)
-                    if self._clock.monotonic() >= deadline:
-                        raise
-                self._hold(error)
-            else:
-                self._go_on()
-                return done
-            await anyio.sleep(wait)
-            wait = min(2 * wait, RETRY_SECONDS_MAX)
-
-    def _hold(self, error: OSError) -> None:
-        if self._outage is None:
-            self._outage = error.strerror or str(error)
-            self._observer.source_failed(self._source, self._error(error))
-
-    def _go_on(self) -> None:
-        if self._outage is not None:
-            self._outage = None
-            self._observer.source_recovered(self._source)
-
     async def _read_back(self) -> None:
         """Read what is next from disk into memory; put the segment aside that turns out to be damaged."""
         segment = self._segment_to_read()
@@ -332,13 +314,13 @@ class SpoolLog:
         try:
             read = partial(self._folder.read, segment, self._offset, limit, READ_BYTES)
             data, heads = await to_thread.run_sync(read)
-            ages_to = self._clock.monotonic() - self._clock.wall()
-            chunks = chunks_of(self._source, data, heads, self._read_to, ages_to)
+            wall, now = self._clock.wall(), self._clock.monotonic()
+            chunks = chunks_of(self._source, data, heads, self._read_to, wall=wall, now=now)
         except Damaged:
             await self._pass_over(segment)
             return
         except OSError as error:
-            raise self._error(error) from error
+            raise failed(self._source, self._path, error) from error
         finally:
             self._memory.take(sum(chunk.size for chunk in chunks))
             self._memory.give(READ_BYTES)
@@ -382,11 +364,3 @@ class SpoolLog:
     def _wake_appenders(self) -> None:
         self._room.set()
         self._room = anyio.Event()
-
-    def _lost_some(self, error: SyncFailed) -> SourceError:
-        return SourceError(
-            self._source, f"its spool: what was not yet said to be safe may be lost: {error}; start again"
-        )
-
-    def _error(self, error: OSError) -> SourceError:
-        return SourceError(self._source, f"its spool: {error.filename or self._path}: {error.strerror or error}")

@@ -24,10 +24,13 @@ class Request(NamedTuple):
 
 
 class Unit:
-    """A request on its way to the disk. chunks: its records, where they are held in memory; None where staged."""
+    """A request on its way to the disk. chunks: its records, where they are held in memory; None where staged.
 
-    def __init__(self, request: Request, chunks: list[Chunk | None]) -> None:
-        self.request, self.chunks = request, chunks
+    is_awaited: somebody waits until it is durable, and is told if it can't be stored.
+    """
+
+    def __init__(self, request: Request, chunks: list[Chunk | None], *, is_awaited: bool) -> None:
+        self.request, self.chunks, self.is_awaited = request, chunks, is_awaited
         self.block_bytes = request.block_bytes
         self.held = sum(chunk.size for chunk in chunks if chunk is not None)
         self.failure: Exception | None = None
@@ -38,7 +41,7 @@ class Unit:
         self._done.set()
 
     async def durable(self) -> None:
-        """Wait until it is. Raises SourceError when it never will be."""
+        """Wait until it is. Raises SourceError, and SpoolFull at a stop, when it never will be."""
         await self._done.wait()
         if self.failure is not None:
             raise self.failure

@@ -65,7 +65,7 @@ def _chunks_in(folder: SpoolFolder, segment: Segment, after: int) -> list[Chunk]
             if not segment.is_aside:
                 folder.put_aside(segment)
             break
-        found += chunks_of("in", data, heads, after, 0.0)
+        found += chunks_of("in", data, heads, after, wall=NOW, now=NOW)
         offset += heads[-1].next_offset
     return found
 

@@ -156,6 +156,43 @@ def test_what_is_acked_is_removed_and_no_more(tmp_path: Path) -> None:
     assert stored_at(tmp_path, acked=8) == []
 
 
+def test_what_only_keys_follow_is_removed_once_its_records_are_acked(tmp_path: Path) -> None:
+    """Whoever was about to read of it reads past it."""
+    folder = opened(tmp_path, segment_bytes=1)
+    folder.append([request([b"a"])])
+    for key in ("k", "l"):
+        folder.append([request(key=key)])
+    folder.append([request([b"b"], key="m")])
+    folder.remove(1, NOW)
+    assert len(folder.segments) == 4
+    doomed = folder.segments[1]
+    folder.remove(2, NOW)
+    assert [segment.first for segment in folder.segments] == [4]
+    data, heads = folder.read(doomed, 0, doomed.length, 64)
+    assert (len(data), heads[-1].records, heads[-1].end, heads[-1].next_offset) == (0, 0, doomed.end, doomed.length)
+    folder.close()
+    assert stored_at(tmp_path, acked=2, known_to=6) == [b"b"]
+
+
+def test_a_spool_of_keys_alone_is_emptied_and_opened_again(tmp_path: Path) -> None:
+    folder = opened(tmp_path)
+    folder.append([request([b"a"], key="k"), request(key="l")])
+    assert not folder.is_done(1)
+    assert folder.is_done(2)
+    folder.roll()
+    folder.remove(2, NOW)
+    folder.close()
+    assert list(tmp_path.glob("*.seg")) == []
+    keys = SpoolKeys(tmp_path, DAY)
+    again = SpoolFolder(tmp_path, 1 << 20, keys)
+    again.open(2, 2)
+    assert (again.size, again.corrupt) == (0, 0)
+    assert all(keys.find(hashed(key), NOW) for key in "kl")
+    again.append([request([b"b"])])
+    assert records_in(again, after=2) == [b"b"]
+    again.close()
+
+
 @pytest.mark.parametrize("is_removed", [False, True])
 def test_keys_are_known_after_a_restart_also_without_their_segments(tmp_path: Path, is_removed: bool) -> None:
     folder = opened(tmp_path, segment_bytes=1)

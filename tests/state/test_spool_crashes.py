@@ -62,6 +62,45 @@ def test_no_crash_loses_what_was_durable_or_brings_what_was_not_written(tmp_path
     assert seen > 100
 
 
+def test_no_crash_while_keys_without_records_go_loses_one_or_passes_for_damage(tmp_path: Path) -> None:
+    """`note` is what was durable: (acked, keys, records)."""
+    path = tmp_path / "disk" / "spool"
+    path.parent.mkdir()
+    keys: list[str] = []
+    acked = records = 0
+    with SimulatedDisk(path.parent) as disk:
+        folder = opened(path, segment_bytes=200)
+        for at in range(4):
+            folder.append([request([b"record"], key=f"key-{at}")])
+            end, records = folder.records_end, at + 1
+            disk.note = (acked, len(keys), records)
+            for more in range(5):
+                keys.append(f"key-{at}-{more}")
+                folder.append([request(key=keys[-1])])
+            disk.note = (acked, len(keys), records)
+            if at % 2:
+                acked = end
+                disk.note = (acked, len(keys), records)
+                if at == 3:
+                    folder.roll()
+                folder.remove(acked, NOW)
+        assert folder.size == 0
+        folder.close()
+    for crash in disk.crashes(per_step=12):
+        first, known, stored = crash.note or (0, 0, 0)
+        crash.lay_out(tmp_path / "after")
+        for _ in range(2):
+            index = SpoolKeys(tmp_path / "after" / "spool", DAY)
+            again = SpoolFolder(tmp_path / "after" / "spool", 200, index)
+            again.open(first, first)
+            found = records_in(again, after=first)
+            again.close()
+            acked_records = {0: 0}.get(first, 4 if first == acked else 2)
+            assert acked_records + len(found) >= stored, crash
+            assert again.corrupt == 0, crash
+            assert all(index.find(hashed(key), NOW) is not None for key in keys[:known]), crash
+
+
 class SpoolMachine(RuleBasedStateMachine):
     """A spool against a list of records, through crashes that leave a torn end, and damage to what was safe."""
 
@@ -94,6 +133,22 @@ class SpoolMachine(RuleBasedStateMachine):
                 blocks.append(lines)
             requests.append(request(*blocks))
         self.folder.append(requests)
+
+    @rule(count=st.integers(1, 6))
+    def append_keys(self, count: int) -> None:
+        """Requests without a record take positions that nobody acks."""
+        for _ in range(count):
+            self.number += 1
+            self.folder.append([request(key=f"key {self.number}")])
+
+    @rule()
+    def make_room(self) -> None:
+        """When all is acked nothing needs to stay."""
+        if self.folder.is_done(self.acked):
+            self.folder.roll()
+            self.folder.remove(self.acked, NOW)
+            assert self.folder.size == 0
+            assert list(self.path.glob("*.seg")) == []
 
     @precondition(lambda self: self.written)
     @rule(data=st.data())
