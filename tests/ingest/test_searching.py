@@ -13,7 +13,7 @@ from streambatch.ingest.known import FileNotes, Known
 from streambatch.ingest.matching import Home, folder_device, folders_of, home_of, look
 from streambatch.ops.rereading import Files, notes_from
 from tests.ingest.filing import FileIntake, following
-from tests.ingest.test_follow import open_files_below
+from tests.ingest.test_follow import append, open_files_below
 from tests.ingest.test_resume import Runs, by_name
 
 pytestmark = pytest.mark.anyio
@@ -43,11 +43,6 @@ def linked(links: Path, name: str, raw: bytes) -> Path:
     target.write_bytes(raw)
     (links / f"{name}.log").symlink_to(f"../pods/{name}")
     return target
-
-
-def append(path: Path, raw: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(raw)
 
 
 def runs_of(links: Path, **options: Any) -> Runs:
