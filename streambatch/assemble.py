@@ -205,7 +205,7 @@ def _placed(key: str, part: configs.Part, config: Config) -> Iterator[None]:
         parameter = str(error).partition(" of preprocess step ")[0]
         if getattr(part.options, parameter, None) is not None:
             key = f"{key}.{parameter}"
-        error.args = (f"{config.path}: {key}: {error}",)
+        error.args = (f"{config.path}: {key}: {error}",)  # and not another error: its fields are its caller's
         raise
 
 

@@ -17,7 +17,7 @@ from streambatch.chunks import BLANK_LINES
 from streambatch.records import Chunk, Partition
 
 SENT_BYTES = 4 << 20
-"""Bytes that the thread gets at once, or more: to wake it costs the event loop as much as hashing some of them."""
+"""Bytes that the thread gets at once, or more: each time it is woken it takes its turn from the event loop."""
 HELD_BYTES_MAX = 8 << 20
 """Bytes that may wait to be hashed before whoever brings them waits too."""
 

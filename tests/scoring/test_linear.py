@@ -145,7 +145,7 @@ def test_a_cut_off_archive_is_refused(tmp_path: Path) -> None:
 def test_a_file_of_numbers_that_will_not_do_is_named(
     tmp_path: Path, weights: list[float], bias: object, message: str
 ) -> None:
-    np.savez(tmp_path / "model.npz", weights=weights, bias=bias)  # type: ignore[arg-type]
+    np.savez(tmp_path / "model.npz", weights=weights, bias=bias)  # type: ignore[arg-type]  # wrong ones too
     with pytest.raises((ModelError, ShapeError)) as caught:
         LinearOptions(path="model.npz").load(tmp_path).bind((3,))
     assert str(caught.value) == message.format(path=tmp_path / "model.npz")
