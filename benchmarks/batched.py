@@ -17,7 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from streambatch.microbatch.batched import batched
+from streambatch.embed.batched import batched
 
 BATCH = 64
 

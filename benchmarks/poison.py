@@ -19,9 +19,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.feed import BIAS, FEATURES, MEAN, SCALE, WEIGHTS
-from streambatch import LinearModel, MemorySource, RecordSchema, Standardize
-from streambatch.records import Batch, Chunk, Outcome, Partition, Stamps
-from streambatch.scoring.formats import encoder_for, transform_for
+from streambatch import (
+    LinearModel,
+    MemorySource,
+    RecordSchema,
+    Standardize,
+)
+from streambatch.core.batches import Batch, Stamps
+from streambatch.core.chunks import Chunk, Partition
+from streambatch.core.outcomes import Outcome
+from streambatch.scoring.factory import encoder_for, transform_for
 
 BATCH = 512
 CASES = {"none": 0, "one": 1, "1 %": round(BATCH / 100), "10 %": round(BATCH / 10)}

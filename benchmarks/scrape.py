@@ -19,9 +19,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from streambatch import LinearModel, MemorySource, Pipeline, RecordSchema
-from streambatch.metrics import Metrics, MetricsObserver
-from streambatch.sinks.none import NoneSink
+from streambatch import (
+    LinearModel,
+    MemorySource,
+    Pipeline,
+    RecordSchema,
+)
+from streambatch.connectors.memory.none import NoneSink
+from streambatch.observe import Metrics, MetricsObserver
 
 SOURCES = (1, 2, 10)
 RECORDS = 20_000

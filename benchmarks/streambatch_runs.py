@@ -21,10 +21,10 @@ from streambatch import (
     Standardize,
     Workers,
 )
-from streambatch.clock import SystemClock
-from streambatch.events import Observer
-from streambatch.metrics import Metrics, MetricsObserver
-from streambatch.metrics.drift import Drift, DriftOptions
+from streambatch.core.clock import SystemClock
+from streambatch.core.events import Observer
+from streambatch.observe import Metrics, MetricsObserver
+from streambatch.observe.drift import Drift, DriftOptions
 
 RECORD = RecordSchema(id="id", features="features", shape=(FEATURES,), dtype="float32")
 

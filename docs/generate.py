@@ -12,12 +12,12 @@ from typing import Any, get_args
 import typer.main
 
 from streambatch.cli.app import app
-from streambatch.config import Group
+from streambatch.config.config import Group
+from streambatch.config.plugins import find_part, installed
 from streambatch.config.schema import config_schema
 from streambatch.config.sections import SECTIONS
-from streambatch.metrics.catalogue import CATALOGUE, DEAD_LETTERS, DROPPED, Metric
-from streambatch.plugins import find_part, installed
-from streambatch.units import format_size
+from streambatch.core.units import format_size
+from streambatch.observe.catalogue import CATALOGUE, DEAD_LETTERS, DROPPED, Metric
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 FOLDER = Path(__file__).parent / "reference"

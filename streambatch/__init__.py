@@ -6,84 +6,90 @@ Names are imported when they are first used, so that `import streambatch` and th
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from streambatch.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from streambatch.assemble import load_pipeline
-    from streambatch.codecs.schema import RecordSchema
-    from streambatch.durability import Delivery
-    from streambatch.errors import ConfigError, RetryableError, StreambatchError
-    from streambatch.ingest.feed import Feed
-    from streambatch.ingest.file import FileSource
-    from streambatch.ingest.http import HttpSource
-    from streambatch.ingest.memory import MemorySource
-    from streambatch.ingest.stdin import StdinSource
-    from streambatch.ingest.tcp import TcpSource
-    from streambatch.ingest.udp import UdpSource
-    from streambatch.ingest.unix import UnixSource
-    from streambatch.loader import SourceBatch, microbatches
-    from streambatch.microbatch.batched import Batched, FullError, InterruptedCallError, batched
-    from streambatch.microbatch.budget import Limits
+    from streambatch.config.assemble import load_pipeline
+    from streambatch.connectors.files.sink import FileSink
+    from streambatch.connectors.files.source import FileSource
+    from streambatch.connectors.http.sink import HttpSink
+    from streambatch.connectors.http.source import HttpSource
+    from streambatch.connectors.memory.none import NoneSink
+    from streambatch.connectors.memory.sink import MemorySink
+    from streambatch.connectors.memory.source import MemorySource
+    from streambatch.connectors.sockets.tcp import TcpSource
+    from streambatch.connectors.sockets.tcp_sink import TcpSink
+    from streambatch.connectors.sockets.udp import UdpSource
+    from streambatch.connectors.sockets.unix import UnixSource
+    from streambatch.connectors.stdio.sink import StdoutSink
+    from streambatch.connectors.stdio.source import StdinSource
+    from streambatch.core.budget import Limits
+    from streambatch.core.errors import ConfigError, RetryableError, StreambatchError
+    from streambatch.core.feed import Feed
+    from streambatch.core.report import RunReport, Snapshot
+    from streambatch.core.schema import RecordSchema
+    from streambatch.delivery.dead_letters import DeadLetterOptions
+    from streambatch.durability.resume import Delivery
+    from streambatch.embed.batched import Batched, FullError, InterruptedCallError, batched
+    from streambatch.embed.microbatches import SourceBatch, microbatches
     from streambatch.microbatch.inbox import QueueLimits
     from streambatch.microbatch.window import BatchPolicy
-    from streambatch.pipeline import Pipeline
-    from streambatch.scoring.executors import Workers
-    from streambatch.scoring.linear import LinearModel
-    from streambatch.scoring.python import PythonModel
-    from streambatch.scoring.steps import Clip, Impute, MinMax, PythonStep, Standardize
-    from streambatch.segments import Rotation
-    from streambatch.sinks.file import FileSink
-    from streambatch.sinks.http import HttpSink
-    from streambatch.sinks.memory import MemorySink
-    from streambatch.sinks.none import NoneSink
-    from streambatch.sinks.stdout import StdoutSink
-    from streambatch.sinks.tcp import TcpSink
-    from streambatch.state.dead_letters import DeadLetterOptions
-    from streambatch.state.report import RunReport, Snapshot
+    from streambatch.models.linear import LinearModel
+    from streambatch.models.python import PythonModel
+    from streambatch.pipeline.pipeline import Pipeline
+    from streambatch.scoring.executors.choice import Workers
+    from streambatch.steps.elementwise import (
+        Clip,
+        Impute,
+        MinMax,
+        Standardize,
+    )
+    from streambatch.steps.python import PythonStep
+    from streambatch.storage.segments import Rotation
 
 _HOMES = {
     "BatchPolicy": "microbatch.window",
-    "Batched": "microbatch.batched",
-    "Clip": "scoring.steps",
-    "ConfigError": "errors",
-    "DeadLetterOptions": "state.dead_letters",
-    "Delivery": "durability",
-    "Feed": "ingest.feed",
-    "FileSink": "sinks.file",
-    "FileSource": "ingest.file",
-    "FullError": "microbatch.batched",
-    "HttpSink": "sinks.http",
-    "HttpSource": "ingest.http",
-    "Impute": "scoring.steps",
-    "InterruptedCallError": "microbatch.batched",
-    "Limits": "microbatch.budget",
-    "LinearModel": "scoring.linear",
-    "MemorySink": "sinks.memory",
-    "MemorySource": "ingest.memory",
-    "MinMax": "scoring.steps",
-    "NoneSink": "sinks.none",
-    "Pipeline": "pipeline",
-    "PythonModel": "scoring.python",
-    "PythonStep": "scoring.steps",
+    "Batched": "embed.batched",
+    "Clip": "steps.elementwise",
+    "ConfigError": "core.errors",
+    "DeadLetterOptions": "delivery.dead_letters",
+    "Delivery": "durability.resume",
+    "Feed": "core.feed",
+    "FileSink": "connectors.files.sink",
+    "FileSource": "connectors.files.source",
+    "FullError": "embed.batched",
+    "HttpSink": "connectors.http.sink",
+    "HttpSource": "connectors.http.source",
+    "Impute": "steps.elementwise",
+    "InterruptedCallError": "embed.batched",
+    "Limits": "core.budget",
+    "LinearModel": "models.linear",
+    "MemorySink": "connectors.memory.sink",
+    "MemorySource": "connectors.memory.source",
+    "MinMax": "steps.elementwise",
+    "NoneSink": "connectors.memory.none",
+    "Pipeline": "pipeline.pipeline",
+    "PythonModel": "models.python",
+    "PythonStep": "steps.python",
     "QueueLimits": "microbatch.inbox",
-    "RecordSchema": "codecs.schema",
-    "RetryableError": "errors",
-    "Rotation": "segments",
-    "RunReport": "state.report",
-    "Snapshot": "state.report",
-    "SourceBatch": "loader",
-    "Standardize": "scoring.steps",
-    "StdinSource": "ingest.stdin",
-    "StdoutSink": "sinks.stdout",
-    "StreambatchError": "errors",
-    "TcpSink": "sinks.tcp",
-    "TcpSource": "ingest.tcp",
-    "UdpSource": "ingest.udp",
-    "UnixSource": "ingest.unix",
-    "Workers": "scoring.executors",
-    "batched": "microbatch.batched",
-    "load_pipeline": "assemble",
-    "microbatches": "loader",
+    "RecordSchema": "core.schema",
+    "RetryableError": "core.errors",
+    "Rotation": "storage.segments",
+    "RunReport": "core.report",
+    "Snapshot": "core.report",
+    "SourceBatch": "embed.microbatches",
+    "Standardize": "steps.elementwise",
+    "StdinSource": "connectors.stdio.source",
+    "StdoutSink": "connectors.stdio.sink",
+    "StreambatchError": "core.errors",
+    "TcpSink": "connectors.sockets.tcp_sink",
+    "TcpSource": "connectors.sockets.tcp",
+    "UdpSource": "connectors.sockets.udp",
+    "UnixSource": "connectors.sockets.unix",
+    "Workers": "scoring.executors.choice",
+    "batched": "embed.batched",
+    "load_pipeline": "config.assemble",
+    "microbatches": "embed.microbatches",
 }
 
 __all__ = [

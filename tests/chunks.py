@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from streambatch.records import Chunk, Partition
+from streambatch.core.chunks import Chunk, Partition
 
 PARTITION = Partition("in", "a")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from streambatch.records import TRIGGERS
-from streambatch.state.report import Counts, DriverState, Quantiles, Snapshot
+from streambatch.core.batches import TRIGGERS
+from streambatch.core.report import Counts, DriverState, Quantiles, Snapshot
 
 QUIET = Snapshot(
     pipeline="rides",

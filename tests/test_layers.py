@@ -1,8 +1,9 @@
-"""Imports point one way, and files stay small enough to read."""
+"""Imports point one way, no folder has a cycle, and files stay small enough to read."""
 
 import ast
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,74 +13,90 @@ PACKAGE = ROOT / "streambatch"
 MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 
-GROUND = (
-    "addresses",
-    "backlog",
-    "chunks",
-    "clock",
-    "durable",
-    "errors",
-    "events",
-    "files",
-    "options",
-    "records",
-    "redaction",
-    "segments",
-    "serving",
-    "spools",
-    "texts",
-    "units",
-)
-"""Parts of the ground floor may know each other; other parts of one layer may not."""
 LAYERS = (
-    GROUND,
-    ("codecs",),
-    ("ingest", "microbatch", "scoring", "sinks", "state"),
-    ("durability", "spooled", "vitals"),
-    ("settings",),
-    ("loader", "pipeline"),
-    ("logs", "metrics"),
+    ("version",),
+    ("core",),
+    ("codecs", "net", "storage", "microbatch", "steps", "models"),
+    ("connectors", "spool", "delivery", "scoring"),
+    ("durability",),
+    ("pipeline", "embed"),
+    ("observe",),
     ("config",),
-    ("plugins",),
-    ("assemble",),
-    ("ops", "reloading"),
-    ("notify", "web"),
+    ("ops",),
+    ("web",),
     ("daemon",),
     ("cli",),
     ("streambatch",),  # the package itself, which names the public parts
     ("__main__", "testing"),
 )
-LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+"""From bottom to top. A room imports rooms of lower layers, and none of its own layer."""
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+CONNECTORS_USE = ("version", "core", "codecs", "net", "storage")
+"""All that a technology may know besides itself."""
 
 
 def test_imports_point_downwards() -> None:
     assert wrong_imports(PACKAGE) == []
 
 
+def test_no_folder_has_a_cycle() -> None:
+    assert cycles(PACKAGE) == []
+
+
+def test_the_root_holds_nothing_else() -> None:
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "version.py"}
+
+
 def test_the_pipeline_knows_no_concrete_part() -> None:
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"].values()
     concrete = {target.partition(":")[0] for group in groups for target in group.values()}
-    for part in ("pipeline", "loader"):
-        for path in files_of(PACKAGE, part):
+    for room in ("pipeline", "embed"):
+        for path in files_of(PACKAGE, room):
             assert concrete.isdisjoint(module for module, _ in imports_of(path, PACKAGE)), path
 
 
 @pytest.mark.parametrize(
     ("path", "source", "finding"),
     [
-        ("codecs/json.py", "from streambatch.pipeline import Pipeline", "codecs/json.py:1: codecs imports pipeline"),
-        ("ingest/tcp.py", "import streambatch.sinks.file", "ingest/tcp.py:1: ingest imports sinks"),
-        ("pipeline.py", "def run():\n    from streambatch import loader", "pipeline.py:2: pipeline imports loader"),
-        ("errors.py", "if TYPE_CHECKING:\n    from streambatch import web as w", "errors.py:2: errors imports web"),
-        ("state/ledger.py", "from ..scoring import transform", "state/ledger.py:1: state imports scoring"),
-        ("sinks/__init__.py", "from ..state import ledger", "sinks/__init__.py:1: sinks imports state"),
+        ("codecs/json.py", "from streambatch.pipeline.run import Run", "codecs/json.py:1: codecs imports pipeline"),
+        ("steps/clip.py", "import streambatch.models.linear", "steps/clip.py:1: steps imports models"),
+        (
+            "pipeline/run.py",
+            "def run():\n    from streambatch import embed",
+            "pipeline/run.py:2: pipeline imports embed",
+        ,
+        ),
+        (
+            "core/errors.py",
+            "if TYPE_CHECKING:\n    from streambatch import web as w",
+            "core/errors.py:2: core imports web",
+,
+        ),
+        ("spool/log.py", "from ..scoring import transform", "spool/log.py:1: spool imports scoring"),
+        ("delivery/__init__.py", "from ..spool import log", "delivery/__init__.py:1: delivery imports spool"),
         ("web/app.py", "from streambatch import Pipeline", "web/app.py:1: web imports streambatch"),
         ("cli/run.py", "import streambatch.testing", "cli/run.py:1: cli imports testing"),
         ("helpers.py", "", "helpers.py: helpers has no layer"),
         ("cli/run.py", "from streambatch.helpers import x", "cli/run.py:1: helpers has no layer"),
+        (
+            "connectors/http/sink.py",
+            "from streambatch.connectors.sockets.tcp import x",
+            "connectors/http/sink.py:1: connectors/http imports connectors/sockets",
+        ),
+        (
+            "connectors/http/sink.py",
+            "from streambatch.connectors import sockets",
+            "connectors/http/sink.py:1: connectors/http imports connectors/sockets",
+        ),
+        (
+            "connectors/files/source.py",
+            "from streambatch.microbatch.inbox import Inbox",
+            "connectors/files/source.py:1: connectors imports microbatch",
+        ),
     ],
 )
 def test_a_wrong_import_is_found(tmp_path: Path, path: str, source: str, finding: str) -> None:
+    write(tmp_path / "streambatch" / "connectors" / "sockets" / "__init__.py", "")
     write(tmp_path / "streambatch" / path, source)
     assert wrong_imports(tmp_path / "streambatch") == [finding]
 
@@ -87,12 +104,46 @@ def test_a_wrong_import_is_found(tmp_path: Path, path: str, source: str, finding
 def test_right_imports_are_not_found(tmp_path: Path) -> None:
     package = tmp_path / "streambatch"
     write(package / "__init__.py", "from streambatch.cli import main")
-    write(package / "records.py", "from streambatch.errors import StreambatchError\nimport os.path")
-    write(package / "errors.py", "from streambatch.records import Chunk")
-    write(package / "scoring" / "targets.py", "from .steps import x\nfrom ..records import Batch\nimport streambatchx")
-    write(package / "cli" / "run.py", "from streambatch import __version__, daemon")
-    write(package / "testing.py", "from streambatch import Pipeline\nfrom streambatch.cli import main")
+    write(package / "core" / "chunks.py", "from streambatch.core.errors import StreambatchError\nimport os.path")
+    write(package / "core" / "errors.py", "from streambatch.version import __version__")
+    write(package / "connectors" / "http" / "sink.py", "from .client import x\nfrom streambatch.net import y")
+    write(
+        package / "scoring" / "targets.py", "from .steps import x\nfrom ..steps.clip import y\nimport streambatchx"
+    )
+    write(package / "cli" / "run.py", "from streambatch import daemon\nfrom streambatch.version import __version__")
+    write(package / "testing" / "fakes.py", "from streambatch import Pipeline\nfrom streambatch.cli import main")
     assert wrong_imports(package) == []
+
+
+@pytest.mark.parametrize(
+    ("sources", "finding"),
+    [
+        (
+            {"core/a.py": "from streambatch.core.b import B", "core/b.py": "from streambatch.core import a"},
+            "core: a, b",
+        ),
+        (
+            {
+                "core/a.py": "def f():\n    import streambatch.core.b",
+                "core/b.py": "if TYPE_CHECKING:\n    from . import a",
+            },
+            "core: a, b",
+        ),
+        (
+            {
+                "spool/log.py": "from streambatch.spool.disk.file import x",
+                "spool/disk/file.py": "",
+                "spool/disk/folder.py": "from streambatch.spool.log import y",
+            },
+            "spool: disk, log",
+        ),
+        ({"core/a.py": "from streambatch.core.b import B", "core/b.py": ""}, None),
+    ],
+)
+def test_a_cycle_is_found(tmp_path: Path, sources: Mapping[str, str], finding: str | None) -> None:
+    for path, source in sources.items():
+        write(tmp_path / "streambatch" / path, source)
+    assert cycles(tmp_path / "streambatch") == ([] if finding is None else [finding])
 
 
 def test_files_and_functions_are_small() -> None:
@@ -109,17 +160,54 @@ def wrong_imports(package: Path) -> list[str]:
     """Return what imports upwards or sideways, wherever in a file: `codecs/json.py:3: codecs imports pipeline`."""
     found = []
     for path in files_of(package):
-        place, part = path.relative_to(package).as_posix(), part_of(path, package)
-        if part not in LEVEL:
-            found.append(f"{place}: {part} has no layer")
+        place, room = path.relative_to(package).as_posix(), room_of(path, package)
+        if room not in LEVEL:
+            found.append(f"{place}: {room} has no layer")
             continue
         for module, line in imports_of(path, package):
             other = module.split(".")[1] if "." in module else module
             if other not in LEVEL:
                 found.append(f"{place}:{line}: {other} has no layer")
-            elif other != part and LEVEL[other] >= LEVEL[part] and not {part, other} <= set(GROUND):
-                found.append(f"{place}:{line}: {part} imports {other}")
+            elif not may_import(room, other):
+                found.append(f"{place}:{line}: {room} imports {other}")
+            elif room == other == "connectors" and (theirs := module.split(".")[2:3]) != [place.split("/")[1]]:
+                mine = place.split("/")[1]
+                found.append(f"{place}:{line}: connectors/{mine} imports connectors/{''.join(theirs)}")
     return found
+
+
+def may_import(room: str, other: str) -> bool:
+    if room == other:
+        return True
+    return LEVEL[other] < LEVEL[room] and (room != "connectors" or other in CONNECTORS_USE)
+
+
+def cycles(package: Path) -> list[str]:
+    """Return for each folder one cycle among its modules and folders, if there are any: `core: batches, events`."""
+    imports = {
+        _module(path, package): [module for module, _ in imports_of(path, package)] for path in files_of(package)
+    }
+    folders = {".".join(module.split(".")[:depth]) for module in imports for depth in range(1, module.count(".") + 1)}
+    found = []
+    for folder in sorted(folders):
+        try:
+            TopologicalSorter(_siblings(folder, imports)).prepare()
+        except CycleError as error:
+            found.append(f"{folder.partition('.')[2] or folder}: {', '.join(sorted(set(error.args[1])))}")
+    return found
+
+
+def _siblings(folder: str, imports: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
+    """Return which of a folder's modules and folders import which others of it."""
+    within = f"{folder}."
+    graph: dict[str, set[str]] = {}
+    for module, targets in imports.items():
+        if not module.startswith(within):
+            continue
+        child = module.removeprefix(within).split(".")[0]
+        others = {each.removeprefix(within).split(".")[0] for each in targets if each.startswith(within)}
+        graph.setdefault(child, set()).update(others - {child})
+    return graph
 
 
 def imports_of(path: Path, package: Path) -> Iterator[tuple[str, int]]:
@@ -130,19 +218,19 @@ def imports_of(path: Path, package: Path) -> Iterator[tuple[str, int]]:
             targets = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = here[: len(here) - node.level + 1] if node.level else []
-            origin = ".".join([*base, *filter(None, [node.module])])
-            targets = list(_members(origin, node.names)) if origin == package.name else [origin]
+            targets = list(_members(".".join([*base, *filter(None, [node.module])]), node.names, package))
         else:
             continue
         yield from ((target, node.lineno) for target in targets if target.split(".")[0] == package.name)
 
 
-def _members(package: str, names: list[ast.alias]) -> Iterator[str]:
+def _members(origin: str, names: list[ast.alias], package: Path) -> Iterator[str]:
+    """Yield the modules among the names that are imported from a module or folder; itself for any other name."""
+    folder = package.parent.joinpath(*origin.split("."))
     for alias in names:
-        if alias.name in LEVEL:
-            yield f"{package}.{alias.name}"
-        elif alias.name != "__version__":
-            yield package
+        member = folder / alias.name
+        is_room = origin == package.name and alias.name in LEVEL
+        yield f"{origin}.{alias.name}" if is_room or member.is_dir() or member.with_suffix(".py").exists() else origin
 
 
 def oversize(folder: Path) -> list[str]:
@@ -159,14 +247,19 @@ def oversize(folder: Path) -> list[str]:
     return found
 
 
-def files_of(package: Path, part: str | None = None) -> list[Path]:
-    return [path for path in sorted(package.rglob("*.py")) if part is None or part_of(path, package) == part]
+def files_of(package: Path, room: str | None = None) -> list[Path]:
+    return [path for path in sorted(package.rglob("*.py")) if room is None or room_of(path, package) == room]
 
 
-def part_of(path: Path, package: Path) -> str:
+def room_of(path: Path, package: Path) -> str:
     """Return the file's or folder's name below the package; `streambatch` for the package's own `__init__`."""
-    part = path.relative_to(package).parts[0].removesuffix(".py")
-    return package.name if part == "__init__" else part
+    room = path.relative_to(package).parts[0].removesuffix(".py")
+    return package.name if room == "__init__" else room
+
+
+def _module(path: Path, package: Path) -> str:
+    """Return a file's module, a folder's own by the folder's name and `__init__`."""
+    return ".".join([package.name, *path.relative_to(package).with_suffix("").parts])
 
 
 def write(path: Path, source: str) -> None:

@@ -2,7 +2,7 @@
 
 from urllib.parse import urlsplit
 
-from streambatch.errors import ConfigError, ConfigProblem
+from streambatch.core.errors import ConfigError, ConfigProblem
 
 _ALLOWED = "an http or https address with a host and a port of 1 to 65535, such as http://127.0.0.1:9464"
 

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from streambatch import __version__
 from streambatch.cli.early import stopping_cleanly
-from streambatch.errors import StreambatchError
-from streambatch.texts import repr_encodable
+from streambatch.core.errors import StreambatchError
+from streambatch.core.text import repr_encodable
+from streambatch.version import __version__
 
 app = typer.Typer(
     name="streambatch",
@@ -361,7 +361,7 @@ def _refuse_usage(error: Exception) -> int:
     """Say what is wrong with the command line and where to read on; without a command, show the help itself."""
     from pydantic import ValidationError
 
-    from streambatch.options import problems_of
+    from streambatch.core.options import problems_of
 
     if isinstance(error.__cause__, ValidationError):  # a value, of which typer doesn't say what was found
         (problem,) = problems_of(error.__cause__)

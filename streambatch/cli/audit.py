@@ -5,12 +5,12 @@ from pathlib import Path
 
 import msgspec
 
-from streambatch.assemble import load_config
 from streambatch.cli.printing import print_json, print_rows
+from streambatch.config.assemble import load_config
+from streambatch.core.text import encodable
+from streambatch.durability.store.database import FILE_NAME
+from streambatch.durability.store.store import StateStore
 from streambatch.ops.audit import Audit, audit
-from streambatch.state.database import FILE_NAME
-from streambatch.state.store import StateStore
-from streambatch.texts import encodable
 
 RIGHT, WRONG = 0, 1
 SHOWN = 60

@@ -10,23 +10,26 @@ from typing import Any
 
 import anyio
 
-from streambatch.assemble import Assembly, load_config
 from streambatch.cli.printing import print_rows
-from streambatch.clock import Clock, SystemClock
-from streambatch.config import Config
-from streambatch.daemon import drift_of, tracing_of
-from streambatch.errors import ConfigError, ConfigProblem
-from streambatch.events import Observer, Refusal
-from streambatch.ingest.file import FileSource
-from streambatch.ingest.matching import find_files, find_marks
-from streambatch.microbatch.budget import Budget
-from streambatch.records import Batch, Chunk, Memory, Outcome, Stamps
-from streambatch.scoring.executors import is_async
-from streambatch.scoring.formats import encoder_for, transform_for
+from streambatch.config.assemble import Assembly, load_config
+from streambatch.config.config import Config
+from streambatch.connectors.files.matching import find_files, find_marks
+from streambatch.connectors.files.sink import FileSink
+from streambatch.connectors.files.source import FileSource
+from streambatch.core.batches import Batch, Stamps
+from streambatch.core.budget import Budget
+from streambatch.core.chunks import Chunk
+from streambatch.core.clock import Clock, SystemClock
+from streambatch.core.errors import ConfigError, ConfigProblem
+from streambatch.core.events import Observer, Refusal
+from streambatch.core.outcomes import Outcome
+from streambatch.core.parts import Memory
+from streambatch.core.text import encodable
+from streambatch.core.units import format_duration, format_size
+from streambatch.daemon.daemon import drift_of, tracing_of
+from streambatch.scoring.executors.choice import is_async
+from streambatch.scoring.factory import encoder_for, transform_for
 from streambatch.scoring.transform import Transform
-from streambatch.sinks.file import FileSink
-from streambatch.texts import encodable
-from streambatch.units import format_duration, format_size
 
 
 def check_config(path: Path, overrides: Sequence[str], sample: int) -> int:

@@ -9,17 +9,18 @@ from typing import get_args
 
 import msgspec
 
-from streambatch.assemble import load_config
 from streambatch.cli.printing import print_json, print_rows
-from streambatch.config import Config
-from streambatch.errors import ConfigError, ConfigProblem, HeldError, StreambatchError, first_cause
+from streambatch.config.assemble import load_config
+from streambatch.config.config import Config
+from streambatch.core.chunks import Reason
+from streambatch.core.errors import ConfigError, ConfigProblem, HeldError, StreambatchError, first_cause
+from streambatch.core.outcomes import Stage
+from streambatch.durability.store.database import FILE_NAME
+from streambatch.durability.store.store import StateStore
 from streambatch.ops.letters import key_of
 from streambatch.ops.outputs import OutputError
 from streambatch.ops.replay import Filter, Replay, dead_letters, known_replays, replay
 from streambatch.ops.replaying import SUFFIX
-from streambatch.records import Reason, Stage
-from streambatch.state.database import FILE_NAME
-from streambatch.state.store import StateStore
 
 DONE, FAILED, UNFINISHED = 0, 1, 3
 Wanted = tuple[str | None, str | None, str | None, str | None]

@@ -28,9 +28,9 @@ import numpy as np
 from streambatch.cli.progress import Figures, ProgressBar, Rate
 from streambatch.cli.samples import rides, write_model
 from streambatch.config.draft import PREFIX
-from streambatch.errors import StreambatchError
-from streambatch.logs import stderr_is_terminal
-from streambatch.units import format_duration
+from streambatch.core.errors import StreambatchError
+from streambatch.core.units import format_duration
+from streambatch.observe.logs import stderr_is_terminal
 
 RATE, WAVE, WAVE_SECONDS = 12_000, 0.8, 5.0
 """The feed: records per second on average, by how much of that it swings, and in which time."""

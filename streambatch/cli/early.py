@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from streambatch.errors import first_cause
+from streambatch.core.errors import first_cause
 
 
 class _Stopped(KeyboardInterrupt):

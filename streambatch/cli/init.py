@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from streambatch.cli.samples import rides, write_model
-from streambatch.errors import ConfigError, ConfigProblem
+from streambatch.core.errors import ConfigError, ConfigProblem
 
 RECORDS = 1000
 BROKEN_EVERY = 400

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from streambatch.texts import encodable
+from streambatch.core.text import encodable
 
 
 def print_rows(rows: Iterable[tuple[str, object]]) -> None:

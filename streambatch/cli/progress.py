@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from streambatch.units import format_duration
+from streambatch.core.units import format_duration
 
 if TYPE_CHECKING:
-    from streambatch.state.report import Snapshot
+    from streambatch.core.report import Snapshot
 
 RATE_SECONDS = 5.0
 """Time over which the rate is taken: records count as scored once they are synced, many at a time."""

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from streambatch import daemon
-from streambatch.config import Config
-from streambatch.daemon import Progress
-from streambatch.errors import ConfigError, ConfigProblem
-from streambatch.logs import Format, Level, LogOptions, stderr_is_terminal
+from streambatch.config.config import Config
+from streambatch.core.errors import ConfigError, ConfigProblem
+from streambatch.daemon import daemon
+from streambatch.daemon.daemon import Progress
+from streambatch.observe.logs import Format, Level, LogOptions, stderr_is_terminal
 
 
 def run_pipeline(config: Path, overrides: Sequence[str], report: Path | None, *, level: str, format: str) -> int:

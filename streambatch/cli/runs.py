@@ -7,16 +7,16 @@ from typing import Any
 
 import anyio
 
-from streambatch.assemble import load_config
 from streambatch.cli.printing import print_json, print_rows
 from streambatch.cli.state import run_data
-from streambatch.clock import rfc3339
-from streambatch.errors import StateError
+from streambatch.config.assemble import load_config
+from streambatch.core.clock import rfc3339
+from streambatch.core.errors import StateError
+from streambatch.durability.store.database import FILE_NAME
+from streambatch.durability.store.reader import StateReader
+from streambatch.durability.store.store import StateStore
+from streambatch.durability.stored import RunSummary
 from streambatch.ops.verify import Verification, verify_run
-from streambatch.state.database import FILE_NAME
-from streambatch.state.store import StateStore
-from streambatch.state.store_reader import StateReader
-from streambatch.state.stored import RunSummary
 
 AGREES, DIFFERS = 0, 1
 LATEST = "latest"

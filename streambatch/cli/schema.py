@@ -5,10 +5,10 @@ from typing import Any, get_args
 
 import msgspec
 
-from streambatch.config import Group
+from streambatch.config.config import Group
+from streambatch.config.plugins import find_part, installed
 from streambatch.config.schema import config_schema
-from streambatch.errors import OptionError
-from streambatch.plugins import find_part, installed
+from streambatch.core.errors import OptionError
 
 
 def print_schema() -> int:

@@ -9,18 +9,18 @@ from typing import Any
 import msgspec
 import typer
 
-from streambatch.assemble import load_config
 from streambatch.cli.printing import print_json, print_rows
-from streambatch.clock import rfc3339
-from streambatch.config import Config
-from streambatch.errors import StateError
-from streambatch.spooled import FOLDER as SPOOLS
-from streambatch.state.database import FILE_NAME
-from streambatch.state.folder import StateFolder, held_by
-from streambatch.state.store import StateStore
-from streambatch.state.stored import RunSummary, State
-from streambatch.texts import shortened
-from streambatch.units import format_size
+from streambatch.config.assemble import load_config
+from streambatch.config.config import Config
+from streambatch.core.clock import rfc3339
+from streambatch.core.errors import StateError
+from streambatch.core.text import shortened
+from streambatch.core.units import format_size
+from streambatch.durability.store.database import FILE_NAME
+from streambatch.durability.store.store import StateStore
+from streambatch.durability.stored import RunSummary, State
+from streambatch.spool.source import FOLDER as SPOOLS
+from streambatch.storage.folder import StateFolder, held_by
 
 NOTES_SHOWN = 60
 """Characters of a partition's notes that are shown without --json."""

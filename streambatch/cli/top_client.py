@@ -14,7 +14,7 @@ import urllib.request
 from typing import Any
 
 from streambatch.cli.admin_url import base_of
-from streambatch.errors import StreambatchError
+from streambatch.core.errors import StreambatchError
 from streambatch.ops.live import Live, View
 
 TIMEOUT_SECONDS = 3.0

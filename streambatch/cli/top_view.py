@@ -15,8 +15,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from streambatch.core.units import format_duration, format_size
 from streambatch.ops.live import View
-from streambatch.units import format_duration, format_size
 
 BARS = "▁▂▃▄▅▆▇"
 """None fills its line: the histories of two lines would run into one another."""

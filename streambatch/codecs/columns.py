@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import compress
 from typing import Any
 
-from streambatch.records import BoolArray
+from streambatch.core.types import BoolArray
 
 Column = Sequence[Any]
 """A list, or a `pyarrow.Array`: anything else that has a length is read like a list."""

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from streambatch.records import FloatArray
+from streambatch.core.types import FloatArray
 
 
 def all_finite(x: FloatArray) -> bool:

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from streambatch.records import KEPT_OF_OVERSIZE, Chunk, Fault, IntArray, Partition
-from streambatch.units import format_size
+from streambatch.core.chunks import (
+    KEPT_OF_OVERSIZE,
+    Chunk,
+    Fault,
+    Partition,
+)
+from streambatch.core.types import IntArray
+from streambatch.core.units import format_size
 
 
 class PartitionFramer:

@@ -15,8 +15,15 @@ import numpy as np
 
 from streambatch.codecs.columns import item, take
 from streambatch.codecs.finite import all_finite
-from streambatch.codecs.schema import RecordSchema
-from streambatch.records import BoolArray, Chunk, FloatArray, IntArray, Reason, RecordId, Reject, Rows, Stage
+from streambatch.core.chunks import Chunk, Reason
+from streambatch.core.outcomes import (
+    RecordId,
+    Reject,
+    Rows,
+    Stage,
+)
+from streambatch.core.schema import RecordSchema
+from streambatch.core.types import BoolArray, FloatArray, IntArray
 
 Strip = Callable[[memoryview], bytes]
 

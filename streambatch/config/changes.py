@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from streambatch.config import Config
+from streambatch.config.config import Config
 from streambatch.config.sections import SECTIONS
-from streambatch.errors import ConfigError, ConfigProblem
-from streambatch.settings import LATER
-from streambatch.texts import repr_encodable, shortened
+from streambatch.core.errors import ConfigError, ConfigProblem
+from streambatch.core.text import repr_encodable, shortened
+from streambatch.pipeline.reload import LATER
 
 LIVE = (
     "model", "preprocess", "batch", "queue", "delivery", "workers.count", "workers.timeout", "workers.attempts",

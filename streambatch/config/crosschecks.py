@@ -8,13 +8,13 @@ from fnmatch import fnmatchcase
 from os.path import normpath
 from pathlib import Path
 
-from streambatch.addresses import parse_address
 from streambatch.config.draft import Draft
 from streambatch.config.sections import Sections
-from streambatch.errors import ConfigError
-from streambatch.metrics.drift import watched_features
-from streambatch.segments import Rotation, SegmentNames
-from streambatch.units import format_size
+from streambatch.core.errors import ConfigError
+from streambatch.core.units import format_size
+from streambatch.net.addresses import parse_address
+from streambatch.observe.drift import watched_features
+from streambatch.storage.segments import Rotation, SegmentNames
 
 _ANY_HOST = ("0.0.0.0", "::")
 

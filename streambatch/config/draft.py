@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from streambatch.config.credentials import read_credential
-from streambatch.errors import ConfigError, ConfigProblem
-from streambatch.redaction import looks_secret
-from streambatch.texts import repr_encodable
+from streambatch.core.errors import ConfigError, ConfigProblem
+from streambatch.core.redaction import looks_secret
+from streambatch.core.text import repr_encodable
 
 PREFIX = "STREAMBATCH_"
 Table = dict[str, Any]

@@ -10,18 +10,18 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
-from streambatch.codecs.schema import RecordSchema
 from streambatch.config.sections import NAME, Group, HttpOptions
-from streambatch.durability import Delivery
-from streambatch.metrics.drift import DriftOptions
-from streambatch.metrics.tracing import OtelOptions
-from streambatch.microbatch.budget import Limits
+from streambatch.core.budget import Limits
+from streambatch.core.schema import RecordSchema
+from streambatch.core.units import parse_duration, parse_size
+from streambatch.delivery.dead_letters import DeadLetterOptions
+from streambatch.durability.manifest import RunsOptions
+from streambatch.durability.resume import Delivery
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.microbatch.window import BatchPolicy
-from streambatch.scoring.executors import Workers
-from streambatch.state.dead_letters import DeadLetterOptions
-from streambatch.state.manifest import RunsOptions
-from streambatch.units import parse_duration, parse_size
+from streambatch.observe.drift import DriftOptions
+from streambatch.observe.tracing import OtelOptions
+from streambatch.scoring.executors.choice import Workers
 
 Schema = dict[str, Any]
 Parts = Mapping[Group, Mapping[str, type[Any]]]

@@ -12,20 +12,20 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from streambatch.addresses import ListenAddress, parse_address
-from streambatch.codecs.schema import RecordSchema
 from streambatch.config.draft import Draft
-from streambatch.durability import Delivery
-from streambatch.errors import ConfigError, ConfigProblem, OptionError
-from streambatch.metrics.drift import DriftOptions
-from streambatch.metrics.tracing import OtelOptions
-from streambatch.microbatch.budget import Limits
+from streambatch.core.budget import Limits
+from streambatch.core.errors import ConfigError, ConfigProblem, OptionError
+from streambatch.core.options import options
+from streambatch.core.schema import RecordSchema
+from streambatch.delivery.dead_letters import DeadLetterOptions
+from streambatch.durability.manifest import RunsOptions
+from streambatch.durability.resume import Delivery
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.microbatch.window import BatchPolicy
-from streambatch.options import options
-from streambatch.scoring.executors import Workers
-from streambatch.state.dead_letters import DeadLetterOptions
-from streambatch.state.manifest import RunsOptions
+from streambatch.net.addresses import ListenAddress, parse_address
+from streambatch.observe.drift import DriftOptions
+from streambatch.observe.tracing import OtelOptions
+from streambatch.scoring.executors.choice import Workers
 
 T = TypeVar("T")
 Group = Literal["sources", "steps", "models", "sinks"]

@@ -11,11 +11,12 @@ from math import inf
 
 import anyio
 
-from streambatch.clock import Clock
+from streambatch.core.batches import Batch
+from streambatch.core.chunks import Chunk
+from streambatch.core.clock import Clock
 from streambatch.microbatch.inbox import Inbox
-from streambatch.microbatch.recut import Recut
+from streambatch.microbatch.planned import Recut
 from streambatch.microbatch.window import Window
-from streambatch.records import Batch, Chunk
 
 PLAN_PATIENCE_SECONDS = 30.0
 """How long records wait for others that a planned batch lacks, before it goes out without them."""

@@ -15,10 +15,11 @@ from typing import Annotated
 import anyio
 from pydantic import Field
 
-from streambatch.clock import Clock
-from streambatch.options import options
-from streambatch.records import Chunk, Trigger
-from streambatch.units import Size
+from streambatch.core.batches import Trigger
+from streambatch.core.chunks import Chunk
+from streambatch.core.clock import Clock
+from streambatch.core.options import options
+from streambatch.core.units import Size
 
 QUANTUM = 8 << 10
 """Bytes a lane may send before the next one's turn, while several have something to send."""

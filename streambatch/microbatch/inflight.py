@@ -7,7 +7,8 @@ where batches are quick: what arrives meanwhile has to wait for it as well.
 
 from math import inf
 
-from streambatch.records import Batch, Outcome
+from streambatch.core.batches import Batch
+from streambatch.core.outcomes import Outcome
 
 AHEAD_BATCHES = 1024
 """Batches that may be finished ahead of one that holds the output back."""

@@ -8,10 +8,11 @@ from typing import Literal, Protocol
 
 import anyio
 
-from streambatch.clock import Clock
-from streambatch.events import Observer, Refusal
+from streambatch.core.chunks import Chunk
+from streambatch.core.clock import Clock
+from streambatch.core.events import Observer, Refusal
+from streambatch.core.parts import Memory
 from streambatch.microbatch.inbox import Inbox
-from streambatch.records import Chunk, Memory
 
 WhenFull = Literal["block", "drop_newest"]
 

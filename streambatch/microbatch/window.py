@@ -10,9 +10,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from streambatch.options import options
-from streambatch.records import Batch, Chunk, Stamps, Trigger
-from streambatch.units import Duration, Size
+from streambatch.core.batches import Batch, Stamps, Trigger
+from streambatch.core.chunks import Chunk
+from streambatch.core.options import options
+from streambatch.core.units import Duration, Size
 
 
 @options

@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from streambatch.config import Config
-from streambatch.ingest.file import FileSource
+from streambatch.config.config import Config
+from streambatch.connectors.files.sink import FileSink
+from streambatch.connectors.files.source import FileSource
+from streambatch.core.report import Counts
+from streambatch.durability.store.reader import StateReader
+from streambatch.durability.stored import RunSummary, State
 from streambatch.ops.letters import Letters, layout_of
 from streambatch.ops.outputs import Layout, OutputError, Place, Segments, place_of
 from streambatch.ops.rereading import Files, gap_is_empty, notes_from
 from streambatch.ops.verify import sink_layout
-from streambatch.sinks.file import FileSink
-from streambatch.state.report import Counts
-from streambatch.state.store_reader import StateReader
-from streambatch.state.stored import RunSummary, State
 
 Key = tuple[str, str]
 """A source and a partition."""

@@ -14,7 +14,11 @@ from typing import Any
 
 import msgspec
 
-from streambatch.codecs.framing import TABLES
+from streambatch.codecs.formats import TABLES
+from streambatch.core.batches import Batch
+from streambatch.core.outcomes import Outcome, Reject
+from streambatch.delivery.dead_letters import DeadLetter, encode_dead_letters
+from streambatch.durability.stored import JournalEntry
 from streambatch.ops.differences import Difference
 from streambatch.ops.letters import Letters
 from streambatch.ops.outputs import (
@@ -27,9 +31,6 @@ from streambatch.ops.outputs import (
     records_of,
     text_of,
 )
-from streambatch.records import Batch, Outcome, Reject
-from streambatch.state.dead_letters import DeadLetter, encode_dead_letters
-from streambatch.state.stored import JournalEntry
 
 _LETTERS = msgspec.json.Decoder(DeadLetter)
 _COMPARED = ("stage", "reason", "source", "partition", "position", "record", "record_base64", "truncated")

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from streambatch import __version__
-from streambatch.state.manifest import code_revision
+from streambatch.durability.manifest import code_revision
+from streambatch.version import __version__
 
 What = Literal["config", "model", "input", "batch", "score", "dead_letter", "output"]
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from streambatch.config import Config
+from streambatch.config.config import Config
+from streambatch.delivery.dead_letter_log import FILE_NAME
+from streambatch.delivery.dead_letters import DeadLetter
 from streambatch.ops.outputs import Layout, OutputError, Segments, TextRecords, place_of
-from streambatch.state.dead_letter_log import FILE_NAME
-from streambatch.state.dead_letters import DeadLetter
 
 _DECODER = msgspec.json.Decoder(DeadLetter)
 

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from streambatch.chunks import Chunk, Partition
-from streambatch.codecs.framing import TABLES, framing_for_format
-from streambatch.segments import SegmentNames
+from streambatch.codecs.formats import TABLES, framing_for_format
+from streambatch.core.chunks import Chunk, Partition
+from streambatch.storage.segments import SegmentNames
 
 _BLOCK_BYTES = 1 << 20
 _NOWHERE = Partition("", "")
@@ -218,7 +218,7 @@ def text_of(table: Any, row: int) -> str:
 
 
 def _digest(table: Any) -> str:
-    from streambatch.codecs.table_digest import TableDigest
+    from streambatch.codecs.table.digest import TableDigest
 
     digest = TableDigest()
     for batch in table.combine_chunks().to_batches():

@@ -17,21 +17,21 @@ from typing import Any, NamedTuple
 import anyio
 import msgspec
 
-from streambatch.assemble import Assembly
-from streambatch.config import Config, Part
-from streambatch.errors import StateError
-from streambatch.files import sync_folder
-from streambatch.ingest.file import FileSource
-from streambatch.ingest.known import FileNotes
+from streambatch.config.assemble import Assembly
+from streambatch.config.config import Config, Part
+from streambatch.connectors.files.known import FileNotes
+from streambatch.connectors.files.source import FileSource
+from streambatch.core.errors import StateError
+from streambatch.core.report import RunReport
+from streambatch.delivery.dead_letters import DeadLetter
+from streambatch.durability.store.database import FILE_NAME
+from streambatch.durability.store.store import StateStore
 from streambatch.ops.letters import Key, Letters, key_of, layout_of, record_of
 from streambatch.ops.replaying import SUFFIX, Chosen, chosen_path, read_chosen, replay_sources, replayed_to
 from streambatch.ops.rereading import Files, columns_in
-from streambatch.pipeline import Pipeline
-from streambatch.state.database import FILE_NAME
-from streambatch.state.dead_letters import DeadLetter
-from streambatch.state.folder import StateFolder
-from streambatch.state.report import RunReport
-from streambatch.state.store import StateStore
+from streambatch.pipeline.pipeline import Pipeline
+from streambatch.storage.files import sync_folder
+from streambatch.storage.folder import StateFolder
 
 Origin = tuple[str, str, int]
 """Source, partition and position where a record was read first."""

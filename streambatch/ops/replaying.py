@@ -16,12 +16,14 @@ import anyio
 import msgspec
 import numpy as np
 
-from streambatch.codecs.framing import TABLES
-from streambatch.config import Config
-from streambatch.durable import Notes, Saved
-from streambatch.errors import SourceError
+from streambatch.codecs.formats import TABLES
+from streambatch.config.config import Config
+from streambatch.core.chunks import Chunk, Partition
+from streambatch.core.durable import Notes, Saved
+from streambatch.core.errors import SourceError
+from streambatch.core.parts import Intake
+from streambatch.core.types import IntArray
 from streambatch.ops.letters import Key, layout_of
-from streambatch.records import Chunk, Intake, IntArray, Partition
 
 SUFFIX = ".replay"
 """What the name of a source's replay ends with; no source in a config can be called so."""

@@ -17,14 +17,15 @@ from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
-from streambatch.codecs.framing import TABLES, framing_for_format
-from streambatch.ingest.compression import Corrupt, compression_of, detect, unpacker
-from streambatch.ingest.file import FileSource
-from streambatch.ingest.identity import HEAD_BYTES, Identity
-from streambatch.ingest.known import FileNotes
-from streambatch.ingest.matching import folders_of, partition_name
-from streambatch.ingest.opening import columns_of, has_header
-from streambatch.records import Chunk, Framer, Partition
+from streambatch.codecs.compression import Corrupt, compression_of, detect, unpacker
+from streambatch.codecs.formats import TABLES, framing_for_format
+from streambatch.connectors.files.identity import HEAD_BYTES, Identity
+from streambatch.connectors.files.known import FileNotes
+from streambatch.connectors.files.matching import folders_of, partition_name
+from streambatch.connectors.files.opening import columns_of, has_header
+from streambatch.connectors.files.source import FileSource
+from streambatch.core.chunks import Chunk, Partition
+from streambatch.core.codec import Framer
 
 _BLOCK_BYTES = 1 << 20
 
@@ -258,8 +259,8 @@ def _unpacked(file: BinaryIO, compression: str, size: int) -> Iterator[bytes]:
 
 
 def _rows(source: FileSource, file: FoundFile, partition: Partition, first: int, last: int) -> Iterator[Chunk]:
-    from streambatch.ingest.table_file import TableError, TableFile
-    from streambatch.ingest.tables import TableFramer
+    from streambatch.connectors.files.table_file import TableError, TableFile
+    from streambatch.connectors.files.table_reading import TableFramer
 
     framer = TableFramer(partition, first)
     try:

@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 import msgspec
 
+from streambatch.core.units import format_duration, format_size
 from streambatch.ops.load import Load
-from streambatch.scoring.executors import Workers
-from streambatch.units import format_duration, format_size
+from streambatch.scoring.executors.choice import Workers
 
 Stage = Literal[
     "source", "queue", "batch", "decode", "validate", "preprocess", "score", "encode", "sink", "state", "nothing"

@@ -14,24 +14,26 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from streambatch.assemble import Assembly
-from streambatch.config import Config, restore_config
-from streambatch.errors import ConfigError, StreambatchError
-from streambatch.ingest.file import FileSource
+from streambatch.config.assemble import Assembly
+from streambatch.config.config import Config, restore_config
+from streambatch.config.plugins import find_part
+from streambatch.connectors.files.sink import FileSink
+from streambatch.connectors.files.source import FileSource
+from streambatch.core.batches import Batch, Stamps
+from streambatch.core.chunks import Chunk
+from streambatch.core.errors import ConfigError, StreambatchError
+from streambatch.core.outcomes import Outcome
+from streambatch.durability.store.reader import StateReader
+from streambatch.durability.stored import JournalEntry
 from streambatch.ops.comparison import Buried, Written, letter_differences, score_differences
 from streambatch.ops.differences import Difference, What, code_differences, config_differences
 from streambatch.ops.letters import Letters, layout_of
 from streambatch.ops.outputs import Layout, OutputError, Segments
 from streambatch.ops.replaying import ReplaySource, replay_sources
 from streambatch.ops.rereading import Files, FoundFile, Rereading, notes_from, reread
-from streambatch.plugins import find_part
-from streambatch.records import Batch, Chunk, Outcome, Stamps
-from streambatch.scoring.executors import is_async
-from streambatch.scoring.formats import encoder_for, transform_for
+from streambatch.scoring.executors.choice import is_async
+from streambatch.scoring.factory import encoder_for, transform_for
 from streambatch.scoring.transform import Transform
-from streambatch.sinks.file import FileSink
-from streambatch.state.store_reader import StateReader
-from streambatch.state.stored import JournalEntry
 
 DIFFERENCES_KEPT = 100
 """Differences of one kind that are told one by one; the others are counted."""

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from streambatch.errors import ShapeError, StepError
-from streambatch.records import BoolArray, FloatArray
-from streambatch.scoring.retrying import told
+from streambatch.core.errors import ShapeError, StepError
+from streambatch.core.retry import told
+from streambatch.core.types import BoolArray, FloatArray
 from streambatch.scoring.states import name_of
 
 

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import AfterValidator
 
-from streambatch.errors import ModelError, ShapeError
-from streambatch.records import FloatArray
+from streambatch.core.errors import ModelError, ShapeError
+from streambatch.core.types import FloatArray
 
 _NUMBERS = "fiub"
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-
-
-def _check_sha256(text: str) -> str:
-    if re.fullmatch(r"[0-9a-fA-F]{64}", text) is None:
-        raise ValueError("a sha256 of 64 hexadecimal digits")
-    return text.lower()
-
-
-Sha256 = Annotated[str, AfterValidator(_check_sha256)]
-"""The pin of a file: 64 hexadecimal digits."""
-
-
-def check_digest(model: str, path: object, found: str, pinned: str | None) -> None:
-    """Raise ModelError, giving both digests, when a file is not the one that was pinned."""
-    if pinned is not None and found != pinned:
-        raise ModelError(model, f"{path}: expected sha256 {pinned}, found {found}")
 
 
 def checked_scores(model: str, scores: object, n: int) -> FloatArray:

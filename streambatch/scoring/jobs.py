@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from streambatch.records import Batch, FloatArray, Outcome
-from streambatch.scoring.retrying import Random, RetryPolicy
+from streambatch.core.batches import Batch
+from streambatch.core.outcomes import Outcome
+from streambatch.core.retry import Random, RetryPolicy
+from streambatch.core.types import FloatArray
+from streambatch.scoring.attempts import Trial
 from streambatch.scoring.transform import Now, Prepared, Transform
-from streambatch.scoring.trial import Trial
 
 Done = Callable[[Batch, Outcome | Exception], None]
 """Is told of every batch once: its outcome, or the error that ends the run."""

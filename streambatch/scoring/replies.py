@@ -11,8 +11,10 @@ from collections.abc import Mapping
 import msgspec
 import numpy as np
 
-from streambatch.codecs.lines import newlines
-from streambatch.records import Batch, IntArray, RecordId, Reject
+from streambatch.codecs.text.lines import newlines
+from streambatch.core.batches import Batch
+from streambatch.core.outcomes import RecordId, Reject
+from streambatch.core.types import IntArray
 
 
 def reject_line(reject: Reject) -> bytes:

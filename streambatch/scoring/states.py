@@ -7,13 +7,13 @@ given to a step that they are not of.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import msgspec
 
-from streambatch.durable import learned
-from streambatch.errors import StepError
-from streambatch.records import FloatArray
+from streambatch.core.durable import learned
+from streambatch.core.errors import StepError
+from streambatch.core.parts import StatefulStep
 
 States = tuple[Any, ...]
 """For each step what it remembers; None for one without memory."""
@@ -28,30 +28,6 @@ class Memory:
 
     def __init__(self, states: States) -> None:
         self.states = states
-
-
-@runtime_checkable
-class StatefulStep(Protocol):
-    """A preprocess step with memory: (state, x) -> (state, y), called in the order of records."""
-
-    @property
-    def is_stateful(self) -> bool: ...
-
-    def initial_state(self) -> Any:
-        """Return the state before the first record."""
-        ...
-
-    def __call__(self, state: Any, x: FloatArray, /) -> tuple[Any, FloatArray]:
-        """Return a new state and rows; `state` stays as it is."""
-        ...
-
-    def dump(self, state: Any, /) -> bytes:
-        """Return a state as bytes that any later version can load, on any machine."""
-        ...
-
-    def load(self, data: bytes, /) -> Any:
-        """Return the state that was dumped, bit for bit. Raises an error that says why when it doesn't fit."""
-        ...
 
 
 @learned

@@ -16,28 +16,24 @@ import numpy as np
 
 from streambatch.codecs.columns import concatenated, item, take, values
 from streambatch.codecs.finite import all_finite
-from streambatch.errors import ModelError
-from streambatch.records import (
-    Batch,
-    BoolArray,
-    Chunk,
-    Decoder,
-    Encoder,
-    FloatArray,
-    Framing,
-    IntArray,
+from streambatch.core.batches import Batch
+from streambatch.core.bisect import Halving, isolate
+from streambatch.core.chunks import Chunk, Reason
+from streambatch.core.codec import Decoder, Encoder, Framing
+from streambatch.core.errors import ModelError
+from streambatch.core.outcomes import (
     Outcome,
-    Reason,
     RecordId,
     Reject,
     Rows,
     Stage,
 )
+from streambatch.core.retry import ONCE, told
+from streambatch.core.types import BoolArray, FloatArray, IntArray
+from streambatch.scoring.attempts import Trial
 from streambatch.scoring.calling import is_interrupt, own, stepped, stepped_on
 from streambatch.scoring.check import checked_scores
-from streambatch.scoring.halving import Halving, isolate
 from streambatch.scoring.replies import filtered_line, reject_line, replies_of
-from streambatch.scoring.retrying import ONCE, told
 from streambatch.scoring.states import (
     Memory,
     States,
@@ -48,7 +44,6 @@ from streambatch.scoring.states import (
     load_states,
     name_of,
 )
-from streambatch.scoring.trial import Trial
 
 Now = Callable[[], float]
 

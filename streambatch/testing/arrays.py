@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from streambatch.records import BoolArray, FloatArray
+from streambatch.core.types import BoolArray, FloatArray
 
 LARGE = 5000
 SIZES = (1, 2, 3, 64, LARGE)

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from streambatch.clock import Clock, SystemClock
-from streambatch.events import Observer, Refusal
-from streambatch.microbatch.budget import SMALLEST_MEMORY, Budget
-from streambatch.records import Chunk
+from streambatch.core.budget import SMALLEST_MEMORY, Budget
+from streambatch.core.chunks import Chunk
+from streambatch.core.clock import Clock, SystemClock
+from streambatch.core.events import Observer, Refusal
 
 
 class CountingMemory(Budget):

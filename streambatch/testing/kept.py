@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
-from streambatch.durable import Mark, RewindableOutput
-from streambatch.records import SegmentedSink, Sink
+from streambatch.core.durable import Mark
+from streambatch.core.parts import RewindableOutput, SegmentedSink, Sink
 from streambatch.testing.rows import Row
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import anyio
 import numpy as np
 
-from streambatch.records import FloatArray
+from streambatch.core.types import FloatArray
 from streambatch.scoring.check import checked_scores
 from streambatch.testing.arrays import LARGE, SIZES, alike, features, finite, same, with_nan
 from streambatch.testing.conformance import Conformance, plain_errors, skip

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from streambatch.durable import Notes, Saved
+from streambatch.core.durable import Notes, Saved
 
 Found = dict[str, list[tuple[int, bytes]]]
 """By partition: position and own bytes of each record."""

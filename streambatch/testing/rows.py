@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from streambatch.codecs.schema import RecordSchema
-from streambatch.records import Encoder
-from streambatch.scoring.formats import encoder_for
+from streambatch.core.codec import Encoder
+from streambatch.core.schema import RecordSchema
+from streambatch.scoring.factory import encoder_for
 
 Row = tuple[int, float]
 """Id and score of a record."""

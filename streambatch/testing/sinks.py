@@ -12,10 +12,9 @@ from typing import Any, ClassVar
 
 import anyio
 
-from streambatch.clock import SystemClock
-from streambatch.durable import RewindableOutput
-from streambatch.errors import SinkOutage, StreambatchError
-from streambatch.records import IdentifiedSink, SegmentedSink, Sink
+from streambatch.core.clock import SystemClock
+from streambatch.core.errors import SinkOutage, StreambatchError
+from streambatch.core.parts import IdentifiedSink, RewindableOutput, SegmentedSink, Sink
 from streambatch.testing.conformance import Conformance, nothing_left_behind, skip, turns
 from streambatch.testing.kept import Kept
 from streambatch.testing.rows import Row, check_same, encoded, encoder_of_rows

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 
 import anyio
 
-from streambatch.codecs.framing import framing_for_format
-from streambatch.durable import ResumableSource
-from streambatch.microbatch.budget import SMALLEST_MEMORY
-from streambatch.records import KEPT_OF_OVERSIZE, Chunk, Source
+from streambatch.codecs.formats import framing_for_format
+from streambatch.core.budget import SMALLEST_MEMORY
+from streambatch.core.chunks import KEPT_OF_OVERSIZE, Chunk
+from streambatch.core.parts import ResumableSource, Source
 from streambatch.testing.conformance import Conformance, nothing_left_behind, plain_errors, settled, skip, turns
 from streambatch.testing.fakes import CollectingIntake
 from streambatch.testing.resuming import AckedRecords, Found

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from streambatch.records import BoolArray, FloatArray
+from streambatch.core.types import BoolArray, FloatArray
 from streambatch.testing.arrays import LARGE, SIZES, alike, features, same, with_nan
 from streambatch.testing.conformance import Conformance, skip
 

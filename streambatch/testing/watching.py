@@ -5,8 +5,9 @@ from __future__ import annotations
 import anyio
 import numpy as np
 
-from streambatch.codecs.columnar import TableChunk
-from streambatch.records import Chunk, Source
+from streambatch.codecs.table.chunk import TableChunk
+from streambatch.core.chunks import Chunk
+from streambatch.core.parts import Source
 from streambatch.testing.fakes import CollectingIntake
 
 PUTS_IN_A_ROW = 20_000

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from streambatch.texts import encodable
+from streambatch.core.text import encodable
 
 HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 

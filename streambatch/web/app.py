@@ -21,8 +21,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from streambatch.addresses import parse_address
-from streambatch.state.report import STUCK_SECONDS
+from streambatch.core.report import STUCK_SECONDS
+from streambatch.net.addresses import parse_address
 from streambatch.web.answers import HEADERS, json_answer
 from streambatch.web.feed import FOLLOWERS_MAX, EventStream, Feed
 from streambatch.web.guard import Guard

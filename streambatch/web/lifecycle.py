@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from streambatch.reloading import Reloaded
+from streambatch.ops.reloading import Reloaded
 from streambatch.web.answers import json_answer
 
 RELOAD = "/-/reload"

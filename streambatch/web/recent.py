@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from streambatch.clock import Clock
-from streambatch.events import Observer
-from streambatch.records import Batch, Outcome
-from streambatch.redaction import redacted
-from streambatch.texts import encodable, shortened
+from streambatch.core.batches import Batch
+from streambatch.core.clock import Clock
+from streambatch.core.events import Observer
+from streambatch.core.outcomes import Outcome
+from streambatch.core.redaction import redacted
+from streambatch.core.text import encodable, shortened
 from streambatch.web.status import date_of
 
 KEPT = 20

@@ -21,9 +21,9 @@ from anyio.abc import TaskStatus
 from starlette.applications import Starlette
 from uvicorn.server import ServerState
 
-from streambatch.addresses import address_of, bind, cause_of
-from streambatch.errors import ConfigError, ConfigProblem
-from streambatch.serving import HttpConnection, HttpServer
+from streambatch.core.errors import ConfigError, ConfigProblem
+from streambatch.net.addresses import address_of, bind, cause_of
+from streambatch.net.http_server import HttpConnection, HttpServer
 
 CONNECTIONS_MAX = 128
 KEEP_ALIVE_SECONDS = 5

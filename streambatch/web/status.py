@@ -7,10 +7,10 @@ from itertools import pairwise
 from math import isinf
 from typing import Any
 
-from streambatch.metrics import MetricsObserver
-from streambatch.metrics.batch_log import LATENCY, OF_BATCH, OF_CHUNK, BatchLog
-from streambatch.metrics.observer import Tally
-from streambatch.state.report import Counts, Snapshot
+from streambatch.core.report import Counts, Snapshot
+from streambatch.observe import MetricsObserver
+from streambatch.observe.batch_log import LATENCY, OF_BATCH, OF_CHUNK, BatchLog
+from streambatch.observe.observer import Tally
 
 
 def status_of(snapshot: Snapshot) -> dict[str, Any]:

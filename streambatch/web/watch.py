@@ -12,14 +12,14 @@ from typing import Any, Protocol
 import anyio
 import anyio.to_thread
 
-from streambatch import __version__
-from streambatch.clock import Clock
-from streambatch.errors import StreambatchError
-from streambatch.metrics import MetricsObserver
+from streambatch.core.clock import Clock
+from streambatch.core.errors import StreambatchError
+from streambatch.core.report import Snapshot
+from streambatch.durability.store.store import StateStore
+from streambatch.observe import MetricsObserver
 from streambatch.ops.live import Live
 from streambatch.ops.verdict import judge
-from streambatch.state.report import Snapshot
-from streambatch.state.store import StateStore
+from streambatch.version import __version__
 from streambatch.web.process import process_now
 from streambatch.web.recent import Recent
 from streambatch.web.status import date_of, status_of, work_of

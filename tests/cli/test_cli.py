@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import structlog
 
-from streambatch import __version__
 from streambatch.cli import main
-from streambatch.plugins import installed
+from streambatch.config.plugins import installed
+from streambatch.version import __version__
 
 COMMANDS = ("demo", "init", "check", "run", "top", "health", "schema", "audit", "state", "runs", "dead-letters")
 CONFIG = """
@@ -278,7 +278,7 @@ def test_check_says_what_it_can_not_try(streambatch: CommandLine, folder: Path) 
 def test_check_names_the_extras_to_install(
     streambatch: CommandLine, folder: Path, listen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "streambatch.metrics.spans", raising=False)
+    monkeypatch.delitem(sys.modules, "streambatch.observe.spans", raising=False)
     for library in ("datasketches", "opentelemetry.sdk.trace"):
         monkeypatch.setitem(sys.modules, library, None)
     enabled = ["drift.enabled=true", "otel.enabled=true", f"http.listen={listen}"]

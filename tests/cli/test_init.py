@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from streambatch.cli.init import BROKEN_EVERY, RECORDS, write_starter
-from streambatch.errors import ConfigError
+from streambatch.core.errors import ConfigError
 from tests.cli.test_cli import process
 from tests.e2e.running import scores_in
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from streambatch.cli.progress import ProgressBar, figures_of
-from streambatch.state.report import Counts, Snapshot
+from streambatch.core.report import Counts, Snapshot
 from tests.snapshots import QUIET
 
 

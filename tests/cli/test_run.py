@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from streambatch.cli.run import run_pipeline
-from streambatch.errors import ConfigError
+from streambatch.core.errors import ConfigError
 from tests.e2e.running import running
 
 CONFIG = """

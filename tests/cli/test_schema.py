@@ -12,8 +12,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from streambatch.cli.schema import installed_schema
-from streambatch.plugins import find_part
-from streambatch.units import parse_duration, parse_size
+from streambatch.config.plugins import find_part
+from streambatch.core.units import parse_duration, parse_size
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = installed_schema()

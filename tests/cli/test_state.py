@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from streambatch.cli import main
-from streambatch.records import Partition
-from streambatch.state.folder import StateFolder
-from tests.state.stores import READINGS, checkpoint, opened, run_start
+from streambatch.core.chunks import Partition
+from streambatch.storage.folder import StateFolder
+from tests.durability.stores import READINGS, checkpoint, opened, run_start
 
 CONFIG = """
     name = "rides"

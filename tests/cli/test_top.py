@@ -29,7 +29,7 @@ from rich.console import Console
 from streambatch.cli.admin_url import base_of
 from streambatch.cli.top_client import UnreachableError, fetch
 from streambatch.cli.top_view import draw, sparkline
-from streambatch.errors import ConfigError
+from streambatch.core.errors import ConfigError
 from streambatch.ops.live import Live, View
 from tests.e2e.running import PATIENCE_SECONDS, running
 from tests.ops.loads import status_of

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from msgspec import UNSET, Raw
 
-from streambatch.codecs.csv import CsvCodec
-from streambatch.codecs.framing import framing
-from streambatch.codecs.json import JsonCodec
+from streambatch.codecs.csv.codec import CsvCodec
+from streambatch.codecs.formats import framing
 from streambatch.codecs.rows import validate
-from streambatch.codecs.schema import RecordSchema
-from streambatch.records import Chunk, Reject, Rows
+from streambatch.codecs.text.json import JsonCodec
+from streambatch.core.chunks import Chunk
+from streambatch.core.outcomes import Reject, Rows
+from streambatch.core.schema import RecordSchema
 from tests.codecs.framed import chunks_in
 
 CODECS: dict[str, Any] = {"json": JsonCodec(), "csv": CsvCodec()}

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from streambatch.codecs.framing import framing
-from streambatch.records import Chunk, Fault, Framer, Partition
+from streambatch.codecs.formats import framing
+from streambatch.core.chunks import Chunk, Fault, Partition
+from streambatch.core.codec import Framer
 
 PARTITION = Partition("in", "a")
 MIB = 1 << 20

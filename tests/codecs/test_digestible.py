@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streambatch.codecs.framing import framing_for_format
-from streambatch.records import Partition
+from streambatch.codecs.formats import framing_for_format
+from streambatch.core.chunks import Partition
 
 LINES = st.lists(st.sampled_from([b"", b"\r", b"a", b"bc,d", b'"q\n\nr",s', b"x" * 40]), max_size=12)
 CUTS = st.lists(st.integers(1, 200), max_size=6)

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streambatch.codecs.framing import framing
+from streambatch.codecs.formats import framing
 from streambatch.codecs.rows import array_of, ids_by_position, living, records_of, validate
-from streambatch.codecs.schema import RecordSchema
-from streambatch.records import FloatArray, IntArray, Rows
+from streambatch.core.outcomes import Rows
+from streambatch.core.schema import RecordSchema
+from streambatch.core.types import FloatArray, IntArray
 from tests.codecs.framed import chunks_in
 
 STRIP = framing("lines").strip

@@ -9,7 +9,7 @@ import anyio.lowlevel
 import numpy as np
 import pytest
 
-from streambatch.records import BoolArray, FloatArray
+from streambatch.core.types import BoolArray, FloatArray
 from streambatch.testing import ModelConformance, StepConformance
 from tests.conformance.verdicts import check_noticed, failures
 

@@ -9,9 +9,9 @@ from typing import Any
 import anyio
 import pytest
 
-from streambatch.durable import Commit, Mark
-from streambatch.errors import HeldError, SinkError, SinkOutage
-from streambatch.records import Sink
+from streambatch.core.durable import Commit, Mark
+from streambatch.core.errors import HeldError, SinkError, SinkOutage
+from streambatch.core.parts import Sink
 from streambatch.testing import Row, SinkConformance, rows_in
 from tests.conformance.verdicts import check_noticed, failures
 

@@ -13,8 +13,14 @@ import anyio.lowlevel
 import numpy as np
 import pytest
 
-from streambatch.durable import Notes, Saved
-from streambatch.records import KEPT_OF_OVERSIZE, Chunk, Fault, Intake, Partition, Source
+from streambatch.core.chunks import (
+    KEPT_OF_OVERSIZE,
+    Chunk,
+    Fault,
+    Partition,
+)
+from streambatch.core.durable import Notes, Saved
+from streambatch.core.parts import Intake, Source
 from streambatch.testing import SourceConformance
 from tests.conformance.verdicts import check_noticed, failures
 

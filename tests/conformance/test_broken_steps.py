@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streambatch.records import FloatArray
+from streambatch.core.types import FloatArray
 from streambatch.testing import StepConformance
 from tests.conformance.verdicts import check_noticed, failures
 

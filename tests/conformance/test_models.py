@@ -5,9 +5,9 @@ from typing import Any
 import anyio.lowlevel
 import numpy as np
 
-from streambatch.records import FloatArray
-from streambatch.scoring.linear import LinearModel
-from streambatch.scoring.python import PythonModel
+from streambatch.core.types import FloatArray
+from streambatch.models.linear import LinearModel
+from streambatch.models.python import PythonModel
 from streambatch.testing import ModelConformance
 
 WEIGHTS = np.linspace(-1, 1, 30)

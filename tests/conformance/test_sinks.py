@@ -16,14 +16,14 @@ from typing import Any, Literal
 
 import pytest
 
-from streambatch.records import Sink
-from streambatch.segments import Rotation
-from streambatch.sinks.file import FileSink
-from streambatch.sinks.http import HttpSink
-from streambatch.sinks.memory import MemorySink
-from streambatch.sinks.none import NoneSink
-from streambatch.sinks.stdout import StdoutSink
-from streambatch.sinks.tcp import TcpSink
+from streambatch.connectors.files.sink import FileSink
+from streambatch.connectors.http.sink import HttpSink
+from streambatch.connectors.memory.none import NoneSink
+from streambatch.connectors.memory.sink import MemorySink
+from streambatch.connectors.sockets.tcp_sink import TcpSink
+from streambatch.connectors.stdio.sink import StdoutSink
+from streambatch.core.parts import Sink
+from streambatch.storage.segments import Rotation
 from streambatch.testing import Row, SinkConformance, rows_in
 
 pytestmark = pytest.mark.slow

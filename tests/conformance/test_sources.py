@@ -17,15 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from streambatch.addresses import parse_address
-from streambatch.ingest.file import FileSource
-from streambatch.ingest.http import HttpSource
-from streambatch.ingest.memory import MemorySource
-from streambatch.ingest.stdin import StdinSource
-from streambatch.ingest.tcp import TcpSource
-from streambatch.ingest.udp import UdpSource
-from streambatch.ingest.unix import UnixSource
-from streambatch.records import Source
+from streambatch.connectors.files.source import FileSource
+from streambatch.connectors.http.source import HttpSource
+from streambatch.connectors.memory.source import MemorySource
+from streambatch.connectors.sockets.tcp import TcpSource
+from streambatch.connectors.sockets.udp import UdpSource
+from streambatch.connectors.sockets.unix import UnixSource
+from streambatch.connectors.stdio.source import StdinSource
+from streambatch.core.parts import Source
+from streambatch.net.addresses import parse_address
 from streambatch.testing import SourceConformance
 
 pytestmark = pytest.mark.slow

@@ -7,11 +7,11 @@ from typing import Any
 import anyio
 import pytest
 
-from streambatch.addresses import parse_address
-from streambatch.ingest.http import HttpSource
-from streambatch.ingest.tcp import TcpSource
-from streambatch.records import Source
-from streambatch.spooled import SpooledSource, spooled
+from streambatch.connectors.http.source import HttpSource
+from streambatch.connectors.sockets.tcp import TcpSource
+from streambatch.core.parts import Source
+from streambatch.net.addresses import parse_address
+from streambatch.spool.source import SpooledSource, spooled
 from streambatch.testing import SourceConformance
 
 pytestmark = pytest.mark.slow

@@ -4,9 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from streambatch.records import BoolArray, FloatArray
-from streambatch.scoring.running import RunningStandardize
-from streambatch.scoring.steps import Clip, Impute, MinMax, PythonStep, Standardize
+from streambatch.core.types import BoolArray, FloatArray
+from streambatch.steps.elementwise import (
+    Clip,
+    Impute,
+    MinMax,
+    Standardize,
+)
+from streambatch.steps.python import PythonStep
+from streambatch.steps.running import RunningStandardize
 from streambatch.testing import StepConformance
 
 

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 import yaml
 
-from streambatch import __version__
-from streambatch.durability import Delivery
+from streambatch.durability.resume import Delivery
+from streambatch.version import __version__
 from tests.deploy.units import ROOT
 from tests.e2e.running import running, scores_in
 from tests.grafana.prometheus import Prometheus

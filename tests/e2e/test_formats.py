@@ -21,7 +21,16 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from streambatch import BatchPolicy, FileSink, FileSource, LinearModel, Pipeline, RecordSchema, RunReport, Standardize
+from streambatch import (
+    BatchPolicy,
+    FileSink,
+    FileSource,
+    LinearModel,
+    Pipeline,
+    RecordSchema,
+    RunReport,
+    Standardize,
+)
 
 RSS_MAX = 300 << 20
 MEAN, SCALE = 15_137.5, 6_939.5
@@ -187,8 +196,16 @@ with pq.ParquetWriter(sys.argv[1], schema, compression="none", use_dictionary=Fa
 _SCORE = """
 import sys, anyio, numpy as np
 from pathlib import Path
-from streambatch import BatchPolicy, FileSource, LinearModel, Pipeline, RecordSchema, Standardize, Workers
-from streambatch.sinks.none import NoneSink
+from streambatch import (
+    BatchPolicy,
+    FileSource,
+    LinearModel,
+    Pipeline,
+    RecordSchema,
+    Standardize,
+    Workers,
+)
+from streambatch.connectors.memory.none import NoneSink
 pipeline = Pipeline(
     sources=[FileSource(sys.argv[1], format="parquet")],
     record=RecordSchema(id="id", features="features", shape=(10,)),

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 import streambatch as sb
-from streambatch.events import Observer
-from streambatch.records import Batch, FloatArray, Outcome
-from streambatch.segments import Rotation
-from streambatch.sinks.containers import Compression, Format
+from streambatch.codecs.containers import Compression, Format
+from streambatch.core.batches import Batch
+from streambatch.core.events import Observer
+from streambatch.core.outcomes import Outcome
+from streambatch.core.types import FloatArray
+from streambatch.storage.segments import Rotation
+from tests.connectors.files.written import FORMATS, closed_in, read
 from tests.e2e.running import is_balanced, run_to_end, running
-from tests.sinks.reading import FORMATS, closed_in, read
 
 pytestmark = pytest.mark.anyio
 RECORD = sb.RecordSchema(id="timestamp", features=["value"], dtype="float64", carry=["value"])

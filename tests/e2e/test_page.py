@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
+from tests.connectors.http.test_sink import served
 from tests.e2e.browser import TAB, Browser, Scheme, browsing, needs_browser
 from tests.e2e.ports import held_port
 from tests.e2e.running import Daemon, running
-from tests.sinks.test_http import served
 
 CONFIG = """
     name = "rides"

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.connectors.http.test_sink import served
 from tests.e2e.running import run_to_end
-from tests.sinks.test_http import served
 
 COUNT = 20_000
 

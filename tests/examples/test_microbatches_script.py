@@ -37,5 +37,5 @@ def test_it_reads_compressed_files_as_well(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     done = run(tmp_path / "missing.jsonl")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("streambatch.errors.SourceError: source file:")
+    assert done.stderr.splitlines()[-1].startswith("streambatch.core.errors.SourceError: source file:")
     assert "missing.jsonl" in done.stderr.splitlines()[-1]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from streambatch.sinks.containers import Format
+from streambatch.codecs.containers import Format
+from tests.connectors.files.written import read
 from tests.faults.records import is_poison, score_of
-from tests.sinks.reading import read
 
 _SEGMENT = re.compile(r"-\d{8}\.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from streambatch.state.store import StateStore
+from streambatch.durability.store.store import StateStore
 from tests.faults.nursery import Child
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from streambatch.sinks.containers import Format
+from streambatch.codecs.containers import Format
 from tests.e2e.ports import held_port
 from tests.faults import records
 from tests.faults.clients import Clients

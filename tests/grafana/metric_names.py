@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from streambatch.metrics import CATALOGUE
+from streambatch.observe import CATALOGUE
 
 OF_CLIENT_LIBRARY: dict[str, tuple[str, ...]] = {
     "process_cpu_seconds_total": (),

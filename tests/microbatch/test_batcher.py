@@ -6,10 +6,10 @@ import anyio
 import pytest
 import trio
 
+from streambatch.core.batches import Batch
 from streambatch.microbatch.batcher import Batcher
 from streambatch.microbatch.inbox import Inbox, QueueLimits
 from streambatch.microbatch.window import BatchPolicy, Window
-from streambatch.records import Batch
 from streambatch.testing import LoopClock
 from tests.chunks import chunk_of, lines_of
 
@@ -142,7 +142,7 @@ async def test_cancelled_while_it_waits_it_keeps_what_it_took() -> None:
 @pytest.mark.anyio
 async def test_real_time_closes_within_a_small_margin_of_max_wait() -> None:
     """The same on a real clock: the margin is for the machine, the bound from below is exact."""
-    from streambatch.clock import SystemClock
+    from streambatch.core.clock import SystemClock
 
     clock = SystemClock()
     inbox = Inbox(QueueLimits())

@@ -10,11 +10,13 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streambatch.core.batches import Batch
+from streambatch.core.chunks import Partition
+from streambatch.core.outcomes import Outcome
 from streambatch.microbatch.batcher import Batcher
 from streambatch.microbatch.inbox import Inbox, QueueLimits
 from streambatch.microbatch.inflight import QUICK_SECONDS, InFlight
 from streambatch.microbatch.window import BatchPolicy, Window
-from streambatch.records import Batch, Outcome, Partition
 from streambatch.testing import LoopClock
 from tests.chunks import chunk_of, lines_of
 

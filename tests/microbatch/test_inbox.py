@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streambatch.clock import SystemClock
+from streambatch.core.chunks import Chunk, Partition
+from streambatch.core.clock import SystemClock
 from streambatch.microbatch.inbox import Inbox, InboxAborted, QueueLimits
-from streambatch.records import Chunk, Partition
 from tests.chunks import chunk_of, lines_of
 
 pytestmark = pytest.mark.anyio

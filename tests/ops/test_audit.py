@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streambatch.state.folder import StateFolder
+from streambatch.storage.folder import StateFolder
 from tests.e2e.running import running
 from tests.ops.test_verify import OUTPUTS
 from tests.ops.traced import Traced, rows

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from streambatch.state.folder import StateFolder
+from streambatch.storage.folder import StateFolder
 from tests.ops.traced import Traced, rows
 
 MENDED = ("--set", "record.missing=nan", "--set", 'preprocess=[{type="impute",value=0}]')
@@ -190,8 +190,8 @@ KILLED = """
 import os, signal
 from streambatch.cli import main
 from streambatch.ops import replay
-from streambatch.pipeline import Pipeline
-from streambatch.state.store import StateStore
+from streambatch.pipeline.pipeline import Pipeline
+from streambatch.durability.store.store import StateStore
 
 def kill(*_):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -13,7 +13,7 @@ from streambatch.microbatch.window import BatchPolicy
 from streambatch.ops import verdict as module
 from streambatch.ops.load import WORKER_STAGES, Load
 from streambatch.ops.verdict import RULES, Verdict, judge
-from streambatch.scoring.executors import Workers
+from streambatch.scoring.executors.choice import Workers
 from tests.ops.loads import load_of
 
 PRESSED = {"queue_fill": 0.9}

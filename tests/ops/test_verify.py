@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import ipc
 
-from streambatch import config as configs
+from streambatch.config import config as configs
 from tests.ops.traced import Traced, flip, rows
 
 OUTPUTS: dict[str, dict[str, str]] = {
@@ -292,7 +292,7 @@ def test_options_that_the_recorded_code_did_not_know_are_no_change(traced: Trace
     traced.configure()
     traced.append("a.jsonl", rows(0, 30))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streambatch.config._plain", _without_dtype(configs._plain))
+        patch.setattr("streambatch.config.config._plain", _without_dtype(configs._plain))
         traced.run()
     assert traced.verified()["verdict"] == "agrees"
     found = traced.verified("latest", "--set", "record.dtype=float64")

@@ -13,8 +13,8 @@ import anyio
 import numpy as np
 import pytest
 
-from streambatch.assemble import load_pipeline
 from streambatch.cli import main
+from streambatch.config.assemble import load_pipeline
 
 BASE = {
     "name": '"rides"',

@@ -5,9 +5,10 @@ from typing import Any
 
 import anyio
 
-from streambatch.clock import SystemClock
-from streambatch.records import Batch, Outcome
-from streambatch.scoring.executors import Executor, Workers, make_executor
+from streambatch.core.batches import Batch
+from streambatch.core.clock import SystemClock
+from streambatch.core.outcomes import Outcome
+from streambatch.scoring.executors.choice import Executor, Workers, make_executor
 from streambatch.scoring.transform import Transform
 from streambatch.testing.virtual_time import LoopClock
 from tests.scoring.fakes import batch_of, numbers

@@ -5,7 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from streambatch.records import Batch, Chunk, FloatArray, RecordId, Reject, Rows, Stamps
+from streambatch.core.batches import Batch, Stamps
+from streambatch.core.chunks import Chunk
+from streambatch.core.outcomes import RecordId, Reject, Rows
+from streambatch.core.types import FloatArray
 from streambatch.scoring.transform import SourceFormat, Transform
 from tests.chunks import chunk_of
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streambatch.errors import ModelError, ShapeError
+from streambatch.core.errors import ModelError, ShapeError
 from streambatch.scoring.check import checked_scores
 
 

@@ -8,7 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streambatch.records import Batch, Chunk, Partition, Reject, Stamps
+from streambatch.core.batches import Batch, Stamps
+from streambatch.core.chunks import Chunk, Partition
+from streambatch.core.outcomes import Reject
 from streambatch.scoring.replies import filtered_line, reject_line, replies_of
 
 

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streambatch.errors import ModelError, ShapeError, StepError
-from streambatch.records import FloatArray, Outcome, Partition
+from streambatch.core.chunks import Partition
+from streambatch.core.errors import ModelError, ShapeError, StepError
+from streambatch.core.outcomes import Outcome
+from streambatch.core.types import FloatArray
 from streambatch.scoring.calling import stepped_on
-from streambatch.scoring.running import RunningStandardize
 from streambatch.scoring.transform import Transform
+from streambatch.steps.running import RunningStandardize
 from tests.chunks import chunk_of
 from tests.scoring.fakes import Doubling, batch_of, numbers, transform_of
 

@@ -6,7 +6,7 @@ import sys
 import anyio
 import pytest
 
-from streambatch.clock import Clock
+from streambatch.core.clock import Clock
 from streambatch.testing import CollectingIntake, CountingMemory, LoopClock, RecordingObserver
 from tests.chunks import chunk_of, lines_of
 

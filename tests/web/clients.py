@@ -13,9 +13,9 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
-from streambatch.addresses import parse_address
-from streambatch.clock import SystemClock
-from streambatch.metrics import MetricsObserver
+from streambatch.core.clock import SystemClock
+from streambatch.net.addresses import parse_address
+from streambatch.observe import MetricsObserver
 from streambatch.web.app import create_app
 from streambatch.web.feed import Feed
 from streambatch.web.recent import Recent

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
-from streambatch.metrics import Metrics, MetricsObserver
-from streambatch.state.report import Counts, DriverState, Snapshot
+from streambatch.core.report import Counts, DriverState, Snapshot
+from streambatch.observe import Metrics, MetricsObserver
 from streambatch.web.app import PAGES
 from tests.snapshots import QUIET, FakePipeline, snapshot_of
 from tests.web.clients import CONFIG, Answer, admin_of, app_of, ask, serving

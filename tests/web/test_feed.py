@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from streambatch.addresses import parse_address
+from streambatch.net.addresses import parse_address
 from streambatch.web import feed as module
 from streambatch.web import server
 from tests.leaks import tasks_alive

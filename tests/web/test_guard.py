@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from streambatch.config import HttpOptions
-from streambatch.errors import ConfigError
+from streambatch.config.config import HttpOptions
+from streambatch.core.errors import ConfigError
 from streambatch.web.app import OPEN
 from tests.web.clients import admin_of, ask, serving
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streambatch.state.report import Counts
+from streambatch.core.report import Counts
 from streambatch.web.page import Page
 from streambatch.web.page.figures import bar, count, digest, line, moment, rate, rows, seconds, share, size, text
 from streambatch.web.page.shown import shown

@@ -8,8 +8,10 @@ from typing import Any
 
 import msgspec
 
-from streambatch.events import Observer
-from streambatch.records import Batch, Outcome, Partition, Reject, Stamps
+from streambatch.core.batches import Batch, Stamps
+from streambatch.core.chunks import Partition
+from streambatch.core.events import Observer
+from streambatch.core.outcomes import Outcome, Reject
 from streambatch.web.recent import KEPT, TEXT_MAX, Recent
 
 

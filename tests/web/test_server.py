@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from streambatch.addresses import parse_address
-from streambatch.errors import ConfigError
-from streambatch.serving import HEADER_BYTES_MAX
+from streambatch.core.errors import ConfigError
+from streambatch.net.addresses import parse_address
+from streambatch.net.http_server import HEADER_BYTES_MAX
 from streambatch.web import server as module
 from streambatch.web.server import serve
 from tests.web.clients import app_of, ask, serving

@@ -14,10 +14,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from streambatch.clock import SystemClock
-from streambatch.metrics import MetricsObserver
-from streambatch.records import Batch, Chunk, Outcome, Partition, Stamps
-from streambatch.state.report import Counts
+from streambatch.core.batches import Batch, Stamps
+from streambatch.core.chunks import Chunk, Partition
+from streambatch.core.clock import SystemClock
+from streambatch.core.outcomes import Outcome
+from streambatch.core.report import Counts
+from streambatch.observe import MetricsObserver
 from streambatch.web.process import cpus, process_now
 from streambatch.web.recent import Recent
 from streambatch.web.watch import Watch, past_runs, settings_of

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from streambatch.units import format_duration, format_size
+from streambatch.core.units import format_duration, format_size
 
 NOTHING = "&ndash;"
 LINE_WIDTH, LINE_HEIGHT = 120, 32

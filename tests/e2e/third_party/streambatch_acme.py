@@ -14,12 +14,13 @@ import anyio
 from anyio import to_thread
 from pydantic import Field
 
-from streambatch.codecs.framing import framing_for_format
-from streambatch.errors import SinkError
-from streambatch.ingest.feed import Feed
-from streambatch.options import options
-from streambatch.records import Intake, Partition
-from streambatch.units import Duration
+from streambatch.codecs.formats import framing_for_format
+from streambatch.core.chunks import Partition
+from streambatch.core.errors import SinkError
+from streambatch.core.feed import Feed
+from streambatch.core.options import options
+from streambatch.core.parts import Intake
+from streambatch.core.units import Duration
 
 RECORDS_AT_ONCE = 500
 

@@ -1,0 +1,181 @@
+"""From a config file to the options of every part, checked as a whole before anything is touched.
+
+Sources, sink, steps and model come as instances of the classes that a lookup of plugins returns; nothing is opened or
+loaded here.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from streambatch.config.crosschecks import cross_check
+from streambatch.config.draft import Draft, read_draft
+from streambatch.config.sections import (
+    SECTIONS,
+    Find,
+    Group,
+    HttpOptions,
+    Part,
+    Sections,
+    option_fields,
+    read_sections,
+)
+from streambatch.core.budget import Limits
+from streambatch.core.errors import ConfigError
+from streambatch.core.redaction import REDACTED, looks_secret, redacted
+from streambatch.core.schema import RecordSchema
+from streambatch.core.text import encodable
+from streambatch.delivery.dead_letters import DeadLetterOptions
+from streambatch.durability.manifest import RunsOptions
+from streambatch.durability.resume import Delivery
+from streambatch.microbatch.inbox import QueueLimits
+from streambatch.microbatch.window import BatchPolicy
+from streambatch.observe.drift import DriftOptions
+from streambatch.observe.tracing import OtelOptions
+from streambatch.scoring.executors.choice import Workers
+
+__all__ = ["Config", "Find", "Group", "HttpOptions", "Part", "load_config", "restore_config"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A config that holds together. Paths are absolute, as far as the config's own path is.
+
+    effective: every section with defaults filled in and secrets redacted, as JSON would hold it. digest: sha256 of
+    that, without the folder it lies in: a config that is moved as a whole keeps its digest.
+    """
+
+    path: Path
+    name: str
+    state_dir: Path
+    sources: tuple[Part, ...]
+    record: RecordSchema
+    queue: QueueLimits
+    limits: Limits
+    batch: BatchPolicy
+    preprocess: tuple[Part, ...]
+    model: Part
+    workers: Workers
+    sink: Part
+    dead_letter: DeadLetterOptions
+    delivery: Delivery
+    runs: RunsOptions
+    http: HttpOptions
+    drift: DriftOptions
+    otel: OtelOptions
+    effective: Mapping[str, Any]
+    digest: str
+
+    @property
+    def folder(self) -> Path:
+        """What relative paths are relative to."""
+        return self.path.parent
+
+
+def load_config(
+    path: str | Path, find: Find, *, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
+) -> Config:
+    """Read and check a config. overrides: `key.of.option=value`. environ: by default the process's own.
+
+    Raises ConfigError with every problem there is.
+    """
+    environ = os.environ if environ is None else environ
+    draft = read_draft(Path(path), overrides, environ)
+    sections = read_sections(draft, find)
+    state_dir = _state_dir(draft, sections, environ)
+    cross_check(draft, sections, state_dir)
+    if draft.problems:
+        raise ConfigError(draft.problems, where=str(path))
+    return _config(draft, sections, state_dir)
+
+
+def restore_config(path: Path, effective: Mapping[str, Any], find: Find) -> Config:
+    """Return the config that was once effective, from how it was recorded; secrets stay redacted.
+
+    Raises ConfigError when its parts can't be made any more.
+    """
+    draft = Draft(path.absolute(), _without_absent(effective))
+    sections = read_sections(draft, find)
+    if draft.problems:
+        raise ConfigError(draft.problems, where=f"{path} as recorded")
+    return _config(draft, sections, Path(str(effective["state_dir"])))
+
+
+def _without_absent(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_absent(inner) for key, inner in value.items() if inner is not None}
+    return [_without_absent(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _state_dir(draft: Draft, sections: Sections, environ: Mapping[str, str]) -> Path:
+    if sections.state_dir:
+        return draft.path.parent / sections.state_dir
+    by_systemd = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return Path(by_systemd) if by_systemd else draft.path.parent / ".streambatch" / str(sections.name)
+
+
+def _config(draft: Draft, sections: Sections, state_dir: Path) -> Config:
+    (sink,) = sections.sinks.values()
+    parts: dict[str, Any] = {key: getattr(sections, key) for key in SECTIONS if key not in ("source", "sink")}
+    effective = {
+        "name": sections.name,
+        "state_dir": str(state_dir),
+        "source": _plain(sections.sources),
+        **{key: _plain(part) for key, part in parts.items()},
+        "sink": _plain(sections.sinks),
+    }
+    effective = _redact(effective, "", draft.secrets)
+    return Config(
+        path=draft.path,
+        name=str(sections.name),
+        state_dir=state_dir,
+        sources=tuple(sections.sources.values()),
+        sink=sink,
+        effective=effective,
+        digest=_digest(effective, draft.path.parent),
+        **parts,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return options as tables, lists and scalars."""
+    if isinstance(value, Part):
+        return {"type": value.type, **{key: v for key, v in _plain(value.options).items() if key != "name"}}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {option.name: _plain(getattr(value, option.name)) for option in option_fields(type(value))}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _redact(value: Any, key: str, secrets: set[str]) -> Any:
+    """Hide secrets: by key, by having come from a variable that holds one, and user and password in addresses."""
+    name = key.rpartition(".")[2]
+    if isinstance(value, dict):
+        return {inner: _redact(value[inner], f"{key}.{inner}".lstrip("."), secrets) for inner in value}
+    if isinstance(value, list):
+        return [_redact(inner, f"{key}[{at}]", secrets) for at, inner in enumerate(value)]
+    if value is not None and (key in secrets or (isinstance(value, str) and looks_secret(name))):
+        return REDACTED
+    return redacted(value) if isinstance(value, str) else value
+
+
+def _digest(effective: Mapping[str, Any], folder: Path) -> str:
+    """Return the sha256 of the config's canonical JSON, in hexadecimal."""
+    moved = _relative(effective, f"{folder}{os.sep}")
+    return hashlib.sha256(msgspec.json.encode(moved, order="deterministic")).hexdigest()
+
+
+def _relative(value: Any, folder: str) -> Any:
+    if isinstance(value, Mapping):
+        return {encodable(key): _relative(inner, folder) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_relative(inner, folder) for inner in value]
+    return encodable(value.removeprefix(folder)) if isinstance(value, str) else value

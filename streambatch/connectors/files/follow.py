@@ -1,0 +1,320 @@
+"""Follows files: looks which there are and how long they are, reads what is new, and does what `Tail` decides.
+
+One thread call looks at all files, one reads from many: idle files cost a stat each. Every handle belongs to the
+follower; at most HANDLES_MAX stay open beyond those of files that no name leads to any more. A file that can't be read
+at the moment holds up no other.
+"""
+
+import errno
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import anyio
+from anyio import to_thread
+
+from streambatch.connectors.files.identity import HEAD_BYTES
+from streambatch.connectors.files.known import Known, NoteBook
+from streambatch.connectors.files.matching import Mark
+from streambatch.connectors.files.opening import Start, open_file, start_after, start_at
+from streambatch.connectors.files.outage import Outages
+from streambatch.connectors.files.searching import find_again, is_gone, look_at, read_heads
+from streambatch.connectors.files.tail import Followed, Tail
+from streambatch.core.backlog import Backlog, FileState, no_files
+from streambatch.core.chunks import Partition
+from streambatch.core.codec import Framing
+from streambatch.core.events import FileEvent
+from streambatch.core.feed import Feed
+from streambatch.core.parts import Intake
+
+LOOK_SECONDS = 0.05
+"""Between two looks, unless they take long."""
+LOOK_SECONDS_MAX = 1.0
+LOOK_SHARE = 0.1
+"""Of the time, at most, spent on looking."""
+LOOKS_MIN = 3
+"""Before a file of an earlier run that wasn't seen counts as gone."""
+ROUND_BYTES = 1 << 20
+"""Read from all files of a round together, the least share of one apart."""
+SHARE_BYTES_MIN = 64 << 10
+FILES_PER_ROUND = 32
+HANDLES_MAX = 64
+
+
+class _Opened(NamedTuple):
+    """A handle, and where to start if nothing was read from it yet."""
+
+    handle: io.FileIO
+    start: Start | None
+
+
+class _Read(NamedTuple):
+    """What was read from a file; then what begins it and its length, so that a cut before them shows."""
+
+    data: bytes
+    head: bytes
+    size: int
+
+
+class Follower:
+    """One run of a source that follows files."""
+
+    def __init__(
+        self,
+        source: str,
+        patterns: Sequence[str],
+        framing: Framing,
+        intake: Intake,
+        *,
+        max_record_bytes: int,
+        rotate_wait: float,
+        from_end: bool,
+        known: Sequence[Known],
+        book: NoteBook,
+    ) -> None:
+        self._source, self._patterns, self._framing, self._intake = source, patterns, framing, intake
+        self._max_record_bytes = max_record_bytes
+        self._tail = Tail(rotate_wait, from_end=from_end, known=known, book=book)
+        self._outages = Outages(source, intake.observer)
+        self._retry_at: dict[Followed, float] = {}
+        self._looks = 0
+        self._marks: Mapping[str, Mark] = {}
+        self._handles: dict[Followed, io.FileIO] = {}
+        self._feeds: dict[Followed, Feed] = {}
+        self._partial: dict[Followed, int] = {}
+
+    async def run(self) -> None:
+        """Follow until cancelled. Raises SourceError for a plain path of what isn't a file."""
+        now = self._intake.clock.monotonic
+        try:
+            while True:
+                since = now()
+                await self._look()
+                self._retry(now())
+                pause = min(max(LOOK_SECONDS, (now() - since) / LOOK_SHARE), LOOK_SECONDS_MAX)
+                while self._tail.has_unread and now() < since + pause:
+                    await self._read_round()
+                for file in self._tail.due(now()):
+                    await self._finish(file)
+                await anyio.sleep(0 if self._tail.has_unread else max(0.0, since + pause - now()))
+        finally:
+            for feed in self._feeds.values():
+                feed.release()
+            for handle in self._handles.values():
+                handle.close()
+
+    def backlog(self) -> Backlog:
+        """Return what files hold that was not read, by their lengths when they were last seen."""
+        files, lag = no_files(), 0
+        for file in self._tail.files.values():
+            unread = max(0, file.size - file.read_to)
+            lag += unread
+            files[_state_of(file, unread, is_held=file in self._retry_at)] += 1
+        return Backlog(lag, files)
+
+    async def _look(self) -> None:
+        sight = await to_thread.run_sync(look_at, self._source, self._patterns, self._tail.files, self._handles)
+        self._handles |= sight.found_again
+        if not self._looks:
+            await self._search()
+        marks, heads, unseen = sight.marks, None, dict(sight.unseen)
+        if marks != self._marks or self._tail.wants_look or sight.found_again or not self._looks:
+            if strange := self._tail.strange(marks):
+                heads, unread = await to_thread.run_sync(read_heads, {path: marks[path] for path in strange})
+                unseen |= unread
+                left_out = set(strange) - heads.keys()
+                marks = {path: mark for path, mark in marks.items() if path not in left_out}
+            self._marks = marks
+            for file in self._tail.see(marks, sight.held, self._intake.clock.monotonic(), heads, sight.unsought):
+                self._tell(file, "rotated")
+        for file in sight.failed.keys() - self._retry_at.keys():
+            await self._hold(file, sight.failed[file])
+        self._outages.looked(unseen)
+        self._looks += 1
+        if self._looks == LOOKS_MIN and not unseen:
+            await self._give_up()
+
+    async def _search(self) -> None:
+        """Take up what was renamed since the last run, in its folder, to a name that doesn't match."""
+        known = self._tail.absent
+        if not known:
+            return
+        for each, renamed in await to_thread.run_sync(find_again, known, self._source, self._patterns):
+            file = self._tail.take_up(each, renamed.path, renamed.mark, self._intake.clock.monotonic())
+            self._handles[file] = renamed.handle
+            self._tell(file, "rotated")
+
+    async def _give_up(self) -> None:
+        """Forget files that are gone, of which all that was received is acked."""
+        known = [each for each in self._tail.absent if each.is_acked]
+        for each in await to_thread.run_sync(is_gone, known) if known else ():
+            self._tail.give_up(each.partition)
+
+    def _retry(self, now: float) -> None:
+        for file, at in list(self._retry_at.items()):
+            if now >= at:
+                del self._retry_at[file]
+                self._tail.free(file)
+
+    async def _read_round(self) -> None:
+        files = await self._open(self._tail.next_round(FILES_PER_ROUND))
+        if not files:
+            return
+        share = max(SHARE_BYTES_MIN, ROUND_BYTES // len(files))
+        wanted = []
+        for file in files:
+            size = max(0, min(share, file.size - file.read_to))
+            await self._feeds[file].room(size)
+            wanted.append((self._handles[file], file.read_to, size))
+        for file, read in zip(files, await to_thread.run_sync(_read_all, wanted), strict=True):
+            if isinstance(read, OSError):
+                await self._hold(file, read)
+            else:
+                self._outages.cured(file.partition)
+                await self._take(file, read)
+        self._bound_handles()
+        self._bound_partial()
+
+    async def _hold(self, file: Followed, error: OSError) -> None:
+        """Try again later, with another handle if there can be one."""
+        if feed := self._feeds.get(file):
+            await feed.push(b"")
+        if file.misses and error.errno == errno.ESTALE:
+            # Its server has no such file any more, and nothing leads to it.
+            return await self._finish(file)
+        if not file.misses:
+            self._close(file)
+        seconds = self._outages.failed(file.partition, file.path, error)
+        self._retry_at[file] = self._intake.clock.monotonic() + seconds
+        self._tail.hold(file)
+
+    async def _open(self, files: Sequence[Followed]) -> list[Followed]:
+        """Open those that aren't. Returns the files that can be read from now."""
+        closed = [file for file in files if file not in self._handles or file not in self._feeds]
+        results = await to_thread.run_sync(self._open_all, closed) if closed else []
+        for file, result in zip(closed, results, strict=True):
+            if isinstance(result, _Opened):
+                self._opened(file, result)
+            elif result is None:
+                self._tail.set_aside(file)
+        for file, result in zip(closed, results, strict=True):
+            if isinstance(result, OSError):
+                await self._hold(file, result)
+        return [file for file in files if file in self._handles and file in self._feeds]
+
+    def _open_all(self, files: Sequence[Followed]) -> list[_Opened | OSError | None]:
+        return [self._open_one(file) for file in files]
+
+    def _open_one(self, file: Followed) -> _Opened | OSError | None:
+        handle = self._handles.get(file)
+        try:
+            handle = opened = handle or open_file(file.path, file.mark.key)
+            if opened is None:
+                return None
+            return _Opened(opened, None if file in self._feeds else self._start(opened, file))
+        except OSError as error:
+            if handle is not None and file not in self._handles:
+                handle.close()
+            return error
+
+    def _start(self, handle: io.FileIO, file: Followed) -> Start:
+        start, at = (start_after, file.start) if file.from_end else (start_at, file.read_to)
+        partition = Partition(self._source, file.partition)
+        return start(handle, at, self._framing, partition, max_record_bytes=self._max_record_bytes)
+
+    def _opened(self, file: Followed, opened: _Opened) -> None:
+        self._handles[file] = opened.handle
+        if opened.start is not None:
+            self._feeds[file] = Feed(self._intake, opened.start.framer, self._source)
+            if self._tail.started(file, opened.start.read_to):
+                self._tell(file, "opened")
+
+    async def _take(self, file: Followed, read: _Read) -> None:
+        now = self._intake.clock.monotonic()
+        known = self._tail.recognise(file, read.head, read.size)
+        if known is not file:
+            self._replace(known, file)
+        elif self._tail.accept(file, read.head, read.size, len(read.data), now):
+            self._handles[file] = self._handles.pop(file)
+            feed = self._feeds[file]
+            await feed.push(read.data)
+            self._partial.pop(file, None)
+            if feed.pending:
+                self._partial[file] = feed.pending
+        else:
+            self._tell(file, "truncated")
+            await self._end(file, cut_off=True)
+            self._tail.restart(file, now)
+
+    def _replace(self, known: Followed, copy: Followed) -> None:
+        """Go on with a known file in the handle of the copy that took its place."""
+        self._feeds.pop(copy).release()
+        self._close(known)
+        self._handles[known] = self._handles.pop(copy)
+
+    async def _finish(self, file: Followed) -> None:
+        end = await self._end(file)
+        self._close(file)
+        self._retry_at.pop(file, None)
+        self._outages.cured(file.partition)
+        self._tell(file, self._tail.finish(file, end))
+
+    async def _end(self, file: Followed, *, cut_off: bool = False) -> int | None:
+        """Hand over what the end completes. Returns where the last record ended, if it was being read."""
+        feed = self._feeds.pop(file, None)
+        self._partial.pop(file, None)
+        if feed is None:
+            return None
+        try:
+            await feed.end(cut_off=cut_off)
+            return feed.position
+        finally:
+            feed.release()
+
+    def _bound_handles(self) -> None:
+        """Close those read longest ago. What no name leads to could not be opened again."""
+        surplus = len(self._handles) - HANDLES_MAX
+        if surplus > 0:
+            for file in [file for file in self._handles if not file.misses][:surplus]:
+                self._close(file)
+
+    def _bound_partial(self) -> None:
+        """Forget the oldest partial records beyond an eighth of the budget; they are read again with their rest."""
+        surplus = sum(self._partial.values()) - self._intake.memory.capacity // 8
+        for file in list(self._partial)[:-1]:
+            if surplus > 0 and not file.misses:
+                surplus -= self._partial.pop(file)
+                feed = self._feeds.pop(file)
+                self._tail.reread(file, feed.position)
+                feed.release()
+
+    def _close(self, file: Followed) -> None:
+        handle = self._handles.pop(file, None)
+        if handle is not None:
+            handle.close()
+
+    def _tell(self, file: Followed, event: FileEvent) -> None:
+        self._intake.observer.file_changed(self._source, file.path, event)
+
+
+def _state_of(file: Followed, unread: int, *, is_held: bool) -> FileState:
+    if is_held:
+        return "held"
+    if unread:
+        return "reading" if file.was_opened else "waiting"
+    return "done" if file.is_done else "idle"
+
+
+def _read_all(wanted: Sequence[tuple[io.FileIO, int, int]]) -> list[_Read | OSError]:
+    return [_read(*each) for each in wanted]
+
+
+def _read(handle: io.FileIO, at: int, size: int) -> _Read | OSError:
+    fd = handle.fileno()
+    try:
+        data = os.pread(fd, size, at)
+        head = os.pread(fd, HEAD_BYTES, 0)
+        return _Read(data, head, os.fstat(fd).st_size)
+    except OSError as error:
+        return error

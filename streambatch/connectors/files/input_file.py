@@ -1,0 +1,187 @@
+"""A file open for reading to its end, decompressed on the way, from a position on.
+
+A read that fails is tried again until it works: every byte is given out once, however often its handle is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+from collections.abc import Iterator
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from anyio import to_thread
+
+from streambatch.codecs.compression import Corrupt, Unpacker, compression_of, unpacker
+from streambatch.connectors.files.identity import HEAD_BYTES, NOTHING_KNOWN, Identity, identity_of
+from streambatch.connectors.files.matching import Mark, folder_device, kind_of, mark_of
+from streambatch.connectors.files.opening import open_without_waiting
+from streambatch.connectors.files.outage import Outages
+from streambatch.core.errors import OptionError, SourceError
+
+BLOCK_BYTES = 1 << 20
+"""The most that is read, or decompressed, at once."""
+COMPRESSED_BYTES = 256 << 10
+"""Compressed bytes read at once; held beside the budget, one such block per source."""
+
+
+class CutBack(Exception):
+    """A file is not what was read before: it begins differently, or ends before the position."""
+
+
+class InputFile:
+    """A file open for reading from its start. Raises SourceError with the path.
+
+    mark: what it was when it was found. identity: of the file as far as it was read. A call under way in a thread is
+    waited for also when cancelled: a handle closed under it could be another file's by the time it reads.
+    """
+
+    def __init__(self, source: str, path: str, mark: Mark, compression: str, outages: Outages) -> None:
+        self._source, self.path, self._outages = source, path, outages
+        self._compression = compression
+        self._handle: io.FileIO
+        self._unpacker: Unpacker | None = None
+        self._size = self._last_size = 0
+        self._head = b""
+        self._is_broken = False
+        self.mark, self.identity = mark, NOTHING_KNOWN
+        self.read_to = 0
+
+    async def __aenter__(self) -> Self:
+        with naming_errors(self._source, self.path):
+            await self._outages.hold(self.path, partial(to_thread.run_sync, self._open))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._handle.close()
+
+    def check(self, identity: Identity) -> None:
+        """Raise CutBack unless this can be the file of that identity. Call it before reading."""
+        if not identity.fits(self._head):
+            raise CutBack
+
+    async def read(self, size: int) -> bytes:
+        """Return the next bytes, at most `size`, none only at the end."""
+        with naming_errors(self._source, self.path):
+            if self._unpacker is None:
+                return await self._read_raw(size)
+            return await self._inflate(self._unpacker, size)
+
+    async def skip(self, size: int) -> None:
+        """Pass over so many bytes. Raises CutBack when there are fewer."""
+        if self._unpacker is None:
+            self.read_to += size
+            if self.read_to > self._size:
+                raise CutBack
+            return
+        while size:
+            block = await self.read(min(BLOCK_BYTES, size))
+            if not block:
+                raise CutBack
+            size -= len(block)
+
+    @property
+    def has_shrunk(self) -> bool:
+        """Whether, at the end, the file was shorter than it had been, or than what was read."""
+        return max(self._size, self.read_to) > self._last_size
+
+    def _open(self) -> None:
+        handle = open_found(self._source, self.path, self.mark)
+        try:
+            status = os.fstat(handle.fileno())
+            head = os.pread(handle.fileno(), HEAD_BYTES, 0)
+            self._unpacker = unpacker(compression_of(head, self._compression))
+        except BaseException:
+            handle.close()
+            raise
+        self._handle, self._size, self._head, self.identity = handle, status.st_size, head, identity_of(head)
+        self.mark = mark_of(status, self.mark.folder)
+
+    async def _read_raw(self, size: int) -> bytes:
+        block = await self._outages.hold(self.path, partial(to_thread.run_sync, self._try_to_read, size))
+        self.read_to += len(block)
+        return block
+
+    def _try_to_read(self, size: int) -> bytes:
+        if self._is_broken:
+            self._open_again()
+        fd = self._handle.fileno()
+        try:
+            block = os.pread(fd, size, self.read_to)
+            if self.identity.length < min(HEAD_BYTES, self.read_to + len(block)):
+                self.identity = identity_of(os.pread(fd, HEAD_BYTES, 0))
+            if not block:
+                self._last_size = os.fstat(fd).st_size
+        except OSError as error:
+            self._is_broken = True
+            if error.errno == errno.ESTALE and not os.path.lexists(self.path):
+                raise gone(self._source, self.path) from error
+            raise
+        self._is_broken = False
+        return block
+
+    def _open_again(self) -> None:
+        """Take another handle, unless no name leads to the file any more. Raises OSError while that fails."""
+        try:
+            handle = io.FileIO(self.path, opener=open_without_waiting)
+        except FileNotFoundError:
+            return
+        try:
+            if not self.identity.fits(os.pread(handle.fileno(), HEAD_BYTES, 0)):
+                raise SourceError(self._source, f"{self.path} was replaced while it was read; run again to read it")
+        except BaseException:
+            handle.close()
+            raise
+        self._handle.close()
+        self._handle = handle
+
+    async def _inflate(self, unpacker: Unpacker, size: int) -> bytes:
+        while True:
+            while not unpacker.needs_input():
+                block = await to_thread.run_sync(unpacker.inflate, size)
+                if block:
+                    return block
+            compressed = await self._read_raw(COMPRESSED_BYTES)
+            if not compressed:
+                unpacker.end()
+                return b""
+            unpacker.give(compressed)
+
+
+def open_found(source: str, path: str, mark: Mark) -> io.FileIO:
+    """Open a file that was found. Raises OSError, or SourceError when it is gone, or no file. Blocking."""
+    try:
+        handle = io.FileIO(path, opener=open_without_waiting)
+    except FileNotFoundError:
+        if folder_device(path) == mark.folder:
+            raise gone(source, path) from None
+        raise OSError(errno.ENODEV, "the file system it was on is not mounted") from None
+    kind = kind_of(os.fstat(handle.fileno()).st_mode)
+    if kind is not None:
+        handle.close()
+        raise SourceError(source, f"{path} is {kind}, not a file")
+    return handle
+
+
+def gone(source: str, path: str) -> SourceError:
+    """Return the error for a file that was there, and can't be waited for."""
+    return SourceError(source, f"{path}: No such file any more; it was there when the run began; run again without it")
+
+
+@contextlib.contextmanager
+def naming_errors(source: str, path: str) -> Iterator[None]:
+    """Raise what is wrong with a file as SourceError."""
+    try:
+        yield
+    except OSError as error:
+        raise SourceError(source, f"{path}: {error.strerror}") from error
+    except OptionError as error:
+        raise SourceError(source, f"{path}: {error}") from error
+    except Corrupt as error:
+        raise SourceError(source, f"{path}: {error}; the records before it were read") from error

@@ -1,0 +1,108 @@
+"""Opens a file at a position: the one place where reading resumes. Blocking: call it in a thread.
+
+What a framer at a position hands out is what one that has read everything before it would.
+"""
+
+import io
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from streambatch.connectors.files.matching import Key, kind_of
+from streambatch.core.chunks import Chunk, Partition
+from streambatch.core.codec import Framer, Framing
+
+SKIM_BYTES = 1 << 20
+"""Read at once of what comes before a position."""
+
+
+class Start(NamedTuple):
+    """A framer, and the offset of the next byte to feed it."""
+
+    framer: Framer
+    read_to: int
+
+
+def open_file(path: str, key: Key) -> io.FileIO | None:
+    """Return a handle, or None when the path leads nowhere, or to another file than `key` says. Raises OSError."""
+    try:
+        handle = io.FileIO(path, opener=open_without_waiting)
+    except FileNotFoundError:
+        return None
+    status = os.fstat(handle.fileno())
+    if key != (status.st_dev, status.st_ino) or kind_of(status.st_mode) is not None:
+        handle.close()
+        return None
+    return handle
+
+
+def open_without_waiting(path: str, flags: int) -> int:
+    """Open a file; of what has turned into a pipe meanwhile, don't wait for the other end."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def start_at(
+    handle: io.FileIO, position: int, framing: Framing, partition: Partition, *, max_record_bytes: int
+) -> Start:
+    """Return a framer for what comes after a record that ended at `position`."""
+    framer = framing.framer(partition, max_record_bytes=max_record_bytes)
+    if not position:
+        return Start(framer, 0)
+    columns = None
+    if has_header(framing):
+        for _ in _skim(handle, framer, position):
+            columns = columns_of(framer)
+            if columns is not None:
+                break
+        else:
+            # It is another file since: what is read from here on won't be used.
+            return Start(framer, position)
+    framer = framing.framer(partition, max_record_bytes=max_record_bytes, position=position, columns=columns)
+    return Start(framer, position)
+
+
+def has_header(framing: Framing) -> bool:
+    """Tell whether what begins a file is needed to read it from further on."""
+    return framing.name == "csv"
+
+
+def columns_of(framer: Framer) -> tuple[str, ...] | None:
+    """Return the columns that a framer has read the names of, if it has."""
+    columns: tuple[str, ...] | None = getattr(framer, "columns", None)
+    return columns
+
+
+def start_after(
+    handle: io.FileIO, size: int, framing: Framing, partition: Partition, *, max_record_bytes: int
+) -> Start:
+    """Return a framer for what comes after the last record that ends within the first `size` bytes."""
+    if framing.name == "lines":
+        last = _last_newline(handle, size)
+        return start_at(handle, last, framing, partition, max_record_bytes=max_record_bytes)
+    framer = framing.framer(partition, max_record_bytes=max_record_bytes)
+    for _ in _skim(handle, framer, size):
+        pass
+    return Start(framer, size)
+
+
+def _skim(handle: io.FileIO, framer: Framer, size: int) -> Iterator[list[Chunk]]:
+    """Let the framer see the bytes up to `size`, a block at a time. Yields what it finds there."""
+    at = 0
+    while at < size:
+        block = os.pread(handle.fileno(), min(SKIM_BYTES, size - at), at)
+        if not block:
+            return
+        yield framer.feed(block, 0.0)
+        at += len(block)
+
+
+def _last_newline(handle: io.FileIO, size: int) -> int:
+    """Return the offset after the last newline before `size`, 0 if there is none."""
+    end = size
+    while end > 0:
+        at = max(0, end - SKIM_BYTES)
+        found = os.pread(handle.fileno(), end - at, at).rfind(b"\n")
+        if found >= 0:
+            return at + found + 1
+        end = at
+    return 0

@@ -1,0 +1,188 @@
+"""Reads files to their end, one after the other, each from where an earlier run left it.
+
+No byte counts before its record has been framed: what a fault comes after has been handed over, what it has torn is
+no record. A file that was read to its end, and did not change since, is not opened.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import anyio
+from anyio import to_thread
+from msgspec.structs import replace
+
+from streambatch.codecs.compression import compression_of
+from streambatch.codecs.formats import TABLES, framing_for_format
+from streambatch.connectors.files.identity import HEAD_BYTES, NOTHING_KNOWN, Identity
+from streambatch.connectors.files.input_file import BLOCK_BYTES, CutBack, InputFile, naming_errors, open_found
+from streambatch.connectors.files.known import Found, Known, NoteBook, match, notes_of
+from streambatch.connectors.files.matching import Mark, PartitionNames, check_not_empty, look, once
+from streambatch.connectors.files.opening import columns_of, has_header
+from streambatch.connectors.files.outage import Outages
+from streambatch.connectors.files.searching import is_gone
+from streambatch.core.backlog import Backlog, no_files
+from streambatch.core.chunks import Partition
+from streambatch.core.codec import Framer
+from streambatch.core.feed import Feed
+from streambatch.core.parts import Intake
+
+
+class Place(NamedTuple):
+    """Where reading begins: what comes after `position` of a partition, if its file is the one known by `identity`."""
+
+    partition: str
+    position: int
+    identity: Identity
+
+
+class Reading:
+    """One run of a source that reads files to their end."""
+
+    def __init__(
+        self,
+        source: str,
+        patterns: Sequence[str],
+        intake: Intake,
+        *,
+        format: str,
+        compression: str,
+        max_record_bytes: int,
+        known: Sequence[Known],
+        book: NoteBook,
+    ) -> None:
+        self._source, self._patterns, self._intake = source, patterns, intake
+        self._format, self._compression, self._max_record_bytes = format, compression, max_record_bytes
+        self._framing = framing_for_format(format)
+        self._known, self._book = known, book
+        self._names = PartitionNames(each.partition for each in known)
+        self._outages = Outages(source, intake.observer)
+        self._sizes: list[int] = []
+        self._done = 0
+        self._opened: InputFile | None = None
+
+    async def run(self) -> None:
+        """Read all there is. Raises SourceError that names the path, or the glob that nothing matches."""
+        files = await self._find()
+        matches = match(self._known, files)
+        await self._forget(matches.values())
+        self._sizes = [file.mark.size for file in files]
+        for at, file in enumerate(files):
+            await self._go_on(file, matches.get(file.path))
+            self._done, self._opened = at + 1, None
+
+    def backlog(self) -> Backlog:
+        """Return what files hold that was not read, by their lengths when they were found."""
+        files, left = no_files(), self._sizes[self._done :]
+        files["done"] = self._done
+        if not left:
+            return Backlog(0, files)
+        files["held" if self._outages.lasts else "reading"] = 1
+        files["waiting"] = len(left) - 1
+        read = self._opened.read_to if self._opened is not None else 0
+        return Backlog(max(0, left[0] - read) + sum(left[1:]), files)
+
+    async def _find(self) -> list[Found]:
+        """Return the files by name, with what begins them where an earlier run knew some."""
+        while True:
+            sight = await to_thread.run_sync(look, self._source, self._patterns)
+            seconds = self._outages.looked(sight.unseen)
+            if not sight.unseen:
+                break
+            await anyio.sleep(seconds)
+        check_not_empty(self._source, sight)
+        found = []
+        for path, mark in sorted(once(sight.marks).items()):
+            head = await self._head(path, mark) if self._known else b""
+            is_counted = self._format not in TABLES and compression_of(head, self._compression) == "none"
+            found.append(Found(path, mark, head, mark.size if is_counted else None))
+        return found
+
+    async def _head(self, path: str, mark: Mark) -> bytes:
+        def read() -> bytes:
+            with open_found(self._source, path, mark) as handle:
+                return os.pread(handle.fileno(), HEAD_BYTES, 0)
+
+        with naming_errors(self._source, path):
+            return await self._outages.hold(path, lambda: to_thread.run_sync(read))
+
+    async def _forget(self, found: Iterable[Known]) -> None:
+        """Forget files that are gone and have been read; what is left of others may come back."""
+        seen = {each.partition for each in found}
+        known = [each for each in self._known if each.partition not in seen and each.was_read]
+        for each in await to_thread.run_sync(is_gone, known) if known else ():
+            self._book.write(each.partition, None)
+
+    async def _go_on(self, file: Found, known: Known | None) -> None:
+        if known is None:
+            return await self._read_new(file)
+        if known.identity.fits(file.head) and known.is_unchanged(file.mark.size):
+            notes = notes_of(file.path, file.mark, known.identity)
+            self._book.write(known.partition, replace(notes, end=known.notes.end, size=known.notes.size))
+            return
+        try:
+            await self._read(file, Place(known.partition, known.position, known.identity))
+        except CutBack:
+            self._intake.observer.file_changed(self._source, file.path, "truncated")
+            self._book.write(known.partition, None)
+            await self._read_new(file)
+
+    async def _read_new(self, file: Found) -> None:
+        await self._read(file, Place(self._names.take(file.path), 0, NOTHING_KNOWN))
+
+    async def _read(self, file: Found, place: Place) -> None:
+        if self._format in TABLES:
+            return await self._read_table(file, place)
+        path, observer = file.path, self._intake.observer
+        async with InputFile(self._source, path, file.mark, self._compression, self._outages) as opened:
+            opened.check(place.identity)
+            self._opened = opened
+            self._note(opened, place)
+            feed = Feed(self._intake, await self._framer(opened, place), self._source)
+            try:
+                observer.file_changed(self._source, path, "opened")
+                await feed.room(BLOCK_BYTES)
+                while block := await opened.read(BLOCK_BYTES):
+                    self._note(opened, place)
+                    await feed.push(block)
+                    await feed.room(BLOCK_BYTES)
+                if opened.has_shrunk:
+                    observer.file_changed(self._source, path, "truncated")
+                await feed.end(cut_off=opened.has_shrunk)
+                self._note(opened, place, feed.position)
+                observer.file_changed(self._source, path, "completed")
+            finally:
+                feed.release()
+
+    async def _framer(self, file: InputFile, place: Place) -> Framer:
+        """Return a framer for what comes after the place, and bring the file there."""
+        partition, limit = Partition(self._source, place.partition), self._max_record_bytes
+        framer = self._framing.framer(partition, max_record_bytes=limit)
+        if not place.position:
+            return framer
+        columns, at = None, 0
+        while has_header(self._framing) and columns is None:
+            block = await file.read(min(BLOCK_BYTES, place.position - at))
+            if not block:
+                raise CutBack
+            at += len(block)
+            framer.feed(block, 0.0)
+            columns = columns_of(framer)
+        await file.skip(place.position - at)
+        return self._framing.framer(partition, max_record_bytes=limit, position=place.position, columns=columns)
+
+    def _note(self, file: InputFile, place: Place, end: int | None = None) -> None:
+        notes = notes_of(file.path, file.mark, file.identity)
+        if end is not None:
+            notes = replace(notes, end=end, size=file.read_to)
+        self._book.write(place.partition, notes)
+
+    async def _read_table(self, file: Found, place: Place) -> None:
+        from streambatch.connectors.files.table_reading import TableReading
+
+        reading = TableReading(
+            self._source, file, self._format, self._compression, self._intake, self._outages, self._book
+        )
+        await reading.run(place.partition, place.position, place.identity)

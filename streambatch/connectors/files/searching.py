@@ -1,0 +1,211 @@
+"""Looks at followed files: which match now, and where those are that don't. Blocking: call it in a thread.
+
+A file counts as gone only if that can be told: while its folder can't be looked at, or is no longer mounted, what was
+last seen of it stands.
+"""
+
+import errno
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import suppress
+from typing import NamedTuple
+
+from streambatch.connectors.files.identity import HEAD_BYTES, Identity
+from streambatch.connectors.files.known import Known
+from streambatch.connectors.files.matching import Key, Mark, folder_device, folders_of, home_of, look, mark_of
+from streambatch.connectors.files.opening import open_file
+from streambatch.connectors.files.outage import is_passing
+from streambatch.connectors.files.tail import MISSES_MIN, Followed, Held
+
+FOUND_AGAIN_MAX = 128
+"""Files that no name leads to and are open: a file is looked for only while there are fewer, else in a later look."""
+
+
+class Look(NamedTuple):
+    """What one look showed: the files that match, what the handles say of files that don't, and what can't be seen.
+
+    found_again: handles of files without one whose new name does not match. unsought: files that are yet to be looked
+    for. failed: files whose handles can't be asked.
+    """
+
+    marks: Mapping[str, Mark]
+    held: Mapping[Key, Held]
+    unseen: Mapping[str, OSError]
+    found_again: dict[Followed, io.FileIO]
+    unsought: Set[Key]
+    failed: Mapping[Followed, OSError]
+
+
+class Renamed(NamedTuple):
+    """A file where no name that matches leads to it."""
+
+    handle: io.FileIO
+    path: str
+    mark: Mark
+
+
+def look_at(
+    source: str, patterns: Sequence[str], files: Mapping[Key, Followed], handles: Mapping[Followed, io.FileIO]
+) -> Look:
+    """Return what there is now. Raises SourceError for a plain path of what isn't a file."""
+    marks, unseen, _ = look(source, patterns)
+    missing = files.keys() - {mark.key for mark in marks.values()}
+    for key in list(missing):
+        mark = _still_there(files[key], unseen)
+        if mark is not None:
+            marks[files[key].path] = mark
+            missing.remove(key)
+    _find_homes(marks, files)
+    found_again: dict[Followed, io.FileIO] = {}
+    lost = [files[key] for key in missing if files[key] not in handles and files[key].misses < MISSES_MIN]
+    room = max(0, FOUND_AGAIN_MAX - sum(file.misses > 0 for file in handles))
+    for file in lost[:room]:
+        home = file.mark.home
+        renamed = _elsewhere(folders_of(file.path, home.folder if home else ""), file.mark.inode, file.identity)
+        if renamed is not None:
+            found_again[file] = renamed.handle
+    held: dict[Key, Held] = {}
+    failed: dict[Followed, OSError] = {}
+    for key in missing:
+        handle = handles.get(files[key]) or found_again.get(files[key])
+        if handle is not None:
+            try:
+                status = os.fstat(handle.fileno())
+                held[key] = Held(status.st_size, status.st_nlink)
+            except OSError as error:
+                failed[files[key]] = error
+                held[key] = Held(files[key].size, files[key].links)
+    return Look(marks, held, unseen, found_again, {file.mark.key for file in lost[room:]}, failed)
+
+
+def read_heads(marks: Mapping[str, Mark]) -> tuple[dict[str, bytes], dict[str, OSError]]:
+    """Return what begins each file, and what can't be read; a file that is another by now is in neither."""
+    heads: dict[str, bytes] = {}
+    unread: dict[str, OSError] = {}
+    for path, mark in marks.items():
+        try:
+            handle = open_file(path, mark.key)
+            if handle is not None:
+                with handle:
+                    heads[path] = os.pread(handle.fileno(), HEAD_BYTES, 0)
+        except OSError as error:
+            unread[path] = error
+    return heads, unread
+
+
+def find_again(known: Iterable[Known], source: str, patterns: Sequence[str]) -> list[tuple[Known, Renamed]]:
+    """Return those of an earlier run that were renamed in their folder to what doesn't match, the oldest first."""
+    matching = {mark.inode for mark in look(source, patterns).marks.values()}
+    found = []
+    for each in known:
+        if each.identity.length and not each.was_read and each.notes.inode not in matching:
+            folders = folders_of(each.notes.path, each.notes.home)
+            renamed = _elsewhere(folders, each.notes.inode, each.identity)
+            if renamed is not None and renamed.mark.size < each.position:
+                renamed.handle.close()
+            elif renamed is not None:
+                found.append((each, renamed))
+    return sorted(found, key=lambda pair: pair[1].mark.modified_ns)
+
+
+def is_gone(known: Iterable[Known]) -> list[Known]:
+    """Return those whose files aren't there under any name, while their folders are as they were."""
+    gone: list[Known] = []
+    inodes: dict[str, set[int]] = {}
+    for each in known:
+        folders = folders_of(each.notes.path, each.notes.home)
+        with suppress(OSError):
+            for folder in folders:
+                if folder not in inodes:
+                    inodes[folder] = _inodes(folder)
+            is_there = any(each.notes.inode in inodes[folder] for folder in folders)
+            if _is_as_it_was(each) and not is_there:
+                gone.append(each)
+    return gone
+
+
+def _is_as_it_was(known: Known) -> bool:
+    """Tell whether the folders that a file was in are on the devices they were on. Raises OSError."""
+    notes = known.notes
+    if folder_device(notes.path) != notes.folder:
+        return False
+    return not notes.home or _is_on(notes.home, notes.home_device)
+
+
+def _is_on(folder: str, device: int) -> bool:
+    return folder_device(os.path.join(folder, "")) == device
+
+
+def _inodes(folder: str) -> set[int]:
+    try:
+        with os.scandir(folder or ".") as entries:
+            return {entry.inode() for entry in entries}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def _find_homes(marks: dict[str, Mark], files: Mapping[Key, Followed]) -> None:
+    """Add to marks where their files are: once for each file, and again when it has another path."""
+    for path, mark in list(marks.items()):
+        file = files.get(mark.key)
+        at_home = marks.get(file.path) if file is not None else None
+        if file is not None and at_home is not None and at_home.key == mark.key:
+            home = file.mark.home
+        else:
+            home = home_of(path, mark.key)
+        if home != mark.home:
+            marks[path] = mark._replace(home=home)
+
+
+def _still_there(file: Followed, unseen: dict[str, OSError]) -> Mark | None:
+    """Return the mark of a file that a glob did not show, or could not."""
+    try:
+        status = os.stat(file.path)
+        if (status.st_dev, status.st_ino) == file.mark.key:
+            return None if file.misses else mark_of(status, file.mark.folder)
+        return None
+    except (FileNotFoundError, NotADirectoryError):
+        return _unmounted(file, unseen)
+    except OSError as error:
+        if is_passing(error):
+            unseen[file.path] = error
+    return None if file.misses else file.mark
+
+
+def _unmounted(file: Followed, unseen: dict[str, OSError]) -> Mark | None:
+    if file.misses:
+        return None
+    with suppress(OSError):
+        home = file.mark.home
+        # A link that leads nowhere tells nothing while what it led to is not mounted.
+        is_awaited = home is not None and os.path.islink(file.path) and not _is_on(home.folder, home.device)
+        if folder_device(file.path) == file.mark.folder and not is_awaited:
+            return None
+    unseen[file.path] = OSError(errno.ENODEV, "the file system it was on is not mounted")
+    return file.mark
+
+
+def _elsewhere(folders: Sequence[str], inode: int, identity: Identity) -> Renamed | None:
+    """Return a file that was renamed in the folder it is in."""
+    for folder in folders:
+        with suppress(OSError), os.scandir(folder or ".") as entries:
+            for entry in entries:
+                if entry.inode() == inode and (renamed := _opened(os.path.join(folder, entry.name), identity)):
+                    return renamed
+    return None
+
+
+def _opened(path: str, identity: Identity) -> Renamed | None:
+    status = os.stat(path)
+    handle = open_file(path, (status.st_dev, status.st_ino))
+    if handle is None:
+        return None
+    try:
+        if identity.length and identity.fits(os.pread(handle.fileno(), HEAD_BYTES, 0)):
+            return Renamed(handle, path, mark_of(status, folder_device(path)))
+    except OSError:
+        handle.close()
+        raise
+    handle.close()
+    return None

@@ -1,0 +1,135 @@
+"""From the record batches of one Arrow or Parquet file into the inbox, without a look at their values.
+
+A position is the number of the row that follows. What is read is accounted for from before it is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from anyio import to_thread
+from anyio.lowlevel import checkpoint_if_cancelled
+from msgspec.structs import replace
+
+from streambatch.codecs.compression import Corrupt
+from streambatch.codecs.table.chunk import TableChunk, size_of
+from streambatch.connectors.files.at_once import call_at_once
+from streambatch.connectors.files.identity import Identity, identity_of
+from streambatch.connectors.files.input_file import CutBack, naming_errors, open_found
+from streambatch.connectors.files.known import Found, NoteBook, notes_of
+from streambatch.connectors.files.matching import mark_of
+from streambatch.connectors.files.outage import Outages
+from streambatch.connectors.files.table_file import BATCH_BYTES, ROWS_MAX, TableError, TableFile
+from streambatch.core.allocator import keep_freed_memory
+from streambatch.core.chunks import Chunk, Partition
+from streambatch.core.errors import SourceError
+from streambatch.core.feed import Feed
+from streambatch.core.parts import Intake, Memory
+
+
+class TableFramer:
+    """Makes chunks of record batches; see `Framer`. position: the rows before the next batch."""
+
+    def __init__(self, partition: Partition, position: int = 0) -> None:
+        self._partition, self.position = partition, position
+        self.partition = partition.name
+        self.pending = 0
+
+    def feed(self, block: Any, now: float) -> list[Chunk]:
+        """Return the rows of a record batch."""
+        chunk = TableChunk(self._partition, block, self.position, now)
+        self.position = chunk.position
+        return [chunk]
+
+    def end(self, now: float, *, cut_off: bool = False) -> list[Chunk]:
+        """Return nothing: no row waits for another."""
+        return []
+
+
+class TableReading:
+    """One file of rows, from a row on to its end; opened again after an outage, where it was."""
+
+    def __init__(
+        self, source: str, file: Found, format: str, compression: str, intake: Intake, outages: Outages, book: NoteBook
+    ) -> None:
+        self._source, self._file, self._intake = source, file, intake
+        self._format, self._compression = format, compression
+        self._outages, self._book = outages, book
+        self._has_begun = False
+
+    async def run(self, partition: str, row: int, identity: Identity) -> None:
+        """Push every row from `row` on.
+
+        Raises SourceError that names the path, and CutBack when it isn't a file of that identity, or has less rows.
+        """
+        keep_freed_memory()
+        framer = TableFramer(Partition(self._source, partition), row)
+        feed = Feed(self._intake, framer, self._source)
+        try:
+            with naming_errors(self._source, self._file.path):
+                await self._outages.hold(self._file.path, lambda: self._read(framer, feed, identity))
+        finally:
+            feed.release()
+
+    async def _read(self, framer: TableFramer, feed: Feed, identity: Identity) -> None:
+        source, path, observer = self._source, self._file.path, self._intake.observer
+        file = await to_thread.run_sync(self._open, framer.position)
+        with contextlib.closing(file):
+            if not identity.fits(file.head):
+                raise CutBack
+            mark, own = mark_of(file.status, self._file.mark.folder), identity_of(file.head)
+            notes = notes_of(path, mark, own)
+            self._book.write(framer.partition, notes)
+            if not self._has_begun:
+                self._has_begun = True
+                observer.file_changed(source, path, "opened")
+            try:
+                await self._push_all(file, feed)
+            except (Corrupt, TableError) as error:
+                raise SourceError(source, f"{path}: {error}; the records before it were read") from error
+            if file.rows_missing:
+                raise CutBack
+        await feed.end()
+        self._book.write(framer.partition, replace(notes, end=feed.position, size=mark.size))
+        observer.file_changed(source, path, "completed")
+
+    def _open(self, row: int) -> TableFile:
+        open_found(self._source, self._file.path, self._file.mark).close()
+        limit = self._intake.memory.capacity
+        try:
+            return TableFile(self._file.path, self._format, self._compression, batch_bytes_max=limit, row=row)
+        except TableError as error:
+            raise SourceError(self._source, f"{self._file.path}: {error}") from error
+
+    async def _push_all(self, file: TableFile, feed: Feed) -> None:
+        expected = BATCH_BYTES
+        while True:
+            await feed.room(expected)
+            batch = await call_at_once(file.read)
+            if batch is None:
+                return
+            self._outages.cured(self._file.path)
+            expected = size_of(batch)
+            await _push(batch, feed, self._intake.memory)
+
+
+async def _push(batch: Any, feed: Feed, memory: Memory) -> None:
+    """Push a batch in slices, so that a stop need not wait for room for all of it."""
+    slices = _slices(batch)
+    waiting = sum(map(size_of, slices[1:]))
+    memory.take(waiting)
+    try:
+        for part in slices:
+            if part is not slices[0]:
+                memory.give(size_of(part))
+                waiting -= size_of(part)
+            await feed.push(part)
+            await checkpoint_if_cancelled()
+    finally:
+        memory.give(waiting)
+
+
+def _slices(batch: Any) -> list[Any]:
+    rows = max(1, min(ROWS_MAX, 2 * BATCH_BYTES * batch.num_rows // size_of(batch)))
+    return [batch.slice(start, rows) for start in range(0, batch.num_rows, rows)]

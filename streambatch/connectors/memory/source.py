@@ -1,0 +1,85 @@
+"""Records from blocks of bytes that the program itself brings, for tests and for embedding.
+
+The blocks are read like a file that arrives in pieces: they are cut anywhere, and framed as the format says.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from dataclasses import KW_ONLY
+from typing import Annotated, Literal
+
+import anyio
+import anyio.lowlevel
+from pydantic import Field, SkipValidation
+
+from streambatch.codecs.formats import framing_for_format
+from streambatch.core.chunks import Partition
+from streambatch.core.errors import OptionError
+from streambatch.core.feed import Feed
+from streambatch.core.options import options
+from streambatch.core.parts import Intake
+from streambatch.core.units import Size
+
+BLOCK_BYTES = 1 << 20
+"""A larger block is taken in by parts."""
+CLOSE_SECONDS = 5.0
+"""How long a generator that is left early may take to clean up."""
+
+
+@options
+class MemorySource:
+    """Reads blocks of bytes, not single records, from an iterable or asynchronous iterable until it ends."""
+
+    blocks: SkipValidation[Iterable[bytes] | AsyncIterable[bytes]]
+    """Consecutive bytes of one partition; a record may span several blocks, a block hold many records."""
+    _: KW_ONLY
+    name: str = "memory"
+    format: Literal["jsonl", "csv", "length_prefixed"] = "jsonl"
+    """How the blocks become records."""
+    max_record_bytes: Annotated[Size, Field(ge=1)] = 1 << 20
+    """A longer record is not scored: it becomes a dead letter."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.blocks, bytes | bytearray | memoryview | str):
+            raise OptionError("blocks", f"a single {type(self.blocks).__name__}", "an iterable of bytes: [block]")
+
+    @property
+    def is_finite(self) -> bool:
+        return True
+
+    async def run(self, intake: Intake) -> None:
+        """Read all blocks, or until cancelled; an asynchronous generator is closed either way."""
+        partition = Partition(self.name, f"{intake.run_id}-1")
+        framer = framing_for_format(self.format).framer(partition, max_record_bytes=self.max_record_bytes)
+        feed = Feed(intake, framer, self.name)
+        try:
+            if isinstance(self.blocks, AsyncIterable):
+                await self._push_all(feed, self.blocks)
+            else:
+                for block in self.blocks:
+                    await anyio.lowlevel.checkpoint()
+                    await _push(feed, block)
+            await feed.end()
+        finally:
+            feed.release()
+
+    def acked(self, positions: Mapping[str, int]) -> None:
+        """What was read can't be asked for again: there is nothing to do."""
+
+    def revoke(self, partition: str) -> None:
+        """The blocks are no other reader's: there is nothing to do."""
+
+    async def _push_all(self, feed: Feed, blocks: AsyncIterable[bytes]) -> None:
+        try:
+            async for block in blocks:
+                await _push(feed, block)
+        finally:
+            if isinstance(blocks, AsyncGenerator):
+                with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+                    await blocks.aclose()
+
+
+async def _push(feed: Feed, block: bytes) -> None:
+    for at in range(0, len(block), BLOCK_BYTES):
+        part = block[at : at + BLOCK_BYTES]
+        await feed.room(len(part))
+        await feed.push(part)

@@ -1,0 +1,164 @@
+"""Answers on their way back to the clients whose records they are.
+
+An answer is sent when it is there, and what a connection's buffer doesn't take waits for it, on the memory budget. A
+connection is owed what it was promised: its reader asks `load` how much that is and reads on only while it is little,
+so that a client that takes no answers holds back nobody but itself. Nothing here blocks or raises.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from streambatch.core.feed import Feed
+from streambatch.core.parts import Intake
+
+ANSWER_BYTES = 256
+"""What the answer to a record is reckoned at, besides the record's own size, before it is known."""
+
+
+class Replies:
+    """What one connection is owed: answers to records that were put, and the part of answers that is not sent."""
+
+    def __init__(self, sock: socket.socket, writer: ReplyWriter) -> None:
+        self._sock, self._writer = sock, writer
+        self._unsent: deque[memoryview] = deque()
+        self._unsent_size = self._answered = self._answered_size = 0
+        self.is_gone = False
+        self.feed: Feed | None = None
+        self.moved: Callable[[], None] | None = None
+        """Called whenever less is owed than before."""
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether the client still has something to get."""
+        return not self.is_gone and (self._unsent_size > 0 or self._unanswered > 0)
+
+    @property
+    def load(self) -> int:
+        """Bytes that are held, or will be, for answers to this client."""
+        if self.is_gone or self.feed is None:
+            return 0
+        return self._unsent_size + self.feed.size - self._answered_size + ANSWER_BYTES * self._unanswered
+
+    def answer(self, records: int, size: int, lines: bytes) -> None:
+        """Send the next lines, in the order in which their records came; see sinks.replies.Origin."""
+        self._answered += records
+        self._answered_size += size
+        if not self.is_gone:
+            self._writer.memory.take(len(lines))
+            self._unsent_size += len(lines)
+            self._unsent.append(memoryview(lines))
+            if len(self._unsent) == 1:
+                self.flush()
+        self._tell()
+
+    def flush(self) -> None:
+        """Send what the connection takes now."""
+        sent = 0
+        try:
+            while self._unsent:
+                count = self._sock.send(self._unsent[0])
+                sent += count
+                if count == len(self._unsent[0]):
+                    self._unsent.popleft()
+                else:
+                    self._unsent[0] = self._unsent[0][count:]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.give_up()
+            self._tell()
+            return
+        self._unsent_size -= sent
+        self._writer.memory.give(sent)
+        if self._unsent:
+            self._writer.await_room(self, self._sock, moved=sent > 0)
+        else:
+            self._writer.forget(self, self._sock)
+        if sent:
+            self._tell()
+
+    def give_up(self) -> None:
+        """Drop what is not sent and all that comes: the client is gone, or will be."""
+        self.is_gone = True
+        self._writer.forget(self, self._sock)
+        self._writer.memory.give(self._unsent_size)
+        self._unsent.clear()
+        self._unsent_size = 0
+
+    def shut_down(self) -> None:
+        """End the connection both ways; whoever reads from it learns of it."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self.give_up()
+        self._tell()
+
+    @property
+    def _unanswered(self) -> int:
+        return 0 if self.feed is None else self.feed.records - self._answered
+
+    def _tell(self) -> None:
+        if self.moved is not None:
+            self.moved()
+
+
+class ReplyWriter:
+    """Sends what connections have no room for as they get it. `stalled` is told of one that takes nothing."""
+
+    def __init__(self, intake: Intake, idle_timeout: float, stalled: Callable[[Replies], None]) -> None:
+        self.memory = intake.memory
+        self._clock, self._idle_timeout, self._stalled = intake.clock, idle_timeout, stalled
+        self._selector = selectors.DefaultSelector()
+        self._since: dict[Replies, float] = {}
+        self._waited_for: anyio.Event | None = None
+
+    def replies(self, sock: socket.socket) -> Replies:
+        """Return the replies of a new connection."""
+        return Replies(sock, self)
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._cut_off_stalled)
+            while True:
+                await anyio.wait_readable(self._selector.fileno())
+                for key, _ in self._selector.select(0):
+                    key.data.flush()
+                await checkpoint()
+
+    def close(self) -> None:
+        """Let go of the selector; no connection is waited for any more."""
+        self._selector.close()
+
+    def await_room(self, replies: Replies, sock: socket.socket, *, moved: bool) -> None:
+        """Flush `replies` when its connection takes more."""
+        if replies not in self._since:
+            self._selector.register(sock, selectors.EVENT_WRITE, replies)
+        elif not moved:
+            return
+        self._since.pop(replies, None)
+        self._since[replies] = self._clock.monotonic()
+        if self._waited_for is not None:
+            self._waited_for.set()
+
+    def forget(self, replies: Replies, sock: socket.socket) -> None:
+        """Wait for a connection's room no more."""
+        if self._since.pop(replies, None) is not None:
+            self._selector.unregister(sock)
+
+    async def _cut_off_stalled(self) -> None:
+        while True:
+            while not self._since:
+                self._waited_for = anyio.Event()
+                await self._waited_for.wait()
+            replies, since = next(iter(self._since.items()))
+            await anyio.sleep(max(0.0, since + self._idle_timeout - self._clock.monotonic()))
+            if self._since.get(replies) == since:
+                self._stalled(replies)

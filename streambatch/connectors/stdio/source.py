@@ -1,0 +1,89 @@
+"""Records from standard input, to its end: one partition, whatever is behind it, a pipe, a terminal or a file.
+
+The descriptor is shared with whoever started the process, so its flags are left alone: what can be waited for is read
+when there is something to read, and what can't, a file, is read in a worker thread, one block at a time.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import KW_ONLY
+from typing import Annotated, Literal
+
+import anyio
+import anyio.to_thread
+from pydantic import Field
+
+from streambatch.codecs.formats import framing_for_format
+from streambatch.core.allocator import keep_freed_memory
+from streambatch.core.chunks import Partition
+from streambatch.core.errors import SourceError
+from streambatch.core.feed import Feed
+from streambatch.core.options import options
+from streambatch.core.parts import Intake
+from streambatch.core.units import Size
+
+READ_BYTES = 1 << 20
+STDIN = 0
+
+
+@options
+class StdinSource:
+    """Reads standard input until it ends."""
+
+    format: Literal["jsonl", "csv", "length_prefixed"] = "jsonl"
+    """How its bytes become records."""
+    _: KW_ONLY
+    name: str = "stdin"
+    max_record_bytes: Annotated[Size, Field(ge=1)] = 1 << 20
+    """A longer record is not scored: it becomes a dead letter."""
+
+    @property
+    def is_finite(self) -> bool:
+        return True
+
+    async def run(self, intake: Intake) -> None:
+        """Read to the end, or until cancelled. Raises SourceError when standard input is closed or can't be read."""
+        # Without standard input, descriptor 0 belongs to whatever was opened first.
+        if sys.__stdin__ is None:
+            raise SourceError(self.name, "standard input is closed; pipe something in, or redirect a file")
+        keep_freed_memory()
+        partition = Partition(self.name, f"{intake.run_id}-1")
+        framer = framing_for_format(self.format).framer(partition, max_record_bytes=self.max_record_bytes)
+        feed = Feed(intake, framer, self.name)
+        try:
+            while block := await self._read(feed):
+                await feed.push(block)
+            await feed.end()
+        finally:
+            feed.release()
+
+    def acked(self, positions: Mapping[str, int]) -> None:
+        """What was read can't be asked for again: there is nothing to do."""
+
+    def revoke(self, partition: str) -> None:
+        """Standard input is no other reader's: there is nothing to do."""
+
+    async def _read(self, feed: Feed) -> bytes:
+        """Return what there is, with room made for it; nothing at the end."""
+        while True:
+            try:
+                is_pollable = await _wait_readable()
+                await feed.room(READ_BYTES)
+                if is_pollable:
+                    return os.read(STDIN, READ_BYTES)
+                return await anyio.to_thread.run_sync(os.read, STDIN, READ_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                await feed.end(cut_off=True)
+                raise SourceError(self.name, f"can't read standard input: {error.strerror}") from error
+
+
+async def _wait_readable() -> bool:
+    """Wait until there is something to read. Returns False for what can't be waited for, such as a file."""
+    try:
+        await anyio.wait_readable(STDIN)
+    except PermissionError:
+        return False
+    return True

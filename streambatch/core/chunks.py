@@ -1,0 +1,192 @@
+"""Undecoded records on their way: a run of them from one partition, as it was read.
+
+A record ends at `ends[i]` of its chunk's payload and starts where the one before it ends, so that a chunk is split by
+moving two indexes and its payload is copied at most once, when the chunks of a batch are joined.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from streambatch.core.types import IntArray
+
+Reason = Literal[
+    "oversize", "cut_off", "invalid_json", "invalid_csv", "invalid_encoding", "missing_field", "wrong_type",
+    "wrong_shape", "not_finite", "non_finite_score", "step_error", "model_error", "sink_refused",
+]  # fmt: skip
+
+NO_ENDS: IntArray = np.empty(0, np.int64)
+KEPT_OF_OVERSIZE = 64 << 10
+"""Bytes kept of a record over its source's `max_record_bytes`."""
+
+
+BLANK_LINES = "blank lines"
+"""Among a chunk's findings: some of its records have blank lines before them, which belong to none."""
+
+
+class Partition(msgspec.Struct, frozen=True):
+    """What a position counts in: one file or connection of one source."""
+
+    source: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.source} {self.name}"
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Why a record died while it was framed."""
+
+    reason: Reason
+    error: str
+    truncated: bool = False
+
+
+class Chunk:
+    """Consecutive undecoded records of one partition, as read.
+
+    payload: the bytes as read, records from `first` to `last` of `ends`; shared between the chunks of a split.
+    ends: (m,) int64, where each record ends in `payload`, its line ending included; its start is the end before it.
+    start, end: where the first of its records starts in `payload`, and the last ends.
+    base: what to add to an end to get a position.
+    columns: the header of a CSV partition. origin: opaque, for replies; never leaves this process.
+    fault: set for a chunk of one record that died while it was framed.
+    findings: what a decoder found out about the whole payload, for the other chunks that share it.
+    arrived_at, entered_at, taken_at: monotonic seconds when it was read, entered the inbox, joined a batch.
+    """
+
+    __slots__ = (
+        "arrived_at", "base", "columns", "end", "ends", "entered_at", "fault", "findings", "first", "last", "origin",
+        "partition", "payload", "start", "taken_at",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        partition: Partition,
+        payload: bytes,
+        ends: IntArray,
+        base: int,
+        arrived_at: float,
+        *,
+        columns: tuple[str, ...] | None = None,
+        origin: object = None,
+        fault: Fault | None = None,
+    ) -> None:
+        self.partition, self.payload, self.ends, self.base = partition, payload, ends, base
+        self.first, self.last = 0, len(ends)
+        self.start, self.end = 0, int(ends[-1]) if len(ends) else 0
+        self.arrived_at = self.entered_at = self.taken_at = arrived_at
+        self.columns, self.origin, self.fault = columns, origin, fault
+        self.findings: dict[str, bool] = {}
+
+    @property
+    def count(self) -> int:
+        return self.last - self.first
+
+    @property
+    def size(self) -> int:
+        """Bytes of the records, framing included."""
+        return self.end - self.start
+
+    @property
+    def position(self) -> int:
+        """Where the last record ends in its partition: reading resumes there."""
+        return self.base + self.end
+
+    @property
+    def begins_at(self) -> int:
+        """Where the first record begins in its partition."""
+        return self.base + self.start
+
+    def digest(self) -> Any:
+        """Return a running digest for what is `digestible` of this and other chunks of the partition: SHA-256."""
+        return sha256()
+
+    def digestible(self) -> Any:
+        """Return the records' bytes, framing included: the same however they were cut into chunks."""
+        if BLANK_LINES not in self.findings:
+            return self.data()
+        return b"".join([_without_blank_lines(bytes(self.raw(index))) for index in range(self.count)])
+
+    def id_of(self, index: int) -> str:
+        """Return what record `index` is called if it has no id: `<partition>:<position>`."""
+        return f"{self.partition.name}:{self.position_of(index)}"
+
+    def ids(self) -> list[str]:
+        """Return what the records are called if they have no id."""
+        prefix = f"{self.partition.name}:"
+        return [f"{prefix}{position}" for position in (self.ends[self.first : self.last] + self.base).tolist()]
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Where in the payload the records lie, for `cut`."""
+        return self.start, self.end
+
+    @staticmethod
+    def cut(payload: Any, start: int, end: int) -> Any:
+        """Return a part of a payload without copying it, as `data` does of that between a chunk's bounds."""
+        return memoryview(payload)[start:end]
+
+    def data(self) -> memoryview | bytes:
+        """Return the records' bytes, framing included, without copying them."""
+        if self.first == 0 and self.end == len(self.payload):
+            return self.payload
+        return memoryview(self.payload)[self.start : self.end]
+
+    def raw(self, index: int) -> memoryview:
+        """Return record `index` of this chunk with its framing."""
+        at = self.first + index
+        start = int(self.ends[at - 1]) if at else 0
+        return memoryview(self.payload)[start : int(self.ends[at])]
+
+    def position_of(self, index: int) -> int:
+        """Return where record `index` ends in its partition."""
+        return self.base + int(self.ends[self.first + index])
+
+    def fitting(self, records: int, size: int) -> int:
+        """Return how many of the first records fit into that many records and bytes."""
+        if records <= 0:
+            return 0
+        count = min(records, self.last - self.first)
+        if int(self.ends[self.first + count - 1]) - self.start <= size:
+            return count
+        return int(np.searchsorted(self.ends[self.first : self.last], self.start + size, side="right"))
+
+    def split_off(self, count: int) -> Chunk:
+        """Take the first `count` records out of this chunk and return them; both share payload and ends."""
+        if not 0 < count < self.last - self.first:
+            raise ValueError(f"a chunk of {self.count} records can't be split after {count}")
+        head = self._again()
+        head.findings = self.findings
+        head.entered_at, head.taken_at = self.entered_at, self.taken_at
+        head.first, head.start = self.first, self.start
+        head.last = self.first = self.first + count
+        if len(self.ends):
+            head.end = self.start = int(self.ends[self.first - 1])
+        return head
+
+    def _again(self) -> Chunk:
+        """Return a chunk of all that this one's payload holds."""
+        return Chunk(
+            self.partition,
+            self.payload,
+            self.ends,
+            self.base,
+            self.arrived_at,
+            columns=self.columns,
+            origin=self.origin,
+            fault=self.fault,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Chunk {self.partition} {self.count} records to {self.position}>"
+
+
+def _without_blank_lines(record: bytes) -> bytes:
+    while record.startswith((b"\n", b"\r\n")):
+        record = record[record.index(b"\n") + 1 :]
+    return record

@@ -1,0 +1,24 @@
+"""The names of a pipeline's sources: each has one of its own, which is its label and the key of its state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from streambatch.core.parts import Source
+
+
+def distinctly_named(sources: Sequence[Source]) -> list[Source]:
+    """Return the sources, each with a name of its own: a second `file` becomes `file_2`."""
+    seen: dict[str, int] = {}
+    named = []
+    for source in sources:
+        seen[source.name] = number = seen.get(source.name, 0) + 1
+        named.append(source if number == 1 else _renamed(source, f"{source.name}_{number}"))
+    return named
+
+
+def _renamed(source: Any, name: str) -> Source:
+    renamed: Source = replace(source, name=name)  # every source in a config, or given by hand, is a dataclass
+    return renamed

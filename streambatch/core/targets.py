@@ -1,0 +1,133 @@
+"""Finding the Python objects that a config names as `package.module:name`.
+
+Installed modules come first; what is beside the config file is found too, and can't hide them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from operator import attrgetter
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from streambatch.core.npz import Fail
+
+_PATTERN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def _check_target(text: str) -> str:
+    if _PATTERN.fullmatch(text) is None:
+        raise ValueError("a Python object as package.module:name")
+    return text
+
+
+Target = Annotated[str, AfterValidator(_check_target)]
+"""A Python object as `package.module:name`."""
+
+
+def load_target(target: str, base: Path, fail: Fail) -> object:
+    """Import the module and return what `name` is in it.
+
+    base: folder that is searched after all others, and stays so, for what the module imports later on.
+    Raises what `fail` makes of the problem.
+    """
+    module_name, _, name = target.partition(":")
+    module = _import(module_name, base, fail)
+    try:
+        return attrgetter(name)(module)
+    except AttributeError as error:
+        raise fail(f"no {name} in {getattr(module, '__file__', module_name)}") from error
+
+
+def digest_of_module(target: str, base: Path, fail: Fail) -> str:
+    """Return the sha256 of the file that holds the module of `target`, without running it; its packages are imported.
+
+    Raises what `fail` makes of the problem.
+    """
+    _offer(base)
+    module_name = target.partition(":")[0]
+    try:
+        spec = importlib.util.find_spec(module_name)
+    except Exception as error:
+        raise _import_failure(module_name, base, error, fail) from error
+    if spec is None:
+        raise fail(_not_found(module_name, base))
+    digest = digest_of_file(spec.origin)
+    if digest is None:
+        raise fail(f"module {module_name} has no file to take a digest of")
+    return digest
+
+
+def digest_of_file(path: str | None) -> str | None:
+    """Return the sha256 of a module's file, None for a module without one."""
+    if path is None or not Path(path).is_file():
+        return None
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def built(target: object, fail: Fail) -> object:
+    """Return an object to use: of a class what its classmethod `load` returns, where it has one, or an instance made
+    without arguments; anything else as it is. Raises what `fail` makes of the problem.
+    """
+    if not isinstance(target, type):
+        return target
+    load = inspect.getattr_static(target, "load", None)
+    make: Callable[[], object] = target
+    if isinstance(load, classmethod | staticmethod):
+        make = attrgetter("load")(target)
+    try:
+        return make()
+    except Exception as error:
+        raise fail(f"can't be built: {type(error).__name__}: {error}") from error
+
+
+def check_takes_one(function: Callable[..., object], fail: Fail) -> None:
+    """Refuse a callable that can't be called with one array."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # some written in C have none
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise fail(f"expected a function of one array x, found one of {signature}") from error
+
+
+def is_async(function: Any) -> bool:
+    """Tell whether calling `function` gives an awaitable."""
+    call = getattr(function, "__call__", None)  # noqa: B004  # whether it is async, not whether there is one
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+
+def _import(name: str, base: Path, fail: Fail) -> ModuleType:
+    _offer(base)
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise _import_failure(name, base, error, fail) from error
+
+
+def _offer(base: Path) -> None:
+    folder = str(base.resolve())
+    if folder not in sys.path:
+        sys.path.append(folder)
+    importlib.invalidate_caches()
+
+
+def _import_failure(name: str, base: Path, error: Exception, fail: Fail) -> Exception:
+    if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+        return fail(_not_found(name, base))
+    return fail(f"module {name} can't be imported: {type(error).__name__}: {error}")
+
+
+def _not_found(name: str, base: Path) -> str:
+    return f"no module {name}, neither installed nor in {base.resolve()}"

@@ -1,0 +1,353 @@
+"""One pipeline as a long-lived process: state held, signals heeded, admin port served, a report left behind.
+
+SIGTERM or SIGINT stops gracefully, a second one hard; SIGHUP has the config read again. Whatever happens, the process
+ends with one of four exit codes, and what it had to say is on stderr.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import anyio
+import msgspec
+import structlog
+from anyio import to_thread
+from anyio.abc import TaskGroup, TaskStatus
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from streambatch.config.assemble import Assembly, load_config
+from streambatch.config.config import Config
+from streambatch.core.clock import Clock, SystemClock
+from streambatch.core.errors import (
+    ChangedOutputError,
+    ChangedReadingError,
+    ConfigError,
+    ConfigProblem,
+    DamagedStateError,
+    HeldError,
+    StreambatchError,
+    first_cause,
+)
+from streambatch.core.events import Observers
+from streambatch.core.report import RunReport, Snapshot
+from streambatch.daemon.notify import Notifier
+from streambatch.durability.manifest import code_revision
+from streambatch.durability.store.store import StateStore
+from streambatch.observe import Metrics, MetricsObserver, sample_loop_lag
+from streambatch.observe.drift import Drift
+from streambatch.observe.logs import LogObserver, LogOptions, configure_logs, stderr_is_terminal
+from streambatch.observe.tracing import Tracing
+from streambatch.ops.reloading import Reloaded, Reloader
+from streambatch.pipeline.pipeline import Pipeline
+from streambatch.storage.folder import StateFolder
+from streambatch.version import __version__
+from streambatch.web.recent import Recent
+from streambatch.web.watch import Watch
+
+DONE, FAILED, REFUSED, UNFINISHED = 0, 1, 2, 3
+"""Exit codes: input ended or clean stop; failed; usage, config or held state; stopped with work unfinished."""
+_REFUSALS = (ConfigError, HeldError, ChangedReadingError, ChangedOutputError, DamagedStateError)
+PROGRESS_SECONDS = 0.25
+FULL_COLLECTIONS_EVERY = 100
+"""Collections of the middle generation per full one."""
+
+
+class Progress(Protocol):
+    """Shows how a pipeline gets on; entered while it runs."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def update(self, snapshot: Snapshot) -> None: ...
+
+
+def run(
+    path: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    report: Path | None = None,
+    progress: Callable[[Config], Progress | None] = lambda config: None,
+    logs: LogOptions | None = None,
+) -> int:
+    """Run a config's pipeline to the end of its input or until stopped, and return the exit code.
+
+    report: where to write the run's report. progress: makes what shows the progress, if anything is to.
+    Raises StreambatchError for what keeps it from starting; what comes later is logged.
+    """
+    config = load_config(path, overrides=overrides)
+    _check_report(report)
+    messages = configure_logs(is_terminal=stderr_is_terminal(), options=logs)
+    with StateFolder(config.state_dir) as folder:
+        daemon = Daemon(Assembly(config), folder, progress(config), overrides=overrides, messages=messages)
+        code = anyio.run(daemon.run)
+        if report is not None and daemon.pipeline.report is not None:
+            code = max(code, _write_report(report, daemon.pipeline.report))
+        return code
+
+
+class Daemon:
+    """A pipeline, the tasks that go along with it, and the exit code that comes of it."""
+
+    def __init__(
+        self,
+        assembly: Assembly,
+        folder: StateFolder,
+        progress: Progress | None = None,
+        *,
+        overrides: Sequence[str] = (),
+        messages: Mapping[str, int] | None = None,
+    ) -> None:
+        self._config, self._progress = assembly.config, progress
+        self._effective = dict(self._config.effective)
+        self._had_terminal = stderr_is_terminal()
+        self._log: Any = structlog.get_logger()
+        self._clock = SystemClock()
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._metrics = Metrics(
+            self._registry,
+            revision=code_revision() or "unknown",
+            config_digest=self._config.digest,
+            log_messages=messages,
+            clock=self._clock,
+        )
+        counting, recent = MetricsObserver(), Recent(self._clock)
+        self._notifier = Notifier(drain_seconds=self._config.delivery.drain_timeout, clock=self._clock)
+        self._tracing = tracing_of(self._config, self._clock)
+        traced = () if self._tracing is None else (self._tracing,)
+        observer = Observers(counting, recent, LogObserver(self._clock), self._notifier, *traced)
+        self._drift = drift_of(self._config, self._clock)
+        self.pipeline: Pipeline = assembly.pipeline(observer, folder, self._drift)
+        digest = assembly.model_digest or ""
+        if self._tracing is not None:
+            self._tracing.run_id, self._tracing.model_digest = self.pipeline.run_id, digest
+        self._metrics.attach(
+            self.pipeline,
+            counting,
+            model_format=self._config.model.type,
+            model_digest=digest,
+            drift=self._drift,
+            tracing=self._tracing,
+        )
+        self._watch = Watch(
+            self.pipeline,
+            counting,
+            recent,
+            clock=self._clock,
+            config=self._config.effective,
+            config_digest=self._config.digest,
+            model_digest=digest or None,
+            state_dir=self._config.state_dir,
+        )
+        self._reloader = Reloader(assembly, self.pipeline, self, overrides=overrides)
+
+    def reloading(self) -> None:
+        """See reloading.Told."""
+        self._notifier.reloading()
+
+    def reloaded(self, result: Reloaded, assembly: Assembly) -> None:
+        """See reloading.Told."""
+        config, digest = assembly.config, result.model_digest
+        self._metrics.config_reloaded(ok=result.ok, digest=config.digest)
+        if result.model:
+            self._metrics.model_reloaded(
+                self.pipeline.name, ok=result.ok, model_format=config.model.type, model_digest=digest or ""
+            )
+        if result.ok:
+            self._effective.clear()
+            self._effective.update(config.effective)
+            self._watch.reloaded(config.effective, config.digest, digest)
+            if self._tracing is not None:
+                self._tracing.model_digest = digest or ""
+            self._notifier.drain_seconds = config.delivery.drain_timeout
+        self._notifier.reloaded()
+
+    async def run(self) -> int:
+        """Run the pipeline and return the exit code; errors are logged, not raised."""
+        self._log.info(
+            "starting",
+            version=__version__,
+            pipeline=self.pipeline.name,
+            run=self.pipeline.run_id,
+            pid=os.getpid(),
+            config=str(self._config.path),
+            digest=self._config.digest,
+            state_dir=str(self._config.state_dir),
+        )
+        try:
+            await self._run_along()
+        except Exception as error:
+            return self._failed(first_cause(error))
+        finally:
+            if self._tracing is not None:
+                await to_thread.run_sync(self._tracing.close)
+        return self._ended()
+
+    async def _run_along(self) -> None:
+        showing: AbstractContextManager[object] = self._progress or nullcontext()
+        with showing:
+            async with anyio.create_task_group() as along:
+                await along.start(self._heed_signals)
+                await self._start_along(along)
+                _settle_garbage_collection()
+                await self.pipeline.run()
+                along.cancel_scope.cancel()
+
+    async def _start_along(self, along: TaskGroup) -> None:
+        if self._config.http.listen != "off":
+            from streambatch.web.app import create_app
+            from streambatch.web.feed import Feed
+            from streambatch.web.lifecycle import lifecycle_routes
+            from streambatch.web.server import serve
+
+            feed = Feed(self._watch)
+            app = create_app(
+                pipeline=self.pipeline,
+                registry=self._registry,
+                effective_config=self._effective,
+                watch=self._watch,
+                feed=feed,
+                listen=self._config.http.listen,
+                token=self._config.http.token,
+                more=lifecycle_routes(self._reloader.reload) if self._config.http.lifecycle else (),
+            )
+            address = await along.start(serve, app, self._config.http.listen)
+            self._log.info("admin_listening", url=f"http://{address}")
+            along.start_soon(sample_loop_lag, self._metrics, self._clock)
+            along.start_soon(self._watch.keep)
+            along.start_soon(feed.run)
+            if self._drift is not None:
+                along.start_soon(self._drift.keep)
+        along.start_soon(self._notifier.keep, self.pipeline)
+        along.start_soon(self._reloader.keep)
+        for source in self.pipeline.sources:
+            if hasattr(source, "listening"):
+                along.start_soon(self._say_listening, source)
+        if self._progress is not None:
+            along.start_soon(self._show, self._progress)
+
+    async def _heed_signals(self, *, task_status: TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            is_first = True
+            async for number in signals:
+                if number == signal.SIGHUP and not self._has_lost_terminal():
+                    self._reloader.ask()
+                    continue
+                self._log.info("stopping" if is_first else "stopping_hard", signal=signal.Signals(number).name)
+                if is_first:
+                    self._notifier.stopping()
+                (self.pipeline.stop if is_first else self.pipeline.abort)()
+                is_first = False
+
+    def _has_lost_terminal(self) -> bool:
+        """Whether a hang-up is the end of the terminal it all was started from, and not somebody's wish to reload."""
+        return self._had_terminal and not stderr_is_terminal()
+
+    async def _say_listening(self, source: Any) -> None:
+        self._log.info("listening", source=source.name, address=await source.listening())
+
+    async def _show(self, progress: Progress) -> None:
+        try:
+            while True:
+                progress.update(self.pipeline.snapshot())
+                await anyio.sleep(PROGRESS_SECONDS)
+        finally:
+            progress.update(self.pipeline.snapshot())
+
+    def _ended(self) -> int:
+        report = self.pipeline.report
+        assert report is not None
+        self._log.info("stopped", **_summary(report))
+        if report.ended == "input_ended" and not report.records["received"] + report.records["recovered"]:
+            self._say_why_nothing_came()
+        safe = self.pipeline.safe_records
+        if safe:
+            self._log.info("left_to_next_run", records=safe, where="in files and spools, to be read at the next start")
+        left = report.records["unacked"] - safe
+        if not left:
+            return DONE
+        self._log.warning("unfinished", records=left, where=self._where_left())
+        return UNFINISHED
+
+    def _say_why_nothing_came(self) -> None:
+        with StateStore.read(self._config.state_dir) as store:
+            earlier = [run.run for run in store.runs() if run.counts.received]
+        if earlier:
+            hint = "`streambatch state reset` has all of it read again"
+            self._log.info("nothing_new", read_by=earlier[-1], hint=hint)
+
+    def _where_left(self) -> str:
+        lost = [source.name for source in self.pipeline.sources if not self.pipeline.is_resumable(source.name)]
+        again = "those from files and spools are safe and read again at the next start"
+        return f"{again}; those from {', '.join(lost)} are lost" if lost else again
+
+    def _failed(self, error: BaseException) -> int:
+        report = self.pipeline.report
+        is_expected = isinstance(error, StreambatchError)
+        summary = {} if report is None else {**_summary(report), "error": str(error)}
+        self._log.error("failed", **(summary or {"error": str(error)}), exc_info=None if is_expected else error)
+        return REFUSED if isinstance(error, _REFUSALS) else FAILED
+
+
+def drift_of(config: Config, clock: Clock) -> Drift | None:
+    """Return what samples a pipeline, if that is asked for and can be seen. Raises ConfigError without its extra."""
+    return Drift(config.drift, config.record, clock) if config.drift.enabled and config.http.listen != "off" else None
+
+
+def tracing_of(config: Config, clock: Clock) -> Tracing | None:
+    """Return what traces a pipeline, if that is asked for; close it. Raises ConfigError without its extra."""
+    return Tracing(config.otel, config.name, clock) if config.otel.enabled else None
+
+
+def _settle_garbage_collection() -> None:
+    """Leave what start-up made out of collections and make full ones rare.
+
+    Measured with batches of 64, which wait for their ack in great numbers: the longest pause falls from 38 to 1.5 ms,
+    collecting from 5 % of the time to 2 %.
+    """
+    young, middle, _ = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(young, middle, FULL_COLLECTIONS_EVERY)
+
+
+def _summary(report: RunReport) -> dict[str, Any]:
+    return {
+        "ended": report.ended,
+        "seconds": round(report.seconds, 3),
+        **report.records,
+        "records_per_second": round(report.records_per_second),
+        "p99_seconds": round(report.latency_seconds["p99"], 4),
+    }
+
+
+def _check_report(path: Path | None) -> None:
+    """Learn now and not at the end that the report can't be written."""
+    if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK | os.X_OK)):
+        problem = ConfigProblem("--report", repr(str(path)), "a file in a folder that is there and can be written")
+        raise ConfigError([problem])
+
+
+def _write_report(path: Path, report: RunReport) -> int:
+    """Put the report in place as a whole. Returns an exit code."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(report.as_dict()), indent=2) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        structlog.get_logger().error("report_failed", path=str(path), error=str(error))
+        return FAILED
+    return DONE

@@ -1,0 +1,157 @@
+"""SHA-256 of the records of each partition, in their order, as they are written: what a run can be verified against.
+
+Hashing runs in a thread of its own beside the event loop, which it hardly holds up: large updates release the
+interpreter. What waits for it is bounded.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from queue import SimpleQueue
+from typing import Any
+
+from anyio import to_thread
+
+from streambatch.core.chunks import BLANK_LINES, Chunk, Partition
+
+SENT_BYTES = 4 << 20
+"""Bytes that the thread gets at once, or more: each time it is woken it takes its turn from the event loop."""
+HELD_BYTES_MAX = 8 << 20
+"""Bytes that may wait to be hashed before whoever brings them waits too."""
+
+
+class _Run:
+    """Records that follow each other in one payload, on their way to be hashed at once."""
+
+    __slots__ = ("chunk", "end", "payload", "size", "start")
+
+    def __init__(self, chunk: Chunk) -> None:
+        self.chunk, self.payload, self.size = chunk, chunk.payload, chunk.size
+        self.start, self.end = chunk.bounds
+        if BLANK_LINES in chunk.findings:
+            self.payload = chunk.digestible()
+            self.start, self.end = 0, len(self.payload)
+
+    def takes(self, chunk: Chunk) -> bool:
+        """Take a chunk that follows; False if it doesn't."""
+        start, end = chunk.bounds
+        if chunk.payload is not self.payload or start != self.end or chunk.partition != self.chunk.partition:
+            return False
+        self.end = end
+        self.size += chunk.size
+        return True
+
+
+class Digests:
+    """Running digests by partition. `add` and `point` are called in the order of records, on the event loop."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[list[_Run] | Point | Partition | None] = SimpleQueue()
+        self._points: deque[Point] = deque()  # those that nobody was told of
+        self._runs: list[_Run] = []
+        self._unsent = 0
+        self._digests: dict[Partition, Any] = {}
+        self._changed: set[Partition] = set()
+        self._added = self._hashed = 0  # each is counted by one thread only
+        self._thread: threading.Thread | None = None
+
+    def add(self, chunk: Chunk) -> None:
+        """Take the records of a chunk, which may be released right after."""
+        self._added += chunk.size
+        if not self._runs or not self._runs[-1].takes(chunk):
+            if self._unsent >= SENT_BYTES:
+                self._send()
+            self._runs.append(_Run(chunk))
+        self._unsent += chunk.size
+
+    def point(self) -> Point:
+        """Return what tells, once it is reached, the digests of all that was added before."""
+        self._send()
+        point = Point()
+        self._points.append(point)
+        self._queue.put(point)
+        return point
+
+    async def until(self, point: Point) -> dict[Partition, str]:
+        """Wait for a point. Returns the digests that changed up to it and were not returned before: who waited for an
+        earlier point may have been cancelled."""
+        await point.reached()
+        digests: dict[Partition, str] = {}
+        while point in self._points:
+            digests |= self._points.popleft().digests
+        return digests
+
+    def forget(self, partition: Partition) -> None:
+        """Let go of the digest of a partition that is over; one that comes again under its name is hashed anew."""
+        self._send()
+        self._queue.put(partition)
+
+    async def settle(self) -> None:
+        """Wait while too much waits to be hashed."""
+        if self._added - self._hashed > HELD_BYTES_MAX:
+            await self.point().reached()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._work, name="streambatch-digests", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread once it has done what it has."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread = None
+
+    def _send(self) -> None:
+        runs, self._runs, self._unsent = self._runs, [], 0
+        if runs:
+            self._queue.put(runs)
+
+    def _work(self) -> None:
+        failure: Exception | None = None
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, Point):
+                changed = {partition: self._digests[partition].hexdigest() for partition in self._changed}
+                item.reach(changed, failure)
+                self._changed.clear()
+            elif isinstance(item, Partition):
+                self._digests.pop(item, None)
+                self._changed.discard(item)
+            elif failure is None:
+                try:
+                    for run in item:
+                        self._hash(run)
+                except Exception as error:  # whoever waits is to fail, and not to wait for good
+                    failure = error
+
+    def _hash(self, run: _Run) -> None:
+        partition = run.chunk.partition
+        digest = self._digests.get(partition)
+        if digest is None:
+            digest = self._digests[partition] = run.chunk.digest()
+        digest.update(run.chunk.cut(run.payload, run.start, run.end))
+        self._changed.add(partition)
+        self._hashed += run.size
+
+
+class Point:
+    """The digests of the partitions that changed between the point before and this one, as hexadecimal."""
+
+    def __init__(self) -> None:
+        self.digests: dict[Partition, str] = {}
+        self._failure: Exception | None = None
+        self._reached = threading.Event()
+
+    async def reached(self) -> dict[Partition, str]:
+        """Wait for the digests. Raises what kept the thread from making them."""
+        if not self._reached.is_set():
+            await to_thread.run_sync(self._reached.wait, abandon_on_cancel=True)
+        if self._failure is not None:
+            raise self._failure
+        return self.digests
+
+    def reach(self, digests: dict[Partition, str], failure: Exception | None) -> None:
+        """Tell them, from the thread."""
+        self.digests, self._failure = digests, failure
+        self._reached.set()

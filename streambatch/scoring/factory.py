@@ -1,0 +1,83 @@
+"""From the formats that sources and sink name, and the parts as they were built, to the transform of a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
+from itertools import takewhile
+from typing import Any, Protocol
+
+from streambatch.codecs.formats import TABLES, framing_for_format, resolve_format
+from streambatch.codecs.rows import validate
+from streambatch.core.codec import Decoder, Encoder, Framing
+from streambatch.core.parts import Source
+from streambatch.core.schema import RecordSchema
+from streambatch.scoring.states import name_of
+from streambatch.scoring.transform import SourceFormat, Transform
+
+
+class Codec(Protocol):
+    """Makes the two directions between bytes and records."""
+
+    def decoder(self, schema: RecordSchema, framing: Framing) -> Decoder: ...
+
+    def encoder(self, schema: RecordSchema) -> Encoder: ...
+
+
+CODECS = {
+    "json": "streambatch.codecs.text.json:JsonCodec",
+    "csv": "streambatch.codecs.csv.codec:CsvCodec",
+    "arrow": "streambatch.codecs.table.arrow:ArrowCodec",
+    "parquet": "streambatch.codecs.table.arrow:ParquetCodec",
+}
+"""Where each codec is; imported when it is asked for, since what some need is slow to import."""
+
+
+def encoder_for(output_format: str, schema: RecordSchema) -> Encoder:
+    """Return what writes scores in a sink's format."""
+    if output_format in TABLES:
+        from streambatch.codecs.table.encoder import TableEncoder
+
+        return TableEncoder(schema)
+    return _codec(output_format).encoder(schema)
+
+
+def transform_for(
+    sources: Sequence[Source], schema: RecordSchema, steps: Sequence[Any], model: Any, encoder: Encoder
+) -> Transform:
+    """Return the transform; steps and model are fitted to the shape and dtype of the records.
+
+    Raises ShapeError or StepError for a part that doesn't fit.
+    """
+    formats = {source.name: _source_format(source.format, schema) for source in sources}
+    bound = list(takewhile(_keeps_shape, steps))
+    bound = [step.bind(schema.feature_shape, schema.numpy_dtype) for step in bound]
+    if len(bound) == len(steps) and hasattr(model, "bind"):
+        model.bind(schema.feature_shape)
+    name = name_of(model)
+    replying = _reply_encoder(schema, encoder) if any(getattr(source, "reply", False) for source in sources) else None
+    return Transform(formats, [*bound, *steps[len(bound) :]], model, encoder, model_name=name, reply_encoder=replying)
+
+
+def _reply_encoder(schema: RecordSchema, encoder: Encoder) -> Encoder:
+    """Return what writes JSON lines: the output's own encoder if it does, so that nothing is encoded twice."""
+    lines = encoder_for("jsonl", schema)
+    return encoder if type(encoder) is type(lines) else lines
+
+
+def _keeps_shape(step: Any) -> bool:
+    """Tell whether a step is one that is bound to a shape, which then is also that of its result."""
+    return hasattr(step, "bind")
+
+
+def _source_format(name: str, schema: RecordSchema) -> SourceFormat:
+    framing = framing_for_format(name)
+    check = partial(validate, schema=schema, strip=framing.strip)
+    return SourceFormat(_codec(name).decoder(schema, framing), framing, check)
+
+
+def _codec(name: str) -> Codec:
+    module, _, attribute = CODECS[resolve_format(name)[1]].partition(":")
+    codec: Codec = getattr(import_module(module), attribute)()
+    return codec

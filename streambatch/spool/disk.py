@@ -1,0 +1,100 @@
+"""What a spool does on disk that needs space: while the disk is full it waits and tries again, at a stop not for long.
+
+A failed fsync is never tried again: what was written since the last one may be lost.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from math import inf
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+from anyio import to_thread
+
+from streambatch.core.clock import Clock
+from streambatch.core.errors import SourceError
+from streambatch.core.events import Observer
+from streambatch.spool.folder import SyncFailed
+
+RETRY_SECONDS, RETRY_SECONDS_MAX = 0.1, 5.0
+"""How long to wait for space on a full disk, at first and at most."""
+LAST_SECONDS = 2.0
+"""How long a stop, also a hard one, waits for space on a full disk."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+T = TypeVar("T")
+
+
+class SpoolDisk:
+    """The disk under the spool of one source. outage: why nothing can be stored for now."""
+
+    def __init__(self, source: str, path: Path, clock: Clock, observer: Observer) -> None:
+        self._source, self._path, self._clock, self._observer = source, path, clock, observer
+        self._hurried, self._last_try_at = anyio.Event(), inf
+        self.outage: str | None = None
+
+    @property
+    def is_hurried(self) -> bool:
+        return self._hurried.is_set()
+
+    def hurry(self) -> None:
+        """From now on wait LAST_SECONDS for space, and no more."""
+        if not self.is_hurried:
+            self._last_try_at = self._clock.monotonic() + LAST_SECONDS
+            self._hurried.set()
+
+    async def do(self, work: Callable[[], T], *, can_wait: bool = False) -> T | None:
+        """Do something that needs space; while the disk is full, wait and try again.
+
+        Returns None if it could wait and a stop didn't. Raises SourceError, and OSError for any other trouble or, in
+        a hurry, a disk that stays full.
+        """
+        wait = RETRY_SECONDS
+        while True:
+            try:
+                done = await to_thread.run_sync(work)
+            except SyncFailed as error:
+                raise self._lost_some(error) from error
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                if self.is_hurried and can_wait:
+                    return None
+                self._hold(error)
+                if self._clock.monotonic() >= self._last_try_at:
+                    raise
+            else:
+                self._go_on()
+                return done
+            await self._pause(wait)
+            wait = min(2 * wait, RETRY_SECONDS_MAX)
+
+    async def _pause(self, seconds: float) -> None:
+        if self.is_hurried:
+            await anyio.sleep(RETRY_SECONDS)
+        else:
+            with anyio.move_on_after(seconds):
+                await self._hurried.wait()
+
+    def _hold(self, error: OSError) -> None:
+        if self.outage is None:
+            self.outage = error.strerror or str(error)
+            self._observer.source_failed(self._source, failed(self._source, self._path, error))
+
+    def _go_on(self) -> None:
+        if self.outage is not None:
+            self.outage = None
+            self._observer.source_recovered(self._source)
+
+    def _lost_some(self, error: SyncFailed) -> SourceError:
+        return SourceError(
+            self._source, f"its spool: what was not yet said to be safe may be lost: {error}; start again"
+        )
+
+
+def failed(source: str, path: Path, error: OSError) -> SourceError:
+    """Return what to tell people of trouble with a spool."""
+    return SourceError(source, f"its spool: {error.filename or path}: {error.strerror or error}")

@@ -1,0 +1,314 @@
+"""How records lie in a spool: blocks in segments, and which of them count after a crash. Pure: bytes in, findings out.
+
+A block is a header, what is to be known of its records, their ends, and their bytes. A position counts record bytes
+alone, over all segments. What was written between two fsyncs is a group, and may be there after a crash in any part;
+every block says how much of its segment was durable before its group, so that a torn end, which nobody was told is
+safe, can be told from damage to what was. A request's blocks follow each other and count only together with the last.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+from zlib import crc32
+
+import msgspec
+import numpy as np
+
+from streambatch.core.chunks import Chunk, Fault, Partition
+from streambatch.core.types import IntArray
+
+PARTITION = "spool"
+"""The name of the one partition of a source with a spool."""
+MAGIC = b"SBk1"
+KEY_BYTES = 16
+
+_MARK = struct.Struct("<4sI")
+_FACTS = struct.Struct("<IQQIIIdB")
+HEADER_BYTES = _MARK.size + _FACTS.size
+_ENDS = np.dtype("<u4")
+_MORE = 1
+_MERGED_BYTES = 256 << 10
+_LOOKS_MAX = 256
+
+
+class Key(msgspec.Struct, frozen=True, array_like=True):
+    """An idempotency key, hashed, with what its request was: the hash of its records, and how many they were."""
+
+    key: bytes
+    digest: bytes
+    received: int
+
+
+class About(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What is to be known of the records of a block besides their bytes."""
+
+    columns: tuple[str, ...] | None = None
+    fault: Fault | None = None
+    key: Key | None = None
+
+
+_NOTHING = About()
+_encoder, _decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(About)
+
+
+class Part:
+    """Records of one chunk on their way into a spool; `packed` is everything of the block but its header.
+
+    Nothing is packed in a part that is staged in a file. arrived_at: wall seconds.
+    """
+
+    __slots__ = ("about_bytes", "arrived_at", "count", "packed", "size")
+
+    def __init__(self, packed: Sequence[bytes], about_bytes: int, count: int, size: int, arrived_at: float) -> None:
+        self.packed, self.about_bytes, self.count, self.size = packed, about_bytes, count, size
+        self.arrived_at = arrived_at
+
+    @property
+    def body_bytes(self) -> int:
+        """Bytes of the block but its header."""
+        return self.about_bytes + _ENDS.itemsize * self.count + self.size
+
+    @property
+    def block_bytes(self) -> int:
+        return HEADER_BYTES + self.body_bytes
+
+
+def part_of(chunk: Chunk, arrived_at: float) -> Part:
+    """Return a chunk's records, ready to be written."""
+    ends = (chunk.ends[chunk.first : chunk.last] - chunk.start).astype(_ENDS)
+    plain = chunk.columns is None and chunk.fault is None
+    about = b"" if plain else _encoder.encode(About(chunk.columns, chunk.fault))
+    packed = (about, ends.tobytes(), bytes(chunk.data()))
+    return Part(packed, len(about), chunk.count, chunk.size, arrived_at)
+
+
+def key_part(key: Key, arrived_at: float, *, is_alone: bool) -> Part:
+    """Return the block that ends a request with a key; it has no records of its own.
+
+    is_alone: the request has no records at all. A byte then sees to it that every request has its own position.
+    """
+    about = _encoder.encode(About(key=key))
+    body = b"\n" if is_alone else b""
+    return Part((about, body), len(about), 0, len(body), arrived_at)
+
+
+def header(part: Part, packed: Sequence[bytes], *, position: int, synced: int, more: bool) -> bytes:
+    """Return the header of a block whose records begin at `position`.
+
+    synced: bytes of the segment that were durable before the block's group. more: its request goes on in the next.
+    """
+    flags = _MORE if more else 0
+    facts = _FACTS.pack(
+        part.body_bytes, position, synced, part.count, part.size, part.about_bytes, part.arrived_at, flags
+    )
+    crc = crc32(facts)
+    for piece in packed:
+        crc = crc32(piece, crc)
+    return _MARK.pack(MAGIC, crc) + facts
+
+
+class Head(NamedTuple):
+    """A block that is whole, where it lies, and what its header says."""
+
+    offset: int
+    body_bytes: int
+    position: int
+    synced: int
+    records: int
+    size: int
+    about_bytes: int
+    arrived_at: float
+    flags: int
+
+    @property
+    def more(self) -> bool:
+        return bool(self.flags & _MORE)
+
+    @property
+    def next_offset(self) -> int:
+        return self.offset + HEADER_BYTES + self.body_bytes
+
+    @property
+    def end(self) -> int:
+        """Where its records end."""
+        return self.position + self.size
+
+
+def block_bytes(data: memoryview, offset: int) -> int | None:
+    """Return how long a block says it is, None when there is no whole header. Nothing of it is checked."""
+    if len(data) < offset + HEADER_BYTES or data[offset : offset + 4] != MAGIC:
+        return None
+    return HEADER_BYTES + int(_FACTS.unpack_from(data, offset + _MARK.size)[0])
+
+
+def block_at(data: memoryview, offset: int) -> Head | None:
+    """Return the block at `offset` if it is there whole and as it was written."""
+    length = block_bytes(data, offset)
+    if length is None or len(data) < offset + length:
+        return None
+    crc = _MARK.unpack_from(data, offset)[1]
+    if crc32(data[offset + _MARK.size : offset + length]) != crc:
+        return None
+    head = Head(offset, *_FACTS.unpack_from(data, offset + _MARK.size))
+    if head.body_bytes != head.about_bytes + _ENDS.itemsize * head.records + head.size:
+        return None
+    return head
+
+
+def about(data: memoryview, head: Head) -> About:
+    """Return what a block says of its records."""
+    if not head.about_bytes:
+        return _NOTHING
+    start = head.offset + HEADER_BYTES
+    return _decoder.decode(data[start : start + head.about_bytes])
+
+
+def ends_of(data: memoryview, head: Head) -> IntArray:
+    """Return where a block's records end, counted from where its first begins."""
+    start = head.offset + HEADER_BYTES + head.about_bytes
+    return np.frombuffer(data, _ENDS, head.records, start).astype(np.int64)
+
+
+def chunks_of(
+    source: str, data: memoryview, heads: Sequence[Head], after: int, *, wall: float, now: float
+) -> list[Chunk]:
+    """Return the records of consecutive blocks that end after a position; blocks of one kind become one chunk.
+
+    wall, now: what the clock shows, in wall and in monotonic seconds. A wall clock that was set back since makes no
+    arrival later than now: a batch would wait for it.
+    """
+    chunks = []
+    for run, kind in _alike(data, heads):
+        payload = b"".join(bytes(data[head.next_offset - head.size : head.next_offset]) for head in run)
+        begins = run[0].position
+        ends = np.concatenate([ends_of(data, head) + (head.position - begins) for head in run])
+        arrived_at = now - max(0.0, wall - run[0].arrived_at)
+        chunk = Chunk(
+            Partition(source, PARTITION), payload, ends, begins, arrived_at, columns=kind.columns, fault=kind.fault
+        )
+        known = int(np.searchsorted(ends, after - begins, side="right"))
+        if known == chunk.count:
+            continue
+        if known:
+            chunk.split_off(known)
+        chunks.append(chunk)
+    return chunks
+
+
+def tally(source: str, count: int, size: int, base: int, arrived_at: float) -> Chunk:
+    """Return what counts as so many records without holding them; all end where the last one does."""
+    ends = np.broadcast_to(np.int64(size), (count,))
+    return Chunk(Partition(source, PARTITION), b"", ends, base, arrived_at)
+
+
+def respooled(source: str, chunk: Chunk, base: int) -> Chunk:
+    """Return a chunk's records where they lie in the spool."""
+    ends = chunk.ends[chunk.first : chunk.last]
+    payload = bytes(chunk.data())
+    return Chunk(
+        Partition(source, PARTITION),
+        payload,
+        ends - chunk.start if chunk.start else ends,
+        base,
+        chunk.arrived_at,
+        columns=chunk.columns,
+        fault=chunk.fault,
+    )
+
+
+def _alike(data: memoryview, heads: Sequence[Head]) -> Iterator[tuple[list[Head], About]]:
+    run: list[Head] = []
+    kind = _NOTHING
+    for head in heads:
+        if head.records == 0:
+            continue
+        found = about(data, head)
+        size = head.end - run[0].position if run else 0
+        apart = found != kind or found.fault is not None or size > _MERGED_BYTES
+        if run and (apart or head.position != run[-1].end):
+            yield run, kind
+            run = []
+        run.append(head)
+        kind = found
+    if run:
+        yield run, kind
+
+
+class Scan(NamedTuple):
+    """What a segment holds: whole requests up to an offset and a position, and what comes after.
+
+    records_end: where the last record ends, 0 without any; only blocks without records come after.
+    records: those that end after the first, and after the second, of the positions asked for.
+    is_torn: what comes after was never said to be safe. is_damaged: some of it was.
+    """
+
+    length: int
+    end: int
+    records_end: int
+    records: tuple[int, int]
+    keys: list[tuple[float, Key]]
+    is_torn: bool
+    is_damaged: bool
+
+
+def scan(data: memoryview, first: int, *, acked: int, known_to: int, ends_at: int | None) -> Scan:
+    """Go through a segment whose records begin at `first`.
+
+    acked, known_to: where acked records end, and those known to have been safe. ends_at: where the segment's records
+    are known to end, since another one follows; None for the last one, which alone may have a torn end.
+    """
+    length, end, records_end, keys = 0, first, 0, []
+    records = [0, 0]
+    for request in _requests(data, first):
+        for head in request:
+            records_end = head.end if head.records else records_end
+            for at, position in enumerate((acked, known_to)):
+                records[at] += _ending_after(data, head, position)
+            key = about(data, head).key
+            if key is not None:
+                keys.append((head.arrived_at, key))
+        length, end = request[-1].next_offset, request[-1].end
+    has_rest = length < len(data)
+    is_damaged = (known_to if ends_at is None else ends_at) > max(end, acked)
+    is_damaged = is_damaged or (has_rest and (ends_at is not None or _was_safe(data, length)))
+    return Scan(length, end, records_end, (records[0], records[1]), keys, has_rest and not is_damaged, is_damaged)
+
+
+def _requests(data: memoryview, first: int) -> Iterator[list[Head]]:
+    """Yield the blocks of each whole request, as far as they are as they were written."""
+    offset, position = 0, first
+    request: list[Head] = []
+    while (head := block_at(data, offset)) is not None and head.position == position:
+        request.append(head)
+        offset, position = head.next_offset, head.end
+        if not head.more:
+            yield request
+            request = []
+
+
+def _ending_after(data: memoryview, head: Head, position: int) -> int:
+    if head.position >= position:
+        return head.records
+    if head.end <= position:
+        return 0
+    return head.records - int(np.searchsorted(ends_of(data, head), position - head.position, side="right"))
+
+
+def _was_safe(data: memoryview, offset: int) -> bool:
+    """Tell whether a later block says that what lies at `offset` had been durable before it was written.
+
+    Records may hold what looks like blocks, and looking closely is slow: after many in vain it is taken for damage,
+    which puts the segment aside and throws nothing away.
+    """
+    held = bytes(data[offset:])
+    at = held.find(MAGIC, 1)
+    for _ in range(_LOOKS_MAX):
+        if at < 0:
+            return False
+        head = block_at(data, offset + at)
+        if head is not None and head.synced > offset:
+            return True
+        at = held.find(MAGIC, at + 1 if head is None else head.next_offset - offset)
+    return True

@@ -1,0 +1,56 @@
+"""What is read back from a checkpoint, by whichever thread is first."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import streambatch
+
+READ_AT_ONCE = """
+import sys, threading
+import msgspec
+from streambatch.durability.manifest import Detail
+
+sys.setswitchinterval(1e-6)
+found = {"counts": {"a": {"received": 1}}, "outputs": {}, "changes": []}
+together = threading.Barrier(4)
+
+
+def read():
+    together.wait()
+    msgspec.convert(found, Detail, strict=False)
+
+
+threads = [threading.Thread(target=read) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_threads_may_be_the_first_to_read_a_struct_together() -> None:
+    """Without `learned`, a crash in two processes of five."""
+    for _ in range(12):
+        subprocess.run([sys.executable, "-c", READ_AT_ONCE], check=True, timeout=60)
+
+
+def test_every_struct_that_is_read_was_learned() -> None:
+    trees = [ast.parse(path.read_text()) for path in sorted(Path(streambatch.__file__).parent.rglob("*.py"))]
+    structs = {each.name: each for tree in trees for each in ast.walk(tree) if isinstance(each, ast.ClassDef)}
+    read = {name for tree in trees for name in read_in(tree)} & set(structs)
+    assert {"Detail", "FileNotes", "SegmentMark"} <= read
+    decorators = {name: [ast.unparse(each) for each in structs[name].decorator_list] for name in read}
+    assert {name for name in read if "learned" not in decorators[name]} == set()
+
+
+def read_in(tree: ast.AST) -> Iterator[str]:
+    """Yield the types that msgspec is asked for by a call; a decoder of a module was made while it was imported."""
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("msgspec."):
+            wanted = [each.value for each in call.keywords if each.arg == "type"]
+            if ast.unparse(call.func) == "msgspec.convert":
+                wanted += call.args[1:]
+            yield from (ast.unparse(each) for each in wanted)

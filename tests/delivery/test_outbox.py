@@ -1,0 +1,269 @@
+"""The outbox: batches leave in order, and are acked when, and only when, the sink says that they are durable."""
+
+import random
+from collections.abc import Sequence
+
+import anyio
+import anyio.lowlevel
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streambatch.connectors.memory.sink import MemorySink
+from streambatch.core.batches import Batch, Stamps
+from streambatch.core.clock import Clock
+from streambatch.core.durable import Commit, Mark
+from streambatch.core.errors import SinkError, StateOutage
+from streambatch.core.events import Observer
+from streambatch.core.outcomes import Outcome, Reject
+from streambatch.delivery import outbox as outboxes
+from streambatch.delivery.outbox import Finished, Marks, Outbox
+from tests.chunks import chunk_of
+from tests.moved_clock import MovedClock
+
+pytestmark = pytest.mark.anyio
+
+
+class PiecewiseSink(MemorySink):
+    """Keeps payloads; they count as durable once a segment of `size` writes is full, or by `finish`."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.durable_writes = self.finished = self.looked_at = 0
+        self.clock: Clock | None = None
+
+    def timed_by(self, clock: Clock) -> None:
+        self.clock = clock
+
+    async def sync(self) -> int:
+        await anyio.lowlevel.checkpoint()
+        self.durable_writes = max(self.durable_writes, len(self.payloads) // self.size * self.size)
+        return await super().sync()
+
+    async def close_due(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.looked_at += 1
+
+    async def finish(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.durable_writes = len(self.payloads)
+        self.finished += 1
+
+
+class NoDeadLetters:
+    """Counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.synced = self.finished = 0
+
+    def restore(self, mark: Mark | None, commit: Commit) -> None:
+        pass
+
+    def mark(self) -> Mark:
+        return {}
+
+    async def open(self) -> None:
+        pass
+
+    async def write(self, rejects: Sequence[Reject]) -> None:
+        raise AssertionError("no record died")
+
+    async def close_due(self) -> None:
+        pass
+
+    async def sync(self) -> None:
+        self.synced += 1
+
+    async def finish(self) -> None:
+        self.finished += 1
+
+
+class Kept:
+    """Checkpoints in memory: the batches that each acks, by sequence. outage: what the next commit raises."""
+
+    def __init__(self) -> None:
+        self.noted: list[int] = []
+        self.commits: list[list[int]] = []
+        self.has_begun = False
+        self.outage: Exception | None = None
+
+    async def begin(self) -> None:
+        assert self.noted == [], "nothing was written before"
+        self.has_begun = True
+
+    def written(self, batch: Batch, outcome: Outcome, place: Mark) -> None:
+        assert self.has_begun
+        assert batch.chunks[0].payload, "its bytes are there until it was noted"
+        self.noted.append(batch.sequence)
+
+    async def digested(self) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    def point(self) -> int:
+        return len(self.noted)
+
+    async def intend(self, batches: Sequence[Batch]) -> None:
+        raise AssertionError("the sink knows no batches")
+
+    async def commit(self, finished: Sequence[Finished], marks: Marks, point: int) -> None:
+        await anyio.lowlevel.checkpoint()
+        outage, self.outage = self.outage, None
+        if outage is not None:
+            raise outage
+        self.commits.append([batch.sequence for batch, _ in finished])
+
+
+def no_reject(batch: Batch, place: int, error: str) -> Reject:
+    raise AssertionError("nothing is refused")
+
+
+class Run:
+    """An outbox, and what it said of batches, by sequence."""
+
+    def __init__(self, sink: MemorySink, *, is_durable: bool = True) -> None:
+        self.sink, self.dead_letters = sink, NoDeadLetters()
+        self.written: list[int] = []
+        self.acked: list[int] = []
+        self.outbox = Outbox(
+            sink,
+            self.dead_letters,
+            clock=MovedClock(),
+            observer=Observer(),
+            written=lambda batch, outcome: self.written.append(batch.sequence),
+            acked=lambda batch, outcome: self.acked.append(batch.sequence),
+            is_busy=lambda: False,
+            id_of=lambda batch: str(batch.sequence),
+            refuse=no_reject,
+        )
+        self.checkpoints = Kept()
+        if is_durable:
+            self.outbox.restore(self.checkpoints, {})
+
+    def add(self, sequence: int, payload: bytes | None = None) -> None:
+        batch = Batch(sequence, [chunk_of([b"x"])], 1, 2, "size", Stamps(0.0, 0.0))
+        self.outbox.add(batch, Outcome(b"%d\n" % sequence if payload is None else payload, {"in": 1}, [], {}))
+
+    def durable(self) -> list[int]:
+        """Return the batches whose scores the sink holds durably."""
+        count = getattr(self.sink, "durable_writes", len(self.sink.payloads))
+        return [int(line) for payload in self.sink.payloads[:count] for line in payload.splitlines()]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@settings(max_examples=40)
+@given(count=st.integers(0, 12), size=st.integers(1, 4), seed=st.integers(), ahead=st.integers(1, 5))
+def test_only_what_is_durable_is_acked_in_order_and_in_the_end_all(
+    backend: str, count: int, size: int, seed: int, ahead: int
+) -> None:
+    async def run() -> None:
+        choose = random.Random(seed)
+        sink = PiecewiseSink(size)
+        run = Run(sink)
+        await sink.open(b"")
+        order = sorted(range(count), key=lambda sequence: sequence + choose.random() * ahead)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run.outbox.run)
+            for sequence in order:
+                run.add(sequence)
+                for _ in range(choose.randrange(4)):
+                    await anyio.lowlevel.checkpoint()
+                if choose.random() < 0.5:
+                    tasks.start_soon(run.outbox.sync)
+                assert run.acked == run.durable()[: len(run.acked)]
+            run.outbox.close()
+        assert run.acked == run.written == list(range(count))
+        assert (sink.finished, run.dead_letters.finished) == (1, 1)
+
+    anyio.run(run, backend=backend)
+
+
+async def test_batches_wait_unacked_until_their_segment_is_closed() -> None:
+    run = Run(PiecewiseSink(2))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run.outbox.run)
+        for sequence, expected in enumerate([[], [0, 1], [0, 1], [0, 1, 2, 3]]):
+            run.add(sequence)
+            await anyio.wait_all_tasks_blocked()
+            await run.outbox.sync()
+            assert run.acked == expected
+        run.add(4, b"")  # all its records died or were filtered: it waits for those before it only
+        await anyio.wait_all_tasks_blocked()
+        await run.outbox.sync()
+        assert run.acked == [0, 1, 2, 3, 4]
+        tasks.cancel_scope.cancel()
+
+
+async def test_too_many_that_wait_have_the_segment_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outboxes, "UNSYNCED_BATCHES_MAX", 3)
+    run = Run(PiecewiseSink(1000))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run.outbox.run)
+        for sequence in range(4):
+            run.add(sequence)
+            await anyio.wait_all_tasks_blocked()
+            assert run.acked == []
+            await run.outbox.sync()
+        await anyio.wait_all_tasks_blocked()
+        run.add(4)  # whoever writes the next one sees to it first
+        await anyio.wait_all_tasks_blocked()
+        assert run.acked == [0, 1, 2, 3]
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_sync_that_failed_acks_nothing_and_the_next_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(PiecewiseSink(1))
+    run.add(0)
+    await run.outbox._write(run.outbox._take())
+
+    async def failing() -> int:
+        raise SinkError("scores", "no room")
+
+    with monkeypatch.context() as broken, pytest.raises(SinkError):
+        broken.setattr(run.sink, "sync", failing)
+        await run.outbox.sync()
+    assert run.acked == []
+    await run.outbox.sync()
+    assert run.acked == [0]
+
+
+async def test_a_sink_without_segments_is_acked_by_each_sync() -> None:
+    run = Run(MemorySink())
+    run.add(0)
+    await run.outbox._write(run.outbox._take())
+    await run.outbox.sync()
+    assert run.acked == [0]
+
+
+async def test_the_task_that_writes_closes_what_is_due_also_while_nothing_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outboxes, "CLOSE_DUE_SECONDS", 0.0)
+    sink = PiecewiseSink(1)
+    run = Run(sink)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run.outbox.run)
+        with anyio.fail_after(5):
+            while sink.looked_at < 3:
+                await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_checkpoint_that_can_not_be_stored_is_held_and_nothing_acked_meanwhile() -> None:
+    run = Run(MemorySink())
+    run.add(0)
+    await run.outbox._write(run.outbox._take())
+    run.checkpoints.outage = StateOutage("state.sqlite3", "no room")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run.outbox.sync)
+        with anyio.fail_after(5):
+            await run.outbox.holding.failed.wait()
+            assert run.acked == []
+            assert "no room" in run.outbox.holding.reasons(0.0)[0]
+    assert (run.acked, run.checkpoints.commits, run.outbox.holding.outages) == ([0], [[0]], {})
+
+
+async def test_it_gives_its_clock_to_a_sink_with_segments() -> None:
+    sink = PiecewiseSink(1)
+    run = Run(sink)
+    assert sink.clock is run.outbox._clock
