@@ -64,13 +64,11 @@ def test_the_pipeline_knows_no_concrete_part() -> None:
             "pipeline/run.py",
             "def run():\n    from streambatch import embed",
             "pipeline/run.py:2: pipeline imports embed",
-        ,
         ),
         (
             "core/errors.py",
             "if TYPE_CHECKING:\n    from streambatch import web as w",
             "core/errors.py:2: core imports web",
-,
         ),
         ("spool/log.py", "from ..scoring import transform", "spool/log.py:1: spool imports scoring"),
         ("delivery/__init__.py", "from ..spool import log", "delivery/__init__.py:1: delivery imports spool"),
@@ -107,9 +105,7 @@ def test_right_imports_are_not_found(tmp_path: Path) -> None:
     write(package / "core" / "chunks.py", "from streambatch.core.errors import StreambatchError\nimport os.path")
     write(package / "core" / "errors.py", "from streambatch.version import __version__")
     write(package / "connectors" / "http" / "sink.py", "from .client import x\nfrom streambatch.net import y")
-    write(
-        package / "scoring" / "targets.py", "from .steps import x\nfrom ..steps.clip import y\nimport streambatchx"
-    )
+    write(package / "scoring" / "targets.py", "from .steps import x\nfrom ..steps.clip import y\nimport streambatchx")
     write(package / "cli" / "run.py", "from streambatch import daemon\nfrom streambatch.version import __version__")
     write(package / "testing" / "fakes.py", "from streambatch import Pipeline\nfrom streambatch.cli import main")
     assert wrong_imports(package) == []
