@@ -22,8 +22,8 @@ from streambatch.core.chunks import Chunk
 from streambatch.core.clock import Clock, SystemClock
 from streambatch.core.errors import ConfigError, ConfigProblem
 from streambatch.core.events import Observer, Refusal
+from streambatch.core.intake import Memory
 from streambatch.core.outcomes import Outcome
-from streambatch.core.parts import Memory
 from streambatch.core.text import encodable
 from streambatch.core.units import format_duration, format_size
 from streambatch.daemon.daemon import drift_of, tracing_of

@@ -10,7 +10,7 @@ import anyio
 
 from streambatch.core.chunks import Chunk
 from streambatch.core.codec import Framer
-from streambatch.core.parts import Intake
+from streambatch.core.intake import Intake
 
 BLOCKED_SECONDS_MIN = 0.001
 """A wait for room shorter than this is not told to the observer."""

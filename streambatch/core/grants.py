@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import anyio
 
 from streambatch.core.errors import SourceError
-from streambatch.core.parts import Memory
+from streambatch.core.intake import Memory
 from streambatch.core.units import format_size
 
 ALLOWANCE_MIN = 1 << 10

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from streambatch.core.parts import Source
+from streambatch.core.protocols import Source
 
 
 def distinctly_named(sources: Sequence[Source]) -> list[Source]:

@@ -1,252 +1,278 @@
-"""The parts that records travel through, and what a pipeline gives them."""
+"""What sources, steps, models and sinks are to a pipeline.
+
+Options and parts are two things. A `Source` or `Sink` is options: frozen, picklable, checked when built. `build(site)`
+makes the running part, a `Reader` or a `Writer`, which is used once; so that a pipeline runs twice, and another process
+makes the same parts again. Steps and models are built by their options in the same way.
+
+What a part can do besides is said by its class: each ability below is an attribute or a method that says no, or does
+nothing, unless a class overrides it. Nobody asks a part for its type or for the names it has.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from streambatch.core.backlog import Backlog
-from streambatch.core.chunks import Chunk
-from streambatch.core.clock import Clock
+from streambatch.core.clock import Clock, SystemClock
 from streambatch.core.durable import Commit, Mark, Notes, Saved
-from streambatch.core.events import Observer, Refusal
 from streambatch.core.types import BoolArray, FloatArray
 
+if TYPE_CHECKING:
+    from streambatch.core.backlog import Backlog
+    from streambatch.core.intake import Intake
+    from streambatch.core.spooling import SpoolOptions
 
-class Intake(Protocol):
-    """What the pipeline gives a running source to push into."""
-
-    @property
-    def clock(self) -> Clock: ...
-
-    @property
-    def observer(self) -> Observer: ...
-
-    @property
-    def run_id(self) -> str: ...
-
-    @property
-    def memory(self) -> Memory: ...
-
-    @property
-    def has_room(self) -> bool:
-        """Whether a record put now would not have to wait."""
-        ...
-
-    def refused(self, records: int, reason: Refusal) -> None:
-        """Count records whose sender was told no; they were never received."""
-        ...
-
-    async def put(self, chunk: Chunk) -> None:
-        """Take the chunk over. Its records count as received from the call on, and a graceful stop that cancels the
-        caller while it waits for room loses none of them."""
-        ...
+WhenFull = Literal["block", "drop_newest"]
 
 
-@runtime_checkable
-class CountingIntake(Intake, Protocol):
-    """What a pipeline gives to who keeps records itself between their receipt and the inbox: `put` in parts."""
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where a part is built."""
 
-    def received(self, chunk: Chunk) -> None:
-        """Count records as received and in flight."""
-        ...
-
-    def recovered(self, chunk: Chunk) -> None:
-        """Count records as in flight again that were received before this run."""
-        ...
-
-    def lost(self, records: int) -> None:
-        """Count records in flight as dropped: what held them is damaged."""
-        ...
-
-    async def enqueue(self, chunk: Chunk) -> None:
-        """Take over a chunk whose records were counted."""
-        ...
+    pipeline: str = "pipeline"
+    """The pipeline's name."""
+    part: str = ""
+    """The part's key in a config: `source.rides`, `preprocess[0]`, `model`, `sink.scores`."""
+    folder: Path = Path()
+    """What relative paths start at: the folder of the config, else the working directory."""
+    state_dir: Path | None = None
+    """Where the pipeline keeps its state; None for a pipeline without."""
+    clock: Clock = field(default_factory=SystemClock)
 
 
-class Memory(Protocol):
-    """The byte budget that every holder of record bytes draws on."""
+class Claim(NamedTuple):
+    """What two parts of one pipeline must not both take."""
 
-    @property
-    def capacity(self) -> int: ...
-
-    async def reserve(self, size: int) -> None:
-        """Wait until `size` bytes are free, then take them."""
-        ...
-
-    def take(self, size: int) -> None:
-        """Take bytes that are already held, at once."""
-        ...
-
-    def give(self, size: int) -> None:
-        """Give bytes back."""
-        ...
+    kind: Literal["tcp", "udp", "socket", "stdin", "input", "output"]
+    """An address, by its protocol; a path to listen on; standard input; a path or glob that is read; a file written."""
+    option: str
+    """The option that says so."""
+    value: str
+    """The address or path; empty for standard input."""
 
 
-class Source(Protocol):
-    """Where records come from. `name` is its label and the key of its state."""
+class Source(ABC):
+    """Options of where records come from. `name` is its label and the key of its state."""
 
-    @property
-    def name(self) -> str: ...
+    name: str
+    format: str
+    """How its bytes become records: a format of `streambatch.codecs.formats`."""
+    when_full: WhenFull = "block"
+    """What happens to what was read while the queue is full."""
+    reply: bool = False
+    """Whether each record's score, or error, goes back to where the record came from."""
+    spool: SpoolOptions | None = None
+    """The spool that is to stand between it and the pipeline."""
 
     @property
     def is_finite(self) -> bool:
         """Whether it ends by itself."""
-        ...
+        return False
 
-    @property
-    def format(self) -> str: ...
+    @abstractmethod
+    def build(self, site: Site) -> Reader:
+        """Return a new reader, which has not opened anything yet."""
 
+    def claims(self) -> Iterable[Claim]:
+        """Return what no other part of the pipeline may take."""
+        return ()
+
+    def reading(self) -> Mapping[str, Any]:
+        """Return the options that decide how bytes become records: positions mean something else if they change."""
+        return {"format": self.format}
+
+
+class Reader(ABC):
+    """A running source. It is used once: `resume`, then `run`."""
+
+    name: str
+    is_resumable: bool = False
+    """Whether its records can be read again from a position."""
+    counts_recovered: bool = False
+    """Whether it tells the intake itself which records an earlier run had received."""
+
+    @abstractmethod
     async def run(self, intake: Intake) -> None:
         """Push chunks until the input ends or the task is cancelled; own and close every handle."""
-        ...
-
-    def acked(self, positions: Mapping[str, int]) -> None:
-        """Learn that all records up to these positions, by partition name, are durable."""
-        ...
-
-    def revoke(self, partition: str) -> None:
-        """Learn that a partition is no longer this source's to read."""
-        ...
-
-
-class Step(Protocol):
-    """A preprocess step: (n, ...) to (n, ...), or to that and a mask (n,) of rows to keep."""
-
-    def __call__(self, x: FloatArray, /) -> FloatArray | tuple[FloatArray, BoolArray]: ...
-
-
-class Model(Protocol):
-    """What scores. `score` may also be an async method."""
-
-    def score(self, x: FloatArray, /) -> FloatArray:
-        """Return one score per record: x (n, *shape) gives (n,) or (n, k)."""
-        ...
-
-
-class Sink(Protocol):
-    """Where encoded scores go, in order."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def format(self) -> str: ...
-
-    async def open(self, header: bytes) -> None:
-        """Acquire the output; `header` starts a fresh one. Raises SinkError or HeldError."""
-        ...
-
-    async def write(self, payload: bytes) -> None:
-        """Write whole records; when it returns they are handed to the system."""
-        ...
-
-    async def sync(self) -> int:
-        """Make all that was written durable. Returns the output's length in bytes."""
-        ...
-
-    async def close(self) -> None: ...
-
-
-@runtime_checkable
-class IdentifiedSink(Sink, Protocol):
-    """A sink that tells the other side which batch it is given, so that one that comes twice can be known by its id."""
-
-    async def write_batch(self, payload: bytes, batch_id: str) -> None:
-        """Write the scores of one batch, as `write` does.
-
-        batch_id: ASCII, the same whenever the batch is sent again.
-        """
-        ...
-
-
-@runtime_checkable
-class SegmentedSink(Sink, Protocol):
-    """A sink that closes what it writes piece by piece, and whose scores may be durable only then."""
-
-    @property
-    def durable_writes(self) -> int:
-        """How many of the writes since `open` were durable when `sync` or `finish` last returned."""
-        ...
-
-    def timed_by(self, clock: Clock) -> None:
-        """Take the time from this clock; called before `open`."""
-        ...
-
-    async def close_due(self) -> None:
-        """Close what is due; called by the task that writes, also when nothing was written for long."""
-        ...
-
-    async def sync(self) -> int:
-        """Make durable what can be, without closing anything; a write may go on meanwhile."""
-        ...
-
-    async def finish(self) -> None:
-        """Complete what is open, so that all that was written is durable: the input ended, or too much waits for it."""
-        ...
-
-
-@runtime_checkable
-class ResumableSource(Protocol):
-    """A source whose records can be read again from a position."""
 
     def resume(self, saved: Mapping[str, Saved]) -> None:
-        """Learn, before `run`, how far each partition was acked; those not named are new."""
-        ...
+        """Take over, before `run`, how far each partition was acked; those not named are new."""
 
     def notes(self) -> Mapping[str, Notes | None]:
         """Return the notes of partitions that are new or changed since the last call.
 
         None is for a partition that is over: it may be forgotten once all its records are acked.
         """
-        ...
+        return {}
+
+    def acked(self, positions: Mapping[str, int]) -> None:
+        """Take note that all records up to these positions, by partition name, are durable."""
+
+    def backlog(self) -> Backlog | None:
+        """Return what it has before it, as of the last look, at any time; None if it can't tell."""
+        return None
+
+    @property
+    def address(self) -> str | None:
+        """Where it listens, with the port that the system chose for port 0; None while it doesn't."""
+        return None
+
+    async def listening(self) -> str | None:
+        """Wait until it listens, and return `address`; return None at once if it never does."""
+        return None
 
 
-@runtime_checkable
-class RewindableOutput(Protocol):
-    """An output that can be taken back to a mark."""
+class Step(ABC):
+    """A preprocess step: (n, ...) to (n, ...), or to that and a mask (n,) of rows to keep. A call changes nothing."""
+
+    name: str
+    is_stateful: bool = False
+    """Whether it has memory: see `StatefulStep`."""
+    keeps_input: bool = False
+    """Whether it never writes to the array it is given; if it may, it is given a copy."""
+    keeps_shape: bool = False
+    """Whether its rows have the shape and dtype of those it is given."""
+
+    def bind(self, shape: tuple[int, ...], dtype: Any) -> Step:
+        """Return the step for records of one shape and dtype. Raises ShapeError or StepError if it doesn't fit."""
+        return self
+
+    @abstractmethod
+    def __call__(self, x: FloatArray, /) -> FloatArray | tuple[FloatArray, BoolArray]:
+        """Return rows, or rows and a mask. x: (n, *shape)."""
+
+
+class StatefulStep(ABC):
+    """A preprocess step with memory: (state, x) to (state, y), called in the order of records."""
+
+    name: str
+    is_stateful: bool = True
+    keeps_input: bool = False
+    keeps_shape: bool = False
+
+    def bind(self, shape: tuple[int, ...], dtype: Any) -> StatefulStep:
+        """Return the step for records of one shape and dtype, which then refuses the state of others."""
+        return self
+
+    @abstractmethod
+    def initial_state(self) -> Any:
+        """Return the state before the first record."""
+
+    @abstractmethod
+    def __call__(self, state: Any, x: FloatArray, /) -> tuple[Any, FloatArray]:
+        """Return a new state and rows; `state` stays as it is."""
+
+    @abstractmethod
+    def dump(self, state: Any, /) -> bytes:
+        """Return a state as bytes that any later version can load, on any machine."""
+
+    @abstractmethod
+    def load(self, data: bytes, /) -> Any:
+        """Return the state that was dumped, bit for bit. Raises an error that says why when it doesn't fit."""
+
+
+class Model(ABC):
+    """What scores."""
+
+    name: str
+    format: str = "python"
+    """What kind of model it is, for the manifest."""
+    digest: str | None = None
+    """What tells it from other models: a sha256; None if nothing does."""
+    parameters: int | None = None
+    """How many numbers it learnt; None if it can't tell."""
+    is_async: bool = False
+    """Whether `score` is awaited on the event loop."""
+    keeps_input: bool = False
+    """Whether it never writes to the array it is given; if it may, it is given a copy."""
+
+    def bind(self, shape: tuple[int, ...]) -> None:
+        """Check that records of this shape can be scored. Raises ShapeError."""
+
+    @abstractmethod
+    def score(self, x: FloatArray, /) -> Any:
+        """Return one score, or k, per record: x (n, *shape) gives (n,) or (n, k), or an awaitable of it."""
+
+
+class Sink(ABC):
+    """Options of where encoded scores go."""
+
+    name: str
+    format: str
+    """How scores are encoded on their way to it."""
+
+    @abstractmethod
+    def build(self, site: Site) -> Writer:
+        """Return a new writer, which has not opened anything yet."""
+
+    def claims(self) -> Iterable[Claim]:
+        """Return what no other part of the pipeline may take."""
+        return ()
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return what a run's manifest says of it."""
+        return {"name": self.name, "format": self.format}
+
+
+class Writer(ABC):
+    """An output that takes encoded scores in order. It is used once: `restore`, `open`, writes, `close`."""
+
+    name: str
+    is_rewindable: bool = False
+    """Whether it can be taken back to a mark: `restore` and `mark`."""
+    is_identified: bool = False
+    """Whether the other side is told which batch it is given, so that it knows one that comes twice: `write_batch`."""
+    is_segmented: bool = False
+    """Whether it closes what it writes piece by piece, so that scores may be durable only then: `durable_writes`,
+    `close_due`, `finish`."""
+
+    @abstractmethod
+    async def open(self, header: bytes) -> None:
+        """Acquire the output; `header` starts a fresh one. Raises SinkError or HeldError."""
+
+    @abstractmethod
+    async def write(self, payload: bytes) -> None:
+        """Write whole records; when it returns they are handed to the system."""
+
+    async def write_batch(self, payload: bytes, batch_id: str) -> None:
+        """Write the scores of one batch, as `write` does.
+
+        batch_id: ASCII, the same whenever the batch is sent again.
+        """
+        await self.write(payload)
+
+    @abstractmethod
+    async def sync(self) -> int:
+        """Make durable what was written, as far as that can be without closing a segment; a write may go on meanwhile.
+
+        Returns the output's length in bytes.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give the output back; does nothing when it is not open."""
 
     def restore(self, mark: Mark | None, commit: Commit) -> None:
-        """Learn, before `open`, what the last checkpoint says of this output: None if there is none.
+        """Take over, before `open`, what the last checkpoint says of this output: None if there is none.
 
         `open` takes the output back to `mark`. It awaits `commit` before it first changes anything, and again before a
         closed segment gets its name.
         """
-        ...
 
     def mark(self) -> Mark:
         """Return how far the output goes with all that was written until now."""
-        ...
-
-
-@runtime_checkable
-class CountableSource(Protocol):
-    """A source that can say what it has before it."""
-
-    def backlog(self) -> Backlog:
-        """Return it, as of the last look; call it on the event loop, at any time."""
-        ...
-
-
-@runtime_checkable
-class StatefulStep(Protocol):
-    """A preprocess step with memory: (state, x) -> (state, y), called in the order of records."""
+        return {}
 
     @property
-    def is_stateful(self) -> bool: ...
+    def durable_writes(self) -> int:
+        """How many of the writes since `open` were durable when `sync` or `finish` last returned."""
+        return 0
 
-    def initial_state(self) -> Any:
-        """Return the state before the first record."""
-        ...
+    async def close_due(self) -> None:
+        """Close what is due; called by the task that writes, also when nothing was written for long."""
 
-    def __call__(self, state: Any, x: FloatArray, /) -> tuple[Any, FloatArray]:
-        """Return a new state and rows; `state` stays as it is."""
-        ...
-
-    def dump(self, state: Any, /) -> bytes:
-        """Return a state as bytes that any later version can load, on any machine."""
-        ...
-
-    def load(self, data: bytes, /) -> Any:
-        """Return the state that was dumped, bit for bit. Raises an error that says why when it doesn't fit."""
-        ...
+    async def finish(self) -> None:
+        """Complete what is open, so that all that was written is durable: the input ended, or too much waits for it."""

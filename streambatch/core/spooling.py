@@ -11,8 +11,8 @@ from typing import Annotated, Literal, Protocol, runtime_checkable
 from pydantic import Field
 
 from streambatch.core.errors import OptionError
+from streambatch.core.intake import Intake
 from streambatch.core.options import options
-from streambatch.core.parts import Intake
 from streambatch.core.units import Size, format_size
 
 DEDUPE_SECONDS = 24 * 3600.0

@@ -21,7 +21,12 @@ from streambatch.core.clock import Clock
 from streambatch.core.durable import Commit, Mark
 from streambatch.core.events import Observer
 from streambatch.core.outcomes import Outcome, Reject
-from streambatch.core.parts import IdentifiedSink, RewindableOutput, SegmentedSink, Sink
+from streambatch.core.protocols import (
+    IdentifiedSink,
+    RewindableOutput,
+    SegmentedSink,
+    Sink,
+)
 from streambatch.delivery.outages import Holding
 from streambatch.delivery.posting import Refuse, post
 from streambatch.delivery.replies import send_replies

@@ -8,7 +8,7 @@ from functools import partial
 from streambatch.core.batches import Batch
 from streambatch.core.errors import SinkRefused
 from streambatch.core.outcomes import Outcome, Reject
-from streambatch.core.parts import IdentifiedSink
+from streambatch.core.protocols import IdentifiedSink
 from streambatch.delivery.refusals import Refusals, ends_of_lines
 
 Hold = Callable[[Callable[[], Awaitable[object]]], Awaitable[None]]

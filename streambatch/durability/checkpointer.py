@@ -21,7 +21,7 @@ from streambatch.core.clock import Clock
 from streambatch.core.durable import Mark
 from streambatch.core.ledger import Ledger
 from streambatch.core.outcomes import Outcome
-from streambatch.core.parts import ResumableSource, Source
+from streambatch.core.protocols import ResumableSource, Source
 from streambatch.core.report import Counts
 from streambatch.durability.digests import Digests, Point
 from streambatch.durability.store.store import StateStore

@@ -24,7 +24,7 @@ from streambatch.core.clock import Clock
 from streambatch.core.errors import StateError, StateOutage
 from streambatch.core.ledger import Ledger
 from streambatch.core.options import options
-from streambatch.core.parts import ResumableSource, Source
+from streambatch.core.protocols import ResumableSource, Source
 from streambatch.core.report import RunReport
 from streambatch.core.units import Duration
 from streambatch.delivery.outages import Holding

@@ -25,7 +25,7 @@ from streambatch.core.chunks import Chunk, Fault
 from streambatch.core.clock import Clock, SystemClock
 from streambatch.core.errors import OptionError, first_cause
 from streambatch.core.events import Observer
-from streambatch.core.parts import Source
+from streambatch.core.protocols import Source
 from streambatch.core.units import format_size
 from streambatch.microbatch.batcher import Batcher
 from streambatch.microbatch.inbox import Inbox, InboxAborted, QueueLimits

@@ -11,7 +11,7 @@ import anyio
 from streambatch.core.chunks import Chunk
 from streambatch.core.clock import Clock
 from streambatch.core.events import Observer, Refusal
-from streambatch.core.parts import Memory
+from streambatch.core.intake import Memory
 from streambatch.microbatch.inbox import Inbox
 
 WhenFull = Literal["block", "drop_newest"]

@@ -21,7 +21,7 @@ from streambatch.config.config import Config
 from streambatch.core.chunks import Chunk, Partition
 from streambatch.core.durable import Notes, Saved
 from streambatch.core.errors import SourceError
-from streambatch.core.parts import Intake
+from streambatch.core.intake import Intake
 from streambatch.core.types import IntArray
 from streambatch.ops.letters import Key, layout_of
 

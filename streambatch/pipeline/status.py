@@ -11,7 +11,7 @@ from streambatch.core.budget import Budget
 from streambatch.core.clock import Clock
 from streambatch.core.events import Observer, State
 from streambatch.core.ledger import Ledger
-from streambatch.core.parts import CountableSource
+from streambatch.core.protocols import CountableSource
 from streambatch.core.report import DriverState, Ended, Quantiles, RunReport, Snapshot
 from streambatch.core.spooling import SpoolStatus
 from streambatch.core.text import encodable

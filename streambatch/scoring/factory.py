@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from streambatch.codecs.formats import TABLES, framing_for_format, resolve_format
 from streambatch.codecs.rows import validate
 from streambatch.core.codec import Decoder, Encoder, Framing
-from streambatch.core.parts import Source
+from streambatch.core.protocols import Source
 from streambatch.core.schema import RecordSchema
 from streambatch.scoring.states import name_of
 from streambatch.scoring.transform import SourceFormat, Transform

@@ -13,7 +13,7 @@ import msgspec
 
 from streambatch.core.durable import learned
 from streambatch.core.errors import StepError
-from streambatch.core.parts import StatefulStep
+from streambatch.core.protocols import StatefulStep
 
 States = tuple[Any, ...]
 """For each step what it remembers; None for one without memory."""

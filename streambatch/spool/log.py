@@ -20,7 +20,7 @@ from streambatch.core.chunks import Chunk
 from streambatch.core.clock import Clock
 from streambatch.core.errors import SourceError
 from streambatch.core.events import Observer
-from streambatch.core.parts import Memory
+from streambatch.core.intake import Memory
 from streambatch.core.spooling import SpoolFull, SpoolStatus
 from streambatch.spool.disk import FULL, SpoolDisk, failed
 from streambatch.spool.folder import Damaged, Found, Placed, Segment, SpoolFolder

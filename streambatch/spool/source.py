@@ -22,12 +22,8 @@ from streambatch.core.clock import Clock
 from streambatch.core.durable import Notes, Saved
 from streambatch.core.errors import OptionError
 from streambatch.core.events import Observer, Refusal
-from streambatch.core.parts import (
-    CountingIntake,
-    Intake,
-    Memory,
-    Source,
-)
+from streambatch.core.intake import CountingIntake, Intake, Memory
+from streambatch.core.protocols import Source
 from streambatch.core.spooling import (
     DEDUPE_SECONDS,
     KeyReused,

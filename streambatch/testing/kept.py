@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from streambatch.core.durable import Mark
-from streambatch.core.parts import RewindableOutput, SegmentedSink, Sink
+from streambatch.core.protocols import RewindableOutput, SegmentedSink, Sink
 from streambatch.testing.rows import Row
 
 

@@ -17,7 +17,7 @@ import anyio
 from streambatch.codecs.formats import framing_for_format
 from streambatch.core.budget import SMALLEST_MEMORY
 from streambatch.core.chunks import KEPT_OF_OVERSIZE, Chunk
-from streambatch.core.parts import ResumableSource, Source
+from streambatch.core.protocols import ResumableSource, Source
 from streambatch.testing.conformance import Conformance, nothing_left_behind, plain_errors, settled, skip, turns
 from streambatch.testing.fakes import CollectingIntake
 from streambatch.testing.resuming import AckedRecords, Found

@@ -7,7 +7,7 @@ import numpy as np
 
 from streambatch.codecs.table.chunk import TableChunk
 from streambatch.core.chunks import Chunk
-from streambatch.core.parts import Source
+from streambatch.core.protocols import Source
 from streambatch.testing.fakes import CollectingIntake
 
 PUTS_IN_A_ROW = 20_000

@@ -11,7 +11,7 @@ import pytest
 
 from streambatch.core.durable import Commit, Mark
 from streambatch.core.errors import HeldError, SinkError, SinkOutage
-from streambatch.core.parts import Sink
+from streambatch.core.protocols import Sink
 from streambatch.testing import Row, SinkConformance, rows_in
 from tests.conformance.verdicts import check_noticed, failures
 

@@ -20,7 +20,8 @@ from streambatch.core.chunks import (
     Partition,
 )
 from streambatch.core.durable import Notes, Saved
-from streambatch.core.parts import Intake, Source
+from streambatch.core.intake import Intake
+from streambatch.core.protocols import Source
 from streambatch.testing import SourceConformance
 from tests.conformance.verdicts import check_noticed, failures
 

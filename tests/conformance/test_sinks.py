@@ -22,7 +22,7 @@ from streambatch.connectors.memory.none import NoneSink
 from streambatch.connectors.memory.sink import MemorySink
 from streambatch.connectors.sockets.tcp_sink import TcpSink
 from streambatch.connectors.stdio.sink import StdoutSink
-from streambatch.core.parts import Sink
+from streambatch.core.protocols import Sink
 from streambatch.storage.segments import Rotation
 from streambatch.testing import Row, SinkConformance, rows_in
 

@@ -24,7 +24,7 @@ from streambatch.connectors.sockets.tcp import TcpSource
 from streambatch.connectors.sockets.udp import UdpSource
 from streambatch.connectors.sockets.unix import UnixSource
 from streambatch.connectors.stdio.source import StdinSource
-from streambatch.core.parts import Source
+from streambatch.core.protocols import Source
 from streambatch.net.addresses import parse_address
 from streambatch.testing import SourceConformance
 

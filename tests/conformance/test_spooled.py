@@ -9,7 +9,7 @@ import pytest
 
 from streambatch.connectors.http.source import HttpSource
 from streambatch.connectors.sockets.tcp import TcpSource
-from streambatch.core.parts import Source
+from streambatch.core.protocols import Source
 from streambatch.net.addresses import parse_address
 from streambatch.spool.source import SpooledSource, spooled
 from streambatch.testing import SourceConformance

@@ -9,7 +9,7 @@ from streambatch.core.budget import Budget
 from streambatch.core.chunks import Chunk
 from streambatch.core.clock import Clock, SystemClock
 from streambatch.core.events import Observer, Refusal, RejectedConnection
-from streambatch.core.parts import Memory
+from streambatch.core.intake import Memory
 
 
 class PeakBudget(Budget):

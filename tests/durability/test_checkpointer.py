@@ -13,9 +13,9 @@ from streambatch.core.batches import Batch, Stamps
 from streambatch.core.chunks import Chunk, Partition
 from streambatch.core.durable import Notes, Saved
 from streambatch.core.errors import StateOutage
+from streambatch.core.intake import Intake
 from streambatch.core.ledger import Ledger
 from streambatch.core.outcomes import Outcome
-from streambatch.core.parts import Intake
 from streambatch.durability.checkpointer import Checkpointer
 from streambatch.durability.store.store import StateStore
 from tests.chunks import chunk_of

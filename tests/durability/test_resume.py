@@ -24,7 +24,7 @@ import streambatch as sb
 from streambatch.core import backoff
 from streambatch.core.chunks import Chunk
 from streambatch.core.errors import SinkError, SinkOutage, StateOutage
-from streambatch.core.parts import Intake
+from streambatch.core.intake import Intake
 from streambatch.core.report import Counts
 from streambatch.core.types import FloatArray
 from streambatch.delivery import dead_letters, outbox

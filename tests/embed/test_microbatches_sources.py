@@ -23,7 +23,7 @@ from streambatch.connectors.sockets.unix import UnixSource
 from streambatch.core.budget import Limits
 from streambatch.core.chunks import Chunk, Partition
 from streambatch.core.errors import OptionError, SourceError
-from streambatch.core.parts import Intake
+from streambatch.core.intake import Intake
 from streambatch.embed.microbatches import SourceBatch, microbatches
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.testing import LoopClock

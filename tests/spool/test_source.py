@@ -22,7 +22,7 @@ from streambatch.connectors.sockets.unix import UnixSource
 from streambatch.core.chunks import Chunk
 from streambatch.core.durable import Saved
 from streambatch.core.errors import ConfigError, OptionError, SourceError, first_cause
-from streambatch.core.parts import ResumableSource, Source
+from streambatch.core.protocols import ResumableSource, Source
 from streambatch.spool import disk as spool_disk
 from streambatch.spool.source import KEPT_BYTES, SpooledSource, spooled
 from streambatch.testing.fakes import CollectingIntake

@@ -26,7 +26,7 @@ from streambatch.core.chunks import Partition
 from streambatch.core.codec import Framing
 from streambatch.core.events import FileEvent
 from streambatch.core.feed import Feed
-from streambatch.core.parts import Intake
+from streambatch.core.intake import Intake
 
 LOOK_SECONDS = 0.05
 """Between two looks, unless they take long."""

@@ -27,7 +27,7 @@ from streambatch.core.backlog import Backlog, no_files
 from streambatch.core.chunks import Partition
 from streambatch.core.codec import Framer
 from streambatch.core.feed import Feed
-from streambatch.core.parts import Intake
+from streambatch.core.intake import Intake
 
 
 class Place(NamedTuple):

@@ -21,8 +21,9 @@ from streambatch.connectors.files.reading import Reading
 from streambatch.core.backlog import Backlog, no_files
 from streambatch.core.durable import Notes, Saved
 from streambatch.core.errors import OptionError
+from streambatch.core.intake import Intake
 from streambatch.core.options import options
-from streambatch.core.parts import CountableSource, Intake
+from streambatch.core.protocols import CountableSource
 from streambatch.core.units import Duration, Size
 
 

@@ -25,7 +25,7 @@ from streambatch.core.allocator import keep_freed_memory
 from streambatch.core.chunks import Chunk, Partition
 from streambatch.core.errors import SourceError
 from streambatch.core.feed import Feed
-from streambatch.core.parts import Intake, Memory
+from streambatch.core.intake import Intake, Memory
 
 
 class TableFramer:

@@ -32,8 +32,8 @@ from streambatch.core.chunks import Partition
 from streambatch.core.errors import OptionError
 from streambatch.core.feed import Feed
 from streambatch.core.grants import Grants, grants_of
+from streambatch.core.intake import Intake
 from streambatch.core.options import options
-from streambatch.core.parts import Intake
 from streambatch.core.spooling import KeyReused, RequestIntake, RequestTooLarge, SpoolFull, StoredRequest, check_spool
 from streambatch.core.units import Duration, Size, format_size
 from streambatch.net.addresses import ListenAddress, parse_address

@@ -15,8 +15,8 @@ from streambatch.codecs.formats import framing_for_format
 from streambatch.core.chunks import Partition
 from streambatch.core.errors import OptionError
 from streambatch.core.feed import Feed
+from streambatch.core.intake import Intake
 from streambatch.core.options import options
-from streambatch.core.parts import Intake
 from streambatch.core.units import Size
 
 BLOCK_BYTES = 1 << 20

@@ -26,8 +26,8 @@ from streambatch.core.chunks import Partition
 from streambatch.core.errors import OptionError
 from streambatch.core.feed import Feed
 from streambatch.core.grants import Grants, grants_of
+from streambatch.core.intake import Intake
 from streambatch.core.options import options
-from streambatch.core.parts import Intake
 from streambatch.core.spooling import check_spool
 from streambatch.net.listening import IdleTimeout, Listening, MaxConnections, MaxRecordBytes, Spool, WhenFull
 

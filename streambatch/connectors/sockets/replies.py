@@ -17,7 +17,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from streambatch.core.feed import Feed
-from streambatch.core.parts import Intake
+from streambatch.core.intake import Intake
 
 ANSWER_BYTES = 256
 """What the answer to a record is reckoned at, besides the record's own size, before it is known."""

@@ -21,8 +21,8 @@ from streambatch.codecs.formats import framing_for_format
 from streambatch.core.allocator import keep_freed_memory
 from streambatch.core.chunks import Partition
 from streambatch.core.feed import Feed
+from streambatch.core.intake import Intake
 from streambatch.core.options import options
-from streambatch.core.parts import Intake
 from streambatch.core.spooling import check_spool
 from streambatch.core.units import Size, format_size
 from streambatch.net.addresses import ListenAddress, parse_address

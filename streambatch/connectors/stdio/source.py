@@ -19,8 +19,8 @@ from streambatch.core.allocator import keep_freed_memory
 from streambatch.core.chunks import Partition
 from streambatch.core.errors import SourceError
 from streambatch.core.feed import Feed
+from streambatch.core.intake import Intake
 from streambatch.core.options import options
-from streambatch.core.parts import Intake
 from streambatch.core.units import Size
 
 READ_BYTES = 1 << 20

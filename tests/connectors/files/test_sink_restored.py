@@ -19,7 +19,7 @@ from streambatch.codecs.containers import Compression, Format
 from streambatch.connectors.files.sink import FileSink
 from streambatch.core.durable import Mark
 from streambatch.core.errors import HeldError, SinkError, SinkOutage
-from streambatch.core.parts import RewindableOutput
+from streambatch.core.protocols import RewindableOutput
 from streambatch.delivery.dead_letters import DeadLetterFile
 from streambatch.storage.segments import Rotation
 from tests.connectors.files.written import FORMATS, encoder, payload_of, rows_in
