@@ -8,35 +8,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from streambatch.core.chunks import (
-    KEPT_OF_OVERSIZE,
-    Chunk,
-    Fault,
-    Partition,
-)
+from streambatch.core.chunks import KEPT_OF_OVERSIZE, Chunk, Fault
+from streambatch.core.codec import FramerStart
 from streambatch.core.types import IntArray
 from streambatch.core.units import format_size
 
 
 class PartitionFramer:
-    """The part of a framer that doesn't depend on what separates records.
+    """The part of a framer that doesn't depend on what separates records."""
 
-    position: the offset in the partition where the first block starts. columns: what every chunk says of the fields
-    of its records; only formats with a header have such.
-    """
-
-    def __init__(
-        self,
-        partition: Partition,
-        *,
-        max_record_bytes: int,
-        position: int = 0,
-        columns: tuple[str, ...] | None = None,
-        origin: object = None,
-    ) -> None:
-        self.partition, self.origin, self.columns = partition, origin, columns
-        self.max_record_bytes = max_record_bytes
-        self.position = position
+    def __init__(self, start: FramerStart) -> None:
+        self.partition, self.origin, self.columns = start.partition, start.origin, start.columns
+        self.max_record_bytes = start.max_record_bytes
+        self.position = start.position
         self.pending = 0
 
     def _chunk(self, payload: bytes, ends: IntArray, base: int, now: float) -> Chunk:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
+
+import msgspec
 
 from streambatch.core.chunks import Chunk, Partition
 from streambatch.core.outcomes import RecordId, Rows
@@ -17,6 +20,8 @@ class Framer(Protocol):
     """Bytes held of a record that is not complete."""
     position: int
     """Where the last complete record ended."""
+    columns: tuple[str, ...] | None
+    """The header's names, once it was read; always None for a format without a header."""
 
     def feed(self, block: bytes, now: float) -> list[Chunk]:
         """Return the records that `block` completes."""
@@ -27,10 +32,30 @@ class Framer(Protocol):
         ...
 
 
-class Framing(Protocol):
+class FramerStart(msgspec.Struct, frozen=True, kw_only=True):
+    """Where framing starts in a partition, and what its chunks carry."""
+
+    partition: Partition
+    max_record_bytes: int
+    """A longer record is dead; its first bytes are kept."""
+    position: int = 0
+    """Offset in the partition of the first byte of the first block."""
+    columns: tuple[str, ...] | None = None
+    """The header's names: a format with a header needs them to start anywhere but at 0."""
+    origin: object = None
+    """What every chunk carries for replies."""
+
+    def at(self, position: int, columns: tuple[str, ...] | None = None) -> FramerStart:
+        """Return the same start at another position."""
+        return msgspec.structs.replace(self, position=position, columns=columns)
+
+
+class Framing(ABC):
     """A way to tell records apart in bytes."""
 
     name: str
+    has_header: bool = False
+    """Whether what begins a partition is needed to read it from further on: see `FramerStart.columns`."""
 
     def framer(
         self,
@@ -42,11 +67,23 @@ class Framing(Protocol):
         origin: object = None,
     ) -> Framer:
         """Return a framer that starts at `position`; past the start of a format with a header it needs `columns`."""
-        ...
+        return self.framer_from(
+            FramerStart(
+                partition=partition,
+                max_record_bytes=max_record_bytes,
+                position=position,
+                columns=columns,
+                origin=origin,
+            )
+        )
 
+    @abstractmethod
+    def framer_from(self, start: FramerStart) -> Framer:
+        """Return a framer that starts there."""
+
+    @abstractmethod
     def strip(self, raw: memoryview) -> bytes:
         """Return a record's own bytes, without what frames it."""
-        ...
 
 
 class Decoder(Protocol):

@@ -22,10 +22,9 @@ from streambatch.codecs.formats import TABLES, framing_for_format
 from streambatch.connectors.files.identity import HEAD_BYTES, Identity
 from streambatch.connectors.files.known import FileNotes
 from streambatch.connectors.files.matching import folders_of, partition_name
-from streambatch.connectors.files.opening import columns_of, has_header
 from streambatch.connectors.files.source import FileSource
 from streambatch.core.chunks import Chunk, Partition
-from streambatch.core.codec import Framer
+from streambatch.core.codec import Framer, FramerStart
 
 _BLOCK_BYTES = 1 << 20
 
@@ -186,7 +185,7 @@ def columns_in(source: FileSource, file: FoundFile) -> tuple[str, ...] | None:
     with suppress(OSError, Corrupt), open(file.path, "rb") as opened:
         for block in _unpacked(opened, file.compression, _BLOCK_BYTES):
             framer.feed(block, 0.0)
-            if (columns := columns_of(framer)) is not None:
+            if (columns := framer.columns) is not None:
                 return columns
     return None
 
@@ -219,14 +218,15 @@ def _framer(
     source: FileSource, file: BinaryIO, compression: str, partition: Partition, first: int
 ) -> tuple[Framer, int]:
     """Return a framer for what comes after `first`, and where to read on."""
-    framing, limit = framing_for_format(source.format), source.max_record_bytes
-    framer = framing.framer(partition, max_record_bytes=limit)
-    if not first or not has_header(framing):
-        return framing.framer(partition, max_record_bytes=limit, position=first), first
+    framing = framing_for_format(source.format)
+    start = FramerStart(partition=partition, max_record_bytes=source.max_record_bytes)
+    if not first or not framing.has_header:
+        return framing.framer_from(start.at(first)), first
+    framer = framing.framer_from(start)
     for block in _unpacked(file, compression, _BLOCK_BYTES):
         framer.feed(block, 0.0)
-        if (columns := columns_of(framer)) is not None:
-            return framing.framer(partition, max_record_bytes=limit, position=first, columns=columns), first
+        if (columns := framer.columns) is not None:
+            return framing.framer_from(start.at(first, columns)), first
     raise ValueError("it has no header any more")
 
 

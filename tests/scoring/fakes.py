@@ -7,6 +7,7 @@ import numpy as np
 
 from streambatch.core.batches import Batch, Stamps
 from streambatch.core.chunks import Chunk
+from streambatch.core.codec import Framer, FramerStart, Framing
 from streambatch.core.outcomes import RecordId, Reject, Rows
 from streambatch.core.types import FloatArray
 from streambatch.scoring.transform import SourceFormat, Transform
@@ -35,10 +36,10 @@ class NumberDecoder:
         return Rows(ids, np.array(values).reshape(-1, 1), [ids], where, rejects)
 
 
-class LineFraming:
+class LineFraming(Framing):
     name = "lines"
 
-    def framer(self, *_: object, **__: object) -> Any:
+    def framer_from(self, start: FramerStart) -> Framer:
         raise NotImplementedError
 
     def strip(self, raw: memoryview) -> bytes:

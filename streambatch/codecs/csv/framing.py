@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 
 from streambatch.codecs.text.lines import LinesFramer, LinesFraming, newlines, stripped
-from streambatch.core.chunks import Chunk, Partition
-from streambatch.core.codec import Framer
+from streambatch.core.chunks import Chunk
+from streambatch.core.codec import Framer, FramerStart
 from streambatch.core.types import BoolArray, IntArray
 
 State = Literal["field_start", "unquoted", "quoted", "quote_seen"]
@@ -46,19 +46,10 @@ class CsvFraming(LinesFraming):
     """
 
     name = "csv"
+    has_header = True
 
-    def framer(
-        self,
-        partition: Partition,
-        *,
-        max_record_bytes: int,
-        position: int = 0,
-        columns: tuple[str, ...] | None = None,
-        origin: object = None,
-    ) -> Framer:
-        return CsvFramer(
-            partition, max_record_bytes=max_record_bytes, position=position, columns=columns, origin=origin
-        )
+    def framer_from(self, start: FramerStart) -> Framer:
+        return CsvFramer(start)
 
 
 class CsvFramer(LinesFramer):
@@ -67,22 +58,12 @@ class CsvFramer(LinesFramer):
     columns: the header's names, None until it was read; empty if it was no readable header.
     """
 
-    def __init__(
-        self,
-        partition: Partition,
-        *,
-        max_record_bytes: int,
-        position: int = 0,
-        columns: tuple[str, ...] | None = None,
-        origin: object = None,
-    ) -> None:
-        if position and columns is None:
-            raise ValueError(f"{partition}: the columns are needed to read CSV from byte {position} on")
-        super().__init__(
-            partition, max_record_bytes=max_record_bytes, position=position, columns=columns, origin=origin
-        )
+    def __init__(self, start: FramerStart) -> None:
+        if start.position and start.columns is None:
+            raise ValueError(f"{start.partition}: the columns are needed to read CSV from byte {start.position} on")
+        super().__init__(start)
         self._state: State = "field_start"
-        self._opening: bytes | None = None if position else b""
+        self._opening: bytes | None = None if start.position else b""
 
     def feed(self, block: bytes, now: float) -> list[Chunk]:
         """Return the records that `block` completes."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from streambatch.codecs.framer import PartitionFramer
 from streambatch.core.chunks import NO_ENDS, Chunk, Partition
-from streambatch.core.codec import Framer
+from streambatch.core.codec import Framer, FramerStart, Framing
 
 _ENCODE = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -103,23 +103,13 @@ class TableChunk(Chunk):
         return self._bytes * row // self._rows
 
 
-class NoneFraming:
+class NoneFraming(Framing):
     """Every block is one record, as a datagram is; rows of a table come as chunks already."""
 
     name = "none"
 
-    def framer(
-        self,
-        partition: Partition,
-        *,
-        max_record_bytes: int,
-        position: int = 0,
-        columns: tuple[str, ...] | None = None,
-        origin: object = None,
-    ) -> Framer:
-        return BlockFramer(
-            partition, max_record_bytes=max_record_bytes, position=position, columns=columns, origin=origin
-        )
+    def framer_from(self, start: FramerStart) -> Framer:
+        return BlockFramer(start)
 
     def strip(self, raw: memoryview) -> bytes:
         """Return a record as it is: nothing frames it."""

@@ -11,34 +11,19 @@ from struct import Struct
 import numpy as np
 
 from streambatch.codecs.framer import PartitionFramer
-from streambatch.core.chunks import (
-    KEPT_OF_OVERSIZE,
-    Chunk,
-    Fault,
-    Partition,
-)
-from streambatch.core.codec import Framer
+from streambatch.core.chunks import KEPT_OF_OVERSIZE, Chunk, Fault
+from streambatch.core.codec import Framer, FramerStart, Framing
 
 _LENGTH = Struct(">I")
 
 
-class LengthPrefixedFraming:
+class LengthPrefixedFraming(Framing):
     """A record is its length as an unsigned 32-bit big-endian integer, then its bytes; there may be none."""
 
     name = "length_prefixed"
 
-    def framer(
-        self,
-        partition: Partition,
-        *,
-        max_record_bytes: int,
-        position: int = 0,
-        columns: tuple[str, ...] | None = None,
-        origin: object = None,
-    ) -> Framer:
-        return LengthPrefixedFramer(
-            partition, max_record_bytes=max_record_bytes, position=position, columns=columns, origin=origin
-        )
+    def framer_from(self, start: FramerStart) -> Framer:
+        return LengthPrefixedFramer(start)
 
     def strip(self, raw: memoryview) -> bytes:
         """Return a record without its length."""
@@ -48,19 +33,9 @@ class LengthPrefixedFraming:
 class LengthPrefixedFramer(PartitionFramer):
     """Finds records in the blocks of one partition; see `Framer`."""
 
-    def __init__(
-        self,
-        partition: Partition,
-        *,
-        max_record_bytes: int,
-        position: int = 0,
-        columns: tuple[str, ...] | None = None,
-        origin: object = None,
-    ) -> None:
-        super().__init__(
-            partition, max_record_bytes=max_record_bytes, position=position, columns=columns, origin=origin
-        )
-        self._read_to = position
+    def __init__(self, start: FramerStart) -> None:
+        super().__init__(start)
+        self._read_to = start.position
         self._tail = bytearray()
         self._wanted = _LENGTH.size
         self._oversize_bytes = 0

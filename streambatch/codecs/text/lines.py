@@ -16,9 +16,8 @@ from streambatch.core.chunks import (
     KEPT_OF_OVERSIZE,
     Chunk,
     Fault,
-    Partition,
 )
-from streambatch.core.codec import Framer
+from streambatch.core.codec import Framer, FramerStart, Framing
 from streambatch.core.types import IntArray
 from streambatch.core.units import format_size
 
@@ -29,23 +28,13 @@ _PIECE_BYTES = 64 << 10
 """What is left of a block after an oversize record is framed in pieces, so that a rescan costs no more than one."""
 
 
-class LinesFraming:
+class LinesFraming(Framing):
     """A record ends with \\n or \\r\\n; lines without anything else are no records. A lone \\r ends nothing."""
 
     name = "lines"
 
-    def framer(
-        self,
-        partition: Partition,
-        *,
-        max_record_bytes: int,
-        position: int = 0,
-        columns: tuple[str, ...] | None = None,
-        origin: object = None,
-    ) -> Framer:
-        return LinesFramer(
-            partition, max_record_bytes=max_record_bytes, position=position, columns=columns, origin=origin
-        )
+    def framer_from(self, start: FramerStart) -> Framer:
+        return LinesFramer(start)
 
     def strip(self, raw: memoryview) -> bytes:
         """Return a record without its ending and without the blank lines before it."""
@@ -55,21 +44,11 @@ class LinesFraming:
 class LinesFramer(PartitionFramer):
     """Finds lines in the blocks of one partition; see `Framer`."""
 
-    def __init__(
-        self,
-        partition: Partition,
-        *,
-        max_record_bytes: int,
-        position: int = 0,
-        columns: tuple[str, ...] | None = None,
-        origin: object = None,
-    ) -> None:
-        super().__init__(
-            partition, max_record_bytes=max_record_bytes, position=position, columns=columns, origin=origin
-        )
-        self._start = position
+    def __init__(self, start: FramerStart) -> None:
+        super().__init__(start)
+        self._start = start.position
         self._tail = bytearray()
-        self._tail_bytes_max = max(max_record_bytes, KEPT_OF_OVERSIZE) + 1
+        self._tail_bytes_max = max(start.max_record_bytes, KEPT_OF_OVERSIZE) + 1
         self._skipped = 0
         self._skipped_last = 0
 

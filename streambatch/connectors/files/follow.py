@@ -17,13 +17,13 @@ from anyio import to_thread
 from streambatch.connectors.files.identity import HEAD_BYTES
 from streambatch.connectors.files.known import Known, NoteBook
 from streambatch.connectors.files.matching import Mark
-from streambatch.connectors.files.opening import Start, open_file, start_after, start_at
+from streambatch.connectors.files.opening import Opening, open_file, opened_after, opened_at
 from streambatch.connectors.files.outage import Outages
 from streambatch.connectors.files.searching import find_again, is_gone, look_at, read_heads
 from streambatch.connectors.files.tail import Followed, Tail
 from streambatch.core.backlog import Backlog, FileState, no_files
 from streambatch.core.chunks import Partition
-from streambatch.core.codec import Framing
+from streambatch.core.codec import FramerStart, Framing
 from streambatch.core.events import FileEvent
 from streambatch.core.feed import Feed
 from streambatch.core.intake import Intake
@@ -46,7 +46,7 @@ class _Opened(NamedTuple):
     """A handle, and where to start if nothing was read from it yet."""
 
     handle: io.FileIO
-    start: Start | None
+    start: Opening | None
 
 
 class _Read(NamedTuple):
@@ -218,10 +218,11 @@ class Follower:
                 handle.close()
             return error
 
-    def _start(self, handle: io.FileIO, file: Followed) -> Start:
-        start, at = (start_after, file.start) if file.from_end else (start_at, file.read_to)
-        partition = Partition(self._source, file.partition)
-        return start(handle, at, self._framing, partition, max_record_bytes=self._max_record_bytes)
+    def _start(self, handle: io.FileIO, file: Followed) -> Opening:
+        start = FramerStart(partition=Partition(self._source, file.partition), max_record_bytes=self._max_record_bytes)
+        if file.from_end:
+            return opened_after(handle, file.start, self._framing, start)
+        return opened_at(handle, file.read_to, self._framing, start)
 
     def _opened(self, file: Followed, opened: _Opened) -> None:
         self._handles[file] = opened.handle

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from streambatch.connectors.files.matching import Key, kind_of
-from streambatch.core.chunks import Chunk, Partition
-from streambatch.core.codec import Framer, Framing
+from streambatch.core.chunks import Chunk
+from streambatch.core.codec import Framer, FramerStart, Framing
 
 SKIM_BYTES = 1 << 20
 """Read at once of what comes before a position."""
 
 
-class Start(NamedTuple):
+class Opening(NamedTuple):
     """A framer, and the offset of the next byte to feed it."""
 
     framer: Framer
@@ -41,48 +41,31 @@ def open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
-def start_at(
-    handle: io.FileIO, position: int, framing: Framing, partition: Partition, *, max_record_bytes: int
-) -> Start:
-    """Return a framer for what comes after a record that ended at `position`."""
-    framer = framing.framer(partition, max_record_bytes=max_record_bytes)
+def opened_at(handle: io.FileIO, position: int, framing: Framing, start: FramerStart) -> Opening:
+    """Return a framer for what comes after a record that ended at `position`. start: of the whole partition."""
+    framer = framing.framer_from(start)
     if not position:
-        return Start(framer, 0)
+        return Opening(framer, 0)
     columns = None
-    if has_header(framing):
+    if framing.has_header:
         for _ in _skim(handle, framer, position):
-            columns = columns_of(framer)
+            columns = framer.columns
             if columns is not None:
                 break
         else:
             # It is another file since: what is read from here on won't be used.
-            return Start(framer, position)
-    framer = framing.framer(partition, max_record_bytes=max_record_bytes, position=position, columns=columns)
-    return Start(framer, position)
+            return Opening(framer, position)
+    return Opening(framing.framer_from(start.at(position, columns)), position)
 
 
-def has_header(framing: Framing) -> bool:
-    """Tell whether what begins a file is needed to read it from further on."""
-    return framing.name == "csv"
-
-
-def columns_of(framer: Framer) -> tuple[str, ...] | None:
-    """Return the columns that a framer has read the names of, if it has."""
-    columns: tuple[str, ...] | None = getattr(framer, "columns", None)
-    return columns
-
-
-def start_after(
-    handle: io.FileIO, size: int, framing: Framing, partition: Partition, *, max_record_bytes: int
-) -> Start:
+def opened_after(handle: io.FileIO, size: int, framing: Framing, start: FramerStart) -> Opening:
     """Return a framer for what comes after the last record that ends within the first `size` bytes."""
     if framing.name == "lines":
-        last = _last_newline(handle, size)
-        return start_at(handle, last, framing, partition, max_record_bytes=max_record_bytes)
-    framer = framing.framer(partition, max_record_bytes=max_record_bytes)
+        return opened_at(handle, _last_newline(handle, size), framing, start)
+    framer = framing.framer_from(start)
     for _ in _skim(handle, framer, size):
         pass
-    return Start(framer, size)
+    return Opening(framer, size)
 
 
 def _skim(handle: io.FileIO, framer: Framer, size: int) -> Iterator[list[Chunk]]:

@@ -20,12 +20,11 @@ from streambatch.connectors.files.identity import HEAD_BYTES, NOTHING_KNOWN, Ide
 from streambatch.connectors.files.input_file import BLOCK_BYTES, CutBack, InputFile, naming_errors, open_found
 from streambatch.connectors.files.known import Found, Known, NoteBook, match, notes_of
 from streambatch.connectors.files.matching import Mark, PartitionNames, check_not_empty, look, once
-from streambatch.connectors.files.opening import columns_of, has_header
 from streambatch.connectors.files.outage import Outages
 from streambatch.connectors.files.searching import is_gone
 from streambatch.core.backlog import Backlog, no_files
 from streambatch.core.chunks import Partition
-from streambatch.core.codec import Framer
+from streambatch.core.codec import Framer, FramerStart
 from streambatch.core.feed import Feed
 from streambatch.core.intake import Intake
 
@@ -158,20 +157,20 @@ class Reading:
 
     async def _framer(self, file: InputFile, place: Place) -> Framer:
         """Return a framer for what comes after the place, and bring the file there."""
-        partition, limit = Partition(self._source, place.partition), self._max_record_bytes
-        framer = self._framing.framer(partition, max_record_bytes=limit)
+        start = FramerStart(partition=Partition(self._source, place.partition), max_record_bytes=self._max_record_bytes)
+        framer = self._framing.framer_from(start)
         if not place.position:
             return framer
         columns, at = None, 0
-        while has_header(self._framing) and columns is None:
+        while self._framing.has_header and columns is None:
             block = await file.read(min(BLOCK_BYTES, place.position - at))
             if not block:
                 raise CutBack
             at += len(block)
             framer.feed(block, 0.0)
-            columns = columns_of(framer)
+            columns = framer.columns
         await file.skip(place.position - at)
-        return self._framing.framer(partition, max_record_bytes=limit, position=place.position, columns=columns)
+        return self._framing.framer_from(start.at(place.position, columns))
 
     def _note(self, file: InputFile, place: Place, end: int | None = None) -> None:
         notes = notes_of(file.path, file.mark, file.identity)

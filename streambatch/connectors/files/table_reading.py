@@ -35,6 +35,7 @@ class TableFramer:
         self._partition, self.position = partition, position
         self.partition = partition.name
         self.pending = 0
+        self.columns: tuple[str, ...] | None = None
 
     def feed(self, block: Any, now: float) -> list[Chunk]:
         """Return the rows of a record batch."""

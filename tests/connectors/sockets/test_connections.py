@@ -17,8 +17,8 @@ from pydantic import TypeAdapter
 from streambatch.codecs.formats import framing_for_format
 from streambatch.connectors.sockets import connections
 from streambatch.connectors.sockets.tcp import TcpSource
-from streambatch.core.chunks import Chunk, Partition
-from streambatch.core.codec import Framer, Framing
+from streambatch.core.chunks import Chunk
+from streambatch.core.codec import Framer, FramerStart, Framing
 from streambatch.core.errors import ConfigError
 from streambatch.core.grants import ALLOWANCE_MAX, grants_of
 from tests.connectors.intakes import KeepingIntake, ManualClock, until
@@ -316,7 +316,7 @@ async def test_a_fast_client_does_not_keep_others_waiting() -> None:
     assert sorted(r for r in intake.records() if len(r) < 5) == [b"%d\n" % n for n in range(10)]
 
 
-class CountingFraming:
+class CountingFraming(Framing):
     """Counts the bytes that framers are fed."""
 
     def __init__(self, framing: Framing) -> None:
@@ -324,8 +324,8 @@ class CountingFraming:
         self.size = 0
         self.framers: list[Framer] = []
 
-    def framer(self, partition: Partition, *, max_record_bytes: int, origin: object = None) -> Framer:
-        framer = self.framing.framer(partition, max_record_bytes=max_record_bytes, origin=origin)
+    def framer_from(self, start: FramerStart) -> Framer:
+        framer = self.framing.framer_from(start)
         feed = framer.feed
 
         def counted(block: bytes, now: float) -> list[Chunk]:
