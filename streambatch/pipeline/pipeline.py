@@ -22,12 +22,7 @@ from streambatch.core.events import Observer, Observers
 from streambatch.core.ledger import Ledger
 from streambatch.core.naming import distinctly_named
 from streambatch.core.outcomes import Outcome
-from streambatch.core.protocols import (
-    CountableSource,
-    ResumableSource,
-    Sink,
-    Source,
-)
+from streambatch.core.protocols import CountableSource, ResumableSource, Sink, Source
 from streambatch.core.report import Ended, RunReport, Snapshot
 from streambatch.core.schema import RecordSchema
 from streambatch.delivery.dead_letter_log import DeadLetterLog, stop_share, too_many_dead

@@ -14,12 +14,7 @@ import anyio
 
 from streambatch.core.clock import SystemClock
 from streambatch.core.errors import SinkOutage, StreambatchError
-from streambatch.core.protocols import (
-    IdentifiedSink,
-    RewindableOutput,
-    SegmentedSink,
-    Sink,
-)
+from streambatch.core.protocols import IdentifiedSink, RewindableOutput, SegmentedSink, Sink
 from streambatch.testing.conformance import Conformance, nothing_left_behind, skip, turns
 from streambatch.testing.kept import Kept
 from streambatch.testing.rows import Row, check_same, encoded, encoder_of_rows
