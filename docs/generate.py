@@ -12,10 +12,9 @@ from typing import Any, get_args
 import typer.main
 
 from streambatch.cli.app import app
-from streambatch.config.config import Group
 from streambatch.config.plugins import find_part, installed
 from streambatch.config.schema import config_schema
-from streambatch.config.sections import SECTIONS
+from streambatch.config.sections import SECTIONS, Group
 from streambatch.core.units import format_size
 from streambatch.observe.catalogue import CATALOGUE, DEAD_LETTERS, DROPPED, Metric
 

@@ -5,9 +5,9 @@ from typing import Any, get_args
 
 import msgspec
 
-from streambatch.config.config import Group
 from streambatch.config.plugins import find_part, installed
 from streambatch.config.schema import config_schema
+from streambatch.config.sections import Group
 from streambatch.core.errors import OptionError
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from streambatch.config import config as configs
 from streambatch.config.config import Config
 from streambatch.config.plugins import find_part
+from streambatch.config.sections import ConfiguredPart
 from streambatch.core.errors import (
     ConfigError,
     ConfigProblem,
@@ -185,7 +186,7 @@ def load_pipeline(
     return Assembly(load_config(path, overrides=overrides, environ=environ)).pipeline(observer)
 
 
-def _made(key: str, part: configs.Part, config: Config) -> Any:
+def _made(key: str, part: ConfiguredPart, config: Config) -> Any:
     """Build a step or load a model; what an option names and isn't there is a problem of the config."""
     make = part.options.load if key == "model" else part.options.build
     try:
@@ -197,7 +198,7 @@ def _made(key: str, part: configs.Part, config: Config) -> Any:
 
 
 @contextmanager
-def _placed(key: str, part: configs.Part, config: Config) -> Iterator[None]:
+def _placed(key: str, part: ConfiguredPart, config: Config) -> Iterator[None]:
     """Have the message about a step that won't do begin with the config and the key that is wrong in it."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""What differs between two configs, and which of it can be changed while a pipeline runs.
+"""Compare two configs, and tell changes that a running pipeline can take over from those that need a restart.
 
 Secrets are compared and never shown.
 """
@@ -18,7 +18,7 @@ LIVE = (
     "model", "preprocess", "batch", "queue", "delivery", "workers.count", "workers.timeout", "workers.attempts",
     "dead_letter.stop_at",
 )  # fmt: skip
-"""Keys, and tables as a whole, that a running pipeline can change."""
+"""Keys, and whole tables, that can change while a pipeline runs."""
 SHOWN_MAX = 120
 """Characters of a value that are shown."""
 _ABSENT = "nothing"
@@ -33,25 +33,26 @@ class Change(NamedTuple):
 
     @property
     def is_live(self) -> bool:
-        """Whether a running pipeline can change it."""
+        """Whether the change can be made while the pipeline runs."""
         return any(self.key == live or self.key.startswith((f"{live}.", f"{live}[")) for live in LIVE)
 
 
 def changes_between(before: Config, after: Config) -> list[Change]:
-    """Return what differs, in the order of the sections; a key that one lacks is shown as `nothing`."""
+    """Return the keys that differ, in the order of the sections; a key missing on one side is shown as `nothing`."""
     old, new = dict(_flat(before.effective, "")), dict(_flat(after.effective, ""))
     changes = [
         Change(key, old.get(key, _ABSENT), new.get(key, _ABSENT))
         for key in dict.fromkeys([*old, *new])
         if old.get(key) != new.get(key)
     ]
-    told = {change.key.partition(".")[0].partition("[")[0] for change in changes}
-    secret = [section for section in _differing(before, after) if section not in told]
+    listed = {change.key.partition(".")[0].partition("[")[0] for change in changes}
+    # A secret is redacted in both effective configs, so that only the options themselves can tell that it changed.
+    secret = [section for section in _differing(before, after) if section not in listed]
     return changes + [Change(section, "a secret value", "another one") for section in secret]
 
 
 def check_live(changes: list[Change], where: str) -> None:
-    """Raise ConfigError that names every change a running pipeline can't make."""
+    """Raise ConfigError with every change that needs a restart."""
     problems = [
         ConfigProblem(change.key, change.after, f"{change.before}, {LATER}") for change in changes if not change.is_live
     ]
@@ -60,7 +61,7 @@ def check_live(changes: list[Change], where: str) -> None:
 
 
 def _differing(before: Config, after: Config) -> Iterator[str]:
-    """Yield the sections that differ, though it may be in what is redacted."""
+    """Yield the sections whose options differ, redacted values included."""
     for section in SECTIONS:
         name = "sources" if section == "source" else section
         if getattr(before, name) != getattr(after, name):

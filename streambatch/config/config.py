@@ -1,7 +1,7 @@
-"""From a config file to the options of every part, checked as a whole before anything is touched.
+"""Load a config file as the checked options of every part.
 
-Sources, sink, steps and model come as instances of the classes that a lookup of plugins returns; nothing is opened or
-loaded here.
+The options of sources, sink, steps and model are instances of the classes that the plugin lookup returns. Nothing is
+opened and no model is loaded here, so that a config can be checked anywhere.
 """
 
 import hashlib
@@ -15,74 +15,44 @@ import msgspec
 
 from streambatch.config.crosschecks import cross_check
 from streambatch.config.draft import Draft, read_draft
-from streambatch.config.sections import (
-    SECTIONS,
-    Find,
-    Group,
-    HttpOptions,
-    Part,
-    Sections,
-    option_fields,
-    read_sections,
-)
-from streambatch.core.budget import Limits
+from streambatch.config.sections import SECTIONS, ConfiguredPart, Find, Sections, Tables, option_fields, read_sections
 from streambatch.core.errors import ConfigError
 from streambatch.core.redaction import REDACTED, looks_secret, redacted
-from streambatch.core.schema import RecordSchema
 from streambatch.core.text import encodable
-from streambatch.delivery.dead_letters import DeadLetterOptions
-from streambatch.durability.manifest import RunsOptions
-from streambatch.durability.resume import Delivery
-from streambatch.microbatch.inbox import QueueLimits
-from streambatch.microbatch.window import BatchPolicy
-from streambatch.observe.drift import DriftOptions
-from streambatch.observe.tracing import OtelOptions
-from streambatch.scoring.executors.choice import Workers
 
-__all__ = ["Config", "Find", "Group", "HttpOptions", "Part", "load_config", "restore_config"]
+_SHOWN_ORDER = (*(key for key in SECTIONS if key != "sink"), "sink")
+"""Sections as the effective config lists them: what comes in first, where scores go last."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """A config that holds together. Paths are absolute, as far as the config's own path is.
-
-    effective: every section with defaults filled in and secrets redacted, as JSON would hold it. digest: sha256 of
-    that, without the folder it lies in: a config that is moved as a whole keeps its digest.
-    """
+class Config(Tables):
+    """A checked config: the sections in `Tables`, and these. Paths are absolute if the config's own path is."""
 
     path: Path
     name: str
     state_dir: Path
-    sources: tuple[Part, ...]
-    record: RecordSchema
-    queue: QueueLimits
-    limits: Limits
-    batch: BatchPolicy
-    preprocess: tuple[Part, ...]
-    model: Part
-    workers: Workers
-    sink: Part
-    dead_letter: DeadLetterOptions
-    delivery: Delivery
-    runs: RunsOptions
-    http: HttpOptions
-    drift: DriftOptions
-    otel: OtelOptions
+    sources: tuple[ConfiguredPart, ...]
+    preprocess: tuple[ConfiguredPart, ...]
+    model: ConfiguredPart
+    sink: ConfiguredPart
     effective: Mapping[str, Any]
+    """Every section with defaults filled in and secrets redacted, as JSON would hold it."""
     digest: str
+    """sha256 of `effective` without the folder it lies in, so that a project that is moved as a whole keeps it."""
 
     @property
     def folder(self) -> Path:
-        """What relative paths are relative to."""
+        """The folder of the config file, which relative paths start from."""
         return self.path.parent
 
 
 def load_config(
     path: str | Path, find: Find, *, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
 ) -> Config:
-    """Read and check a config. overrides: `key.of.option=value`. environ: by default the process's own.
+    """Read and check a config.
 
-    Raises ConfigError with every problem there is.
+    overrides: texts such as `batch.max_records=256`. environ: by default the process's own.
+    Raises ConfigError with every problem found.
     """
     environ = os.environ if environ is None else environ
     draft = read_draft(Path(path), overrides, environ)
@@ -95,9 +65,9 @@ def load_config(
 
 
 def restore_config(path: Path, effective: Mapping[str, Any], find: Find) -> Config:
-    """Return the config that was once effective, from how it was recorded; secrets stay redacted.
+    """Return the config that a run recorded as effective; its secrets stay redacted.
 
-    Raises ConfigError when its parts can't be made any more.
+    Raises ConfigError when a part of it can't be built any more.
     """
     draft = Draft(path.absolute(), _without_absent(effective))
     sections = read_sections(draft, find)
@@ -121,30 +91,33 @@ def _state_dir(draft: Draft, sections: Sections, environ: Mapping[str, str]) -> 
 
 def _config(draft: Draft, sections: Sections, state_dir: Path) -> Config:
     (sink,) = sections.sinks.values()
-    parts: dict[str, Any] = {key: getattr(sections, key) for key in SECTIONS if key not in ("source", "sink")}
-    effective = {
-        "name": sections.name,
-        "state_dir": str(state_dir),
-        "source": _plain(sections.sources),
-        **{key: _plain(part) for key, part in parts.items()},
-        "sink": _plain(sections.sinks),
+    model: Any = sections.model
+    built = {
+        **sections.tables,
+        "source": sections.sources,
+        "preprocess": sections.preprocess,
+        "model": model,
+        "sink": sections.sinks,
     }
-    effective = _redact(effective, "", draft.secrets)
+    shown = {key: _plain(built[key]) for key in _SHOWN_ORDER}
+    effective = _redact({"name": sections.name, "state_dir": str(state_dir), **shown}, "", draft.secrets)
     return Config(
         path=draft.path,
         name=str(sections.name),
         state_dir=state_dir,
         sources=tuple(sections.sources.values()),
+        preprocess=sections.preprocess,
+        model=model,
         sink=sink,
         effective=effective,
         digest=_digest(effective, draft.path.parent),
-        **parts,
+        **sections.tables,
     )
 
 
 def _plain(value: Any) -> Any:
     """Return options as tables, lists and scalars."""
-    if isinstance(value, Part):
+    if isinstance(value, ConfiguredPart):
         return {"type": value.type, **{key: v for key, v in _plain(value.options).items() if key != "name"}}
     if is_dataclass(value) and not isinstance(value, type):
         return {option.name: _plain(getattr(value, option.name)) for option in option_fields(type(value))}

@@ -1,6 +1,6 @@
-"""Secrets that come as files: systemd's credentials, Docker's and Kubernetes' secrets.
+"""Read secrets that are passed as files: systemd credentials, Docker and Kubernetes secrets.
 
-Each is a file in the folder that CREDENTIALS_DIRECTORY names, read only when a config asks for it by its name.
+Each is a file in the folder that CREDENTIALS_DIRECTORY names. It is read only if a config refers to its name.
 """
 
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ CREDENTIAL_BYTES_MAX = 1 << 20
 
 
 def read_credential(name: str, environ: Mapping[str, str]) -> str | None:
-    """Return a credential without the newline it ends in, or None when there is none of that name.
+    """Return a credential without its final newline, or None if there is none of that name.
 
-    Raises OSError or ValueError when it is there and can't be read, or is no text.
+    Raises OSError or ValueError if the file exists and can't be read, or is not text.
     """
     folder = environ.get("CREDENTIALS_DIRECTORY")
     if not folder:

@@ -9,11 +9,16 @@ from os.path import normpath
 from pathlib import Path
 
 from streambatch.config.draft import Draft
-from streambatch.config.sections import Sections
+from streambatch.config.sections import HttpOptions, Sections
+from streambatch.core.budget import Limits
 from streambatch.core.errors import ConfigError
+from streambatch.core.schema import RecordSchema
 from streambatch.core.units import format_size
+from streambatch.delivery.dead_letters import DeadLetterOptions
+from streambatch.microbatch.inbox import QueueLimits
+from streambatch.microbatch.window import BatchPolicy
 from streambatch.net.addresses import parse_address
-from streambatch.observe.drift import watched_features
+from streambatch.observe.drift import DriftOptions, watched_features
 from streambatch.storage.segments import Rotation, SegmentNames
 
 _ANY_HOST = ("0.0.0.0", "::")
@@ -33,7 +38,7 @@ def cross_check(draft: Draft, sections: Sections, state_dir: Path) -> None:
 
 def _check_sizes(draft: Draft, sections: Sections) -> None:
     """A batch larger than the queue would never fill."""
-    batch, queue = sections.batch, sections.queue
+    batch, queue = sections.get(BatchPolicy), sections.get(QueueLimits)
     if batch is None or queue is None:
         return
     for option in ("max_records", "max_bytes"):
@@ -49,10 +54,11 @@ def _check_sizes(draft: Draft, sections: Sections) -> None:
 
 def _check_memory(draft: Draft, sections: Sections) -> None:
     """A part that may hold more than all parts together would never come to it."""
-    if sections.limits is None:
+    limits = sections.get(Limits)
+    if limits is None:
         return
-    memory = sections.limits.memory
-    asked = {f"{key}.max_bytes": getattr(getattr(sections, key), "max_bytes", 0) for key in ("queue", "batch")}
+    memory = limits.memory
+    asked = {f"{key}.max_bytes": getattr(sections.tables.get(key), "max_bytes", 0) for key in ("queue", "batch")}
     asked |= {
         f"source.{name}.max_record_bytes": getattr(part.options, "max_record_bytes", 0)
         for name, part in sections.sources.items()
@@ -87,8 +93,9 @@ def _addresses(sections: Sections) -> Iterator[tuple[str, str]]:
     for name, part in sections.sources.items():
         if part.type in ("tcp", "http"):
             yield f"source.{name}.listen", part.options.listen
-    if sections.http is not None and sections.http.listen != "off":
-        yield "http.listen", sections.http.listen
+    http = sections.get(HttpOptions)
+    if http is not None and http.listen != "off":
+        yield "http.listen", http.listen
 
 
 def _check_stdin(draft: Draft, sections: Sections) -> None:
@@ -131,9 +138,10 @@ def _outputs(sections: Sections, state_dir: Path) -> Iterator[tuple[str, str]]:
         path = getattr(part.options, "path", None)
         if path is not None:
             yield f"sink.{name}.path", _written(Path(path), getattr(part.options, "rotation", None))
-    if sections.dead_letter is not None:
-        path = Path(sections.dead_letter.path or state_dir / "dead_letters.jsonl")
-        yield "dead_letter.path", _written(path, sections.dead_letter.rotate)
+    dead_letter = sections.get(DeadLetterOptions)
+    if dead_letter is not None:
+        path = Path(dead_letter.path or state_dir / "dead_letters.jsonl")
+        yield "dead_letter.path", _written(path, dead_letter.rotate)
 
 
 def _written(path: Path, rotation: Rotation | None) -> str:
@@ -158,20 +166,22 @@ def _match_parts(patterns: tuple[str, ...], parts: tuple[str, ...]) -> bool:
 
 def _check_csv(draft: Draft, sections: Sections) -> None:
     """A CSV field is one number: an array can't be in it."""
-    if sections.record is None or not isinstance(sections.record.features, str):
+    record = sections.get(RecordSchema)
+    if record is None or not isinstance(record.features, str):
         return
     for name, part in sections.sources.items():
         if getattr(part.options, "format", None) == "csv":
-            found = f"{sections.record.features!r}, one array field"
+            found = f"{record.features!r}, one array field"
             draft.problem("record.features", found, f"a list of fields, one per feature, since source.{name} is csv")
 
 
 def _check_drift(draft: Draft, sections: Sections) -> None:
     """What records don't have can't be watched."""
-    if sections.record is None or sections.drift is None:
+    record, drift = sections.get(RecordSchema), sections.get(DriftOptions)
+    if record is None or drift is None:
         return
     try:
-        watched_features(sections.drift, sections.record)
+        watched_features(drift, record)
     except ConfigError as error:
         for problem in error.problems:
             draft.problem(problem.key, problem.found, problem.allowed)
@@ -179,7 +189,8 @@ def _check_drift(draft: Draft, sections: Sections) -> None:
 
 def _check_impute(draft: Draft, sections: Sections) -> None:
     """Where a record without a feature dies there is nothing to impute."""
-    if sections.record is None or sections.record.missing == "nan":
+    record = sections.get(RecordSchema)
+    if record is None or record.missing == "nan":
         return
     for at, part in enumerate(sections.preprocess):
         if part.type == "impute":

@@ -1,7 +1,7 @@
-"""The config as written: the file, then the environment over it, then `--set` over both, then `${VAR}` put in.
+"""Merge a config from its file, the environment and `--set`, and replace `${VAR}` in its texts.
 
-Knows TOML and tables but no section: what a key means is for `sections` to say. Keeps, for every key that did not come
-from the file, where it came from, and which values are secret.
+`--set` wins over the environment, which wins over the file. This module knows TOML and tables but no section. It
+records where each key came from that the file doesn't hold, and which values are secret.
 """
 
 import re
@@ -23,9 +23,9 @@ PREFIX = "STREAMBATCH_"
 Table = dict[str, Any]
 
 _SET_BY_KUBERNETES = re.compile(r"(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
-"""What Kubernetes puts into the environment of every pod beside a service called streambatch."""
+"""Variables that Kubernetes sets in every pod beside a service called streambatch; they are no overrides."""
 OF_COMMANDS = ("LOG_LEVEL", "LOG_FORMAT", "TOKEN")
-"""What else begins with the prefix: options of commands, and no keys of a config."""
+"""Other variables with the prefix: they set options of commands, not keys of a config."""
 _WHERE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _STEP = re.compile(r"[^.\[\]]+|\[\d+\]")
 _REFERENCE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_]\w*)(?:(:-|:\?)([^}]*))?\}|(\$\{[^}]*\}?)")
@@ -33,32 +33,31 @@ _REFERENCE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_]\w*)(?:(:-|:\?)([^}]*))?\}|(\$\
 
 @dataclass
 class Draft:
-    """Tables with everything put in, and the problems met on the way.
-
-    origins: dotted key -> what set it, for keys that the file didn't. secrets: dotted keys not to be shown.
-    """
+    """The merged tables of a config, and the problems found so far."""
 
     path: Path
     tables: Table
     origins: dict[str, str] = field(default_factory=dict)
+    """Where a key came from that the file doesn't hold, by dotted key."""
     secrets: set[str] = field(default_factory=set)
+    """Dotted keys whose values are never shown."""
     problems: list[ConfigProblem] = field(default_factory=list)
 
-    def problem(self, key: str, found: str, allowed: str) -> None:
-        """Note a problem, the first of its key; a key that the file doesn't hold is named with what set it."""
+    def problem(self, key: str, found: str, allowed: str, meant: str = "") -> None:
+        """Note a problem; the first one of a key counts. A key from outside the file is shown with its origin."""
         origin = self.origins.get(key)
         name = f"{key} ({origin})" if origin else key
         if name not in {problem.key for problem in self.problems}:
-            self.problems.append(ConfigProblem(name, repr_encodable(found), allowed))
+            self.problems.append(ConfigProblem(name, repr_encodable(found), allowed, meant))
 
     def shown(self, key: str, found: str) -> str:
-        """Return how a value is shown in a message: `found`, but for one that is secret or holds one that is."""
+        """Return `found` as a message may show it: not if the value at the key is a secret or holds one."""
         hides = any(secret == key or secret.startswith((f"{key}.", f"{key}[")) for secret in self.secrets)
         return "a secret value" if hides else found
 
 
 def read_draft(path: Path, overrides: Sequence[str], environ: Mapping[str, str]) -> Draft:
-    """Read a config file and put in overrides and variables. Raises ConfigError when the file is no TOML."""
+    """Read a config file and merge overrides and variables into it. Raises ConfigError if the file is no TOML."""
     draft = Draft(path.absolute(), _read(path))
     for variable in sorted(environ):
         name = variable.removeprefix(PREFIX)
@@ -101,7 +100,7 @@ def _end_of(text: str) -> tuple[int, int]:
 
 
 def _put(draft: Draft, key: str, text: str, origin: str) -> None:
-    """Set one dotted key, making the tables on its way; `preprocess[0].scale` and `preprocess.0.scale` are one."""
+    """Set a dotted key, adding missing tables; `preprocess[0].scale` and `preprocess.0.scale` are the same key."""
     steps = [step.strip("[]") for step in _STEP.findall(key)]
     if not steps:
         draft.problem(origin.removeprefix("from "), repr(key), "a dotted key, such as batch.max_records")
@@ -125,12 +124,13 @@ def _put(draft: Draft, key: str, text: str, origin: str) -> None:
 
 
 def _value(text: str) -> Any:
-    """Return a TOML value where the text is one, else the text."""
+    """Return the TOML value that a text holds, else the text itself."""
     try:
         document = tomllib.loads(f"value = {text}")
     except (tomllib.TOMLDecodeError, RecursionError):
         return text
     value = document["value"]
+    # `12:30`, `nan` or `inf` on a command line is more likely a text.
     is_meant = not isinstance(value, date | time) and not (isinstance(value, float) and not isfinite(value))
     return value if len(document) == 1 and is_meant else text
 
@@ -169,7 +169,7 @@ def _resolve(draft: Draft, key: str, environ: Mapping[str, str], match: re.Match
 
 
 def _credential(draft: Draft, key: str, name: str, environ: Mapping[str, str]) -> str | None:
-    """Return a secret that came as a file, and note that it is one."""
+    """Return the content of a credential file, and mark the key as secret; None without such a file."""
     try:
         value = read_credential(name, environ)
     except (OSError, ValueError) as error:
@@ -182,7 +182,7 @@ def _credential(draft: Draft, key: str, name: str, environ: Mapping[str, str]) -
 
 
 def _strings(value: Any, key: str) -> Iterator[tuple[Any, Any, str, str]]:
-    """Yield every string in nested tables and lists with its holder, its place there and its dotted key."""
+    """Yield every string in nested tables and lists: its container, its key or index there, its dotted key, itself."""
     places: Iterator[tuple[Any, str]]
     if isinstance(value, dict):
         places = ((step, f"{key}.{step}".lstrip(".")) for step in value)

@@ -1,13 +1,12 @@
-"""Finds parts by the name a config gives as `type`: the entry points of whatever is installed, built-in or not.
+"""Find parts by the `type` in a config, among the entry points of all installed packages, this one included.
 
-A part is imported when it is asked for and not before, so that a broken or slow plugin troubles only who uses it.
+A part is imported only when a config names it, so that a broken or slow plugin affects only the configs that use it.
 """
 
-from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from streambatch.config.config import Group
+from streambatch.config.sections import Group, closest
 from streambatch.core.errors import OptionError
 
 
@@ -19,7 +18,9 @@ def find_part(group: Group, name: str | None) -> type[Any]:
     """
     found = {entry.value: entry for entry in _registered(group) if entry.name == name}
     if not found:
-        raise OptionError("type", "nothing" if name is None else repr(name), _installed(group, name))
+        names = installed(group)
+        allowed = ", ".join(names) or f"a plugin of streambatch.{group}; install streambatch itself with pip"
+        raise OptionError("type", "nothing" if name is None else repr(name), allowed, closest(name or "", names))
     if len(found) > 1:
         packages = " and ".join(sorted(_package(entry) for entry in found.values()))
         raise OptionError("type", f"{name!r}, which {packages} both provide", "one of them installed")
@@ -34,14 +35,6 @@ def installed(group: Group) -> list[str]:
 
 def _registered(group: Group) -> list[EntryPoint]:
     return list(entry_points(group=f"streambatch.{group}"))
-
-
-def _installed(group: Group, name: str | None) -> str:
-    names = installed(group)
-    if not names:
-        return f"a plugin of streambatch.{group}, and none is installed; install streambatch itself with pip"
-    close = get_close_matches(name or "", names, n=1)
-    return ", ".join(names) + (f"; did you mean {close[0]}?" if close else "")
 
 
 def _imported(entry: EntryPoint) -> type[Any]:

@@ -1,7 +1,7 @@
-"""The config as a JSON Schema (draft 2020-12), made from the option classes of the parts that are installed.
+"""The config as a JSON Schema (draft 2020-12), made from the options classes of the parts that are installed.
 
-Says of every key what it holds, its default and its limits. A config that runs is valid; what no schema can say, such
-as limits that contradict each other, is left to `streambatch check`.
+The schema gives type, default, limits and description of every key. A config that runs is valid under it. Rules that no
+schema can express, such as limits that contradict each other, are left to `streambatch check`.
 """
 
 from collections.abc import Mapping
@@ -10,42 +10,19 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
-from streambatch.config.sections import NAME, Group, HttpOptions
-from streambatch.core.budget import Limits
-from streambatch.core.schema import RecordSchema
+from streambatch.config.sections import NAME, OPTIONS, Group, is_required
 from streambatch.core.units import parse_duration, parse_size
-from streambatch.delivery.dead_letters import DeadLetterOptions
-from streambatch.durability.manifest import RunsOptions
-from streambatch.durability.resume import Delivery
-from streambatch.microbatch.inbox import QueueLimits
-from streambatch.microbatch.window import BatchPolicy
-from streambatch.observe.drift import DriftOptions
-from streambatch.observe.tracing import OtelOptions
-from streambatch.scoring.executors.choice import Workers
 
 Schema = dict[str, Any]
 Parts = Mapping[Group, Mapping[str, type[Any]]]
-"""Of every group the option classes by the name that a config gives as `type`."""
+"""The options classes of each group, by the name that a config gives as `type`."""
 
-_SECTIONS: Mapping[str, type[Any]] = {
-    "record": RecordSchema,
-    "queue": QueueLimits,
-    "limits": Limits,
-    "batch": BatchPolicy,
-    "workers": Workers,
-    "dead_letter": DeadLetterOptions,
-    "delivery": Delivery,
-    "runs": RunsOptions,
-    "http": HttpOptions,
-    "drift": DriftOptions,
-    "otel": OtelOptions,
-}
 _QUANTITY = r"^\s*\d+(\.\d+)?\s*({})\s*$"
 _UNITS = {
     "size": (parse_size, ("GiB", "MiB", "KiB"), _QUANTITY.format("|B|KiB|MiB|GiB")),
     "duration": (parse_duration, ("d", "h", "m", "s", "ms"), _QUANTITY.format("ms|s|m|h|d")),
 }
-"""Of each unit: how it is read, its units as they are written, largest first, and what its texts match."""
+"""For each unit: its parser, its suffixes from the largest, and the pattern of its texts."""
 _LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 _PLACES = ("prefixItems", "items", "additionalProperties", "anyOf", "oneOf", "allOf")
 _VARIABLE = {"$ref": "#/$defs/variable"}
@@ -77,8 +54,8 @@ def config_schema(parts: Parts) -> Schema:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "streambatch config",
         "type": "object",
-        "properties": named | {key: _options(cls) for key, cls in _SECTIONS.items()},
-        "required": ["name", "source", "record", "model", "sink"],
+        "properties": named | {key: _options(cls) for key, cls in OPTIONS.items()},
+        "required": ["name", "source", *filter(is_required, OPTIONS), "model", "sink"],
         "additionalProperties": False,
         "$defs": {
             "variable": {
@@ -116,7 +93,7 @@ def _part(kind: str, cls: type[Any]) -> Schema:
 
 
 def _options(cls: type[Any]) -> Schema:
-    """Return the schema of an options class; of one that pydantic can't describe, that it is a table."""
+    """Return the schema of an options class; just an object for a plugin's class that pydantic can't describe."""
     try:
         schema = TypeAdapter(cls).json_schema()
     except PydanticUserError:
@@ -140,11 +117,11 @@ def _tidied(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
             tidy[place] = [_tidied(one, definitions) for one in tidy[place] if one.get("type") != "null"]
     if len(tidy.get("anyOf", ())) == 1:
         tidy = {**tidy.pop("anyOf")[0], **tidy}
-    return _told(_or_variable(_in_units(tidy)))
+    return _described(_or_variable(_in_units(tidy)))
 
 
 def _in_units(schema: Schema) -> Schema:
-    """Let a size or duration be a text as well, and show its default as one."""
+    """Allow a size or duration as text as well as a number, and show its default as text."""
     unit = schema.get("x-unit")
     if unit is None or "anyOf" in schema:
         return schema
@@ -156,7 +133,7 @@ def _in_units(schema: Schema) -> Schema:
 
 
 def _written(unit: str, value: float) -> str | float:
-    """Return a quantity in the largest unit in which it is whole."""
+    """Return a quantity as text in the largest unit that gives a whole number."""
     read, names, _ = _UNITS[unit]
     for name in names:
         text = f"{value / read(f'1{name}'):.0f}{name}"
@@ -166,7 +143,7 @@ def _written(unit: str, value: float) -> str | float:
 
 
 def _or_variable(schema: Schema) -> Schema:
-    """Let a value that isn't a text of any form come from the environment."""
+    """Allow `${VAR}` where the value is not a free text, which could hold it anyway."""
     is_leaf = schema.get("type") in ("integer", "number", "boolean") or "enum" in schema or "const" in schema
     if not is_leaf and not (schema.get("type") == "string" and "pattern" in schema):
         return schema
@@ -175,7 +152,7 @@ def _or_variable(schema: Schema) -> Schema:
     return {**kept, "anyOf": [value, _VARIABLE]}
 
 
-def _told(schema: Schema) -> Schema:
+def _described(schema: Schema) -> Schema:
     """Keep the first paragraph of a description, in one line, and no default that means absence."""
     if schema.get("default", ...) is None:
         del schema["default"]

@@ -1,22 +1,24 @@
-"""From tables to options: which keys a section has, and the checked instance of every part.
+"""Build the checked options of every section of a config from its tables.
 
-Each part's options class says what it allows; here their findings get the full key as a person writes it. All
-problems of all sections are found at once.
+This module holds the one table of sections: `Tables` and `SECTIONS`. The reader here, the schema, the effective config,
+the reference page and the comparison of two configs all follow it. A new section takes a field in `Tables` and a name
+in `SECTIONS`. All problems of all sections are found in one pass.
 """
 
 import glob
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from streambatch.config.draft import Draft
 from streambatch.core.budget import Limits
 from streambatch.core.errors import ConfigError, ConfigProblem, OptionError
 from streambatch.core.options import options
 from streambatch.core.schema import RecordSchema
+from streambatch.core.text import toml_text
 from streambatch.delivery.dead_letters import DeadLetterOptions
 from streambatch.durability.manifest import RunsOptions
 from streambatch.durability.resume import Delivery
@@ -29,20 +31,21 @@ from streambatch.scoring.executors.choice import Workers
 
 T = TypeVar("T")
 Group = Literal["sources", "steps", "models", "sinks"]
+"""The four kinds of parts, as their entry points are called."""
 Find = Callable[[Group, str | None], type[Any]]
-"""Returns the options class of a part by its `type`; raises OptionError that lists what there is."""
+"""Returns the options class registered under a `type`; raises OptionError that lists the registered types."""
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-"""What pipelines, sources and sinks may be called."""
+"""Names of pipelines, sources and sinks."""
 _TOKEN = re.compile(r"[!-~]+")
 PATHS = ("path", "ca_file")
-"""Options that name files."""
+"""Options that hold paths of files."""
 _INDEX = re.compile(r"\.(\d+)(?=\.|$)")
 SECTIONS = (
     "source", "record", "queue", "limits", "batch", "preprocess", "model", "workers", "sink", "dead_letter", "delivery",
     "runs", "http", "drift", "otel",
 )  # fmt: skip
-"""The tables of a config, in the order of their reference."""
+"""All sections, in the order of their reference: the fields of `Tables`, and the four that name parts by `type`."""
 
 
 @options
@@ -70,42 +73,63 @@ class HttpOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """A part and the `type` it was asked for by."""
+class ConfiguredPart:
+    """The checked options of a source, step, model or sink, with the `type` that its table gave."""
 
     type: str
     options: Any
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tables:
+    """The sections with a fixed set of keys, each as the options class that says what it may hold."""
+
+    record: RecordSchema
+    queue: QueueLimits
+    limits: Limits
+    batch: BatchPolicy
+    workers: Workers
+    dead_letter: DeadLetterOptions
+    delivery: Delivery
+    runs: RunsOptions
+    http: HttpOptions
+    drift: DriftOptions
+    otel: OtelOptions
+
+
+OPTIONS: Mapping[str, type[Any]] = get_type_hints(Tables)
+"""The options class of each section in `Tables`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sections:
-    """What the tables say; a section that has problems is None, a part with problems is absent."""
+    """The sections that could be built. A section or part with a problem is missing from them."""
 
     name: str | None
     state_dir: str | None
-    sources: Mapping[str, Part]
-    record: RecordSchema | None
-    queue: QueueLimits | None
-    limits: Limits | None
-    batch: BatchPolicy | None
-    preprocess: tuple[Part, ...]
-    model: Part | None
-    workers: Workers | None
-    sinks: Mapping[str, Part]
-    dead_letter: DeadLetterOptions | None
-    delivery: Delivery | None
-    runs: RunsOptions | None
-    http: HttpOptions | None
-    drift: DriftOptions | None
-    otel: OtelOptions | None
+    sources: Mapping[str, ConfiguredPart]
+    preprocess: tuple[ConfiguredPart, ...]
+    model: ConfiguredPart | None
+    sinks: Mapping[str, ConfiguredPart]
+    tables: Mapping[str, Any]
+    """Options of the sections in `Tables`, by key; complete if the draft has no problems."""
+
+    def get(self, cls: type[T]) -> T | None:
+        """Return the options of the section that `cls` describes; None if it has a problem."""
+        return next((built for built in self.tables.values() if isinstance(built, cls)), None)
+
+
+def is_required(section: str) -> bool:
+    """Whether a section in `Tables` must be written, because one of its options has no default."""
+    return any(one.default is MISSING and one.default_factory is MISSING for one in option_fields(OPTIONS[section]))
 
 
 def read_sections(draft: Draft, find: Find) -> Sections:
-    """Build every part that the draft names; problems are noted in the draft."""
-    return _Reader(draft, find).read()
+    """Build the options of every section of the draft; problems are noted in the draft."""
+    return _SectionReader(draft, find).read()
 
 
-class _Reader:
+class _SectionReader:
     def __init__(self, draft: Draft, find: Find) -> None:
         self._draft, self._find = draft, find
         self._tables = draft.tables
@@ -113,24 +137,20 @@ class _Reader:
 
     def read(self) -> Sections:
         self._check_keys("", self._tables, ("name", "state_dir", *SECTIONS))
+        name, state_dir = self._name(), self._text("state_dir")
+        parts = {"source": self._sources, "preprocess": self._steps, "model": self._model, "sink": self._sink}
+        # One after the other, so that problems are listed in the order of the reference.
+        built: dict[str, Any] = {
+            key: parts[key]() if key in parts else self._section(key, OPTIONS[key]) for key in SECTIONS
+        }
         return Sections(
-            name=self._name(),
-            state_dir=self._text("state_dir"),
-            sources=self._named("source", "sources", "one or more tables, such as [source.rides_in]"),
-            record=self._section("record", RecordSchema, is_required=True),
-            queue=self._section("queue", QueueLimits),
-            limits=self._section("limits", Limits),
-            batch=self._section("batch", BatchPolicy),
-            preprocess=self._steps(),
-            model=self._model(),
-            workers=self._section("workers", Workers),
-            sinks=self._sink(),
-            dead_letter=self._section("dead_letter", DeadLetterOptions, has_path=True),
-            delivery=self._section("delivery", Delivery),
-            runs=self._section("runs", RunsOptions),
-            http=self._section("http", HttpOptions),
-            drift=self._section("drift", DriftOptions),
-            otel=self._section("otel", OtelOptions),
+            name=name,
+            state_dir=state_dir,
+            sources=built["source"],
+            preprocess=built["preprocess"],
+            model=built["model"],
+            sinks=built["sink"],
+            tables={key: built[key] for key in OPTIONS if built[key] is not None},
         )
 
     def _name(self) -> str | None:
@@ -144,31 +164,32 @@ class _Reader:
         value = self._tables.get(key)
         if value is None or isinstance(value, str):
             return value
-        self._draft.problem(key, self._draft.shown(key, repr(value)), "a string")
+        self._draft.problem(key, self._draft.shown(key, toml_text(value)), "a string")
         return None
 
     def _is_name(self, key: str, name: str) -> bool:
         if NAME.fullmatch(name):
             return True
-        self._draft.problem(key, repr(name), "a name of a-z, 0-9 and _ that starts with a letter")
+        self._draft.problem(key, toml_text(name), "a name of a-z, 0-9 and _ that starts with a letter")
         return False
 
-    def _section(self, key: str, cls: type[T], *, is_required: bool = False, has_path: bool = False) -> T | None:
+    def _section(self, key: str, cls: type[T]) -> T | None:
         if key not in self._tables:
-            if is_required:
+            if is_required(key):
                 self._draft.problem(key, "nothing", f"a table [{key}] (required)")
                 return None
             return cls()
         table = self._table(key, self._tables[key])
         if table is None:
             return None
+        has_path = any(option.name in PATHS for option in option_fields(cls))
         return self._build(key, cls, self._anchored(table) if has_path else table)
 
-    def _named(self, key: str, group: Group, allowed: str) -> dict[str, Part]:
-        """Build the parts of `[key.<name>]` tables."""
+    def _named(self, key: str, group: Group, allowed: str) -> dict[str, ConfiguredPart]:
+        """Return the parts of the tables `[key.<name>]` by their names."""
         tables = self._tables.get(key)
         if not isinstance(tables, dict) or not tables:
-            self._draft.problem(key, "nothing" if not tables else self._draft.shown(key, repr(tables)), allowed)
+            self._draft.problem(key, "nothing" if not tables else self._draft.shown(key, toml_text(tables)), allowed)
             return {}
         parts = {}
         for name, value in tables.items():
@@ -180,24 +201,29 @@ class _Reader:
                 parts[name] = part
         return parts
 
-    def _sink(self) -> dict[str, Part]:
+    def _sources(self) -> dict[str, ConfiguredPart]:
+        return self._named("source", "sources", "one or more tables, such as [source.rides_in]")
+
+    def _sink(self) -> dict[str, ConfiguredPart]:
         tables = self._tables.get("sink")
         allowed = "exactly one table, such as [sink.scores]"
         if isinstance(tables, dict) and len(tables) > 1:
             self._draft.problem("sink", f"{len(tables)} tables ({', '.join(tables)})", allowed)
         return self._named("sink", "sinks", allowed)
 
-    def _model(self) -> Part | None:
+    def _model(self) -> ConfiguredPart | None:
         if "model" not in self._tables:
             self._draft.problem("model", "nothing", "a table [model] (required)")
             return None
         table = self._table("model", self._tables["model"])
         return None if table is None else self._part("model", "models", table)
 
-    def _steps(self) -> tuple[Part, ...]:
+    def _steps(self) -> tuple[ConfiguredPart, ...]:
         tables = self._tables.get("preprocess", [])
         if not isinstance(tables, list):
-            self._draft.problem("preprocess", self._draft.shown("preprocess", repr(tables)), "tables [[preprocess]]")
+            self._draft.problem(
+                "preprocess", self._draft.shown("preprocess", toml_text(tables)), "tables [[preprocess]]"
+            )
             return ()
         parts = []
         for at, value in enumerate(tables):
@@ -205,23 +231,25 @@ class _Reader:
             parts.append(None if table is None else self._part(f"preprocess[{at}]", "steps", table))
         return tuple(part for part in parts if part is not None)
 
-    def _part(self, key: str, group: Group, table: Mapping[str, Any], *, name: str | None = None) -> Part | None:
-        """Find the class that `type` names and build it from the other keys."""
+    def _part(
+        self, key: str, group: Group, table: Mapping[str, Any], *, name: str | None = None
+    ) -> ConfiguredPart | None:
+        """Return the part that `type` names, with its other keys as options."""
         kind = table.get("type")
         if kind is not None and not isinstance(kind, str):
-            self._draft.problem(f"{key}.type", self._draft.shown(f"{key}.type", repr(kind)), "a string")
+            self._draft.problem(f"{key}.type", self._draft.shown(f"{key}.type", toml_text(kind)), "a string")
             return None
         try:
             cls = self._find(group, kind)
         except OptionError as error:
-            self._draft.problem(f"{key}.type", str(error.found), error.allowed)
+            self._draft.problem(f"{key}.type", str(error.found), error.allowed, error.meant)
             return None
         rest = {option: value for option, value in table.items() if option != "type"}
         built = self._build(key, cls, rest, name=name)
-        return None if built is None else Part(type=str(kind), options=built)
+        return None if built is None else ConfiguredPart(type=str(kind), options=built)
 
     def _build(self, key: str, cls: Callable[..., T], table: Mapping[str, Any], *, name: str | None = None) -> T | None:
-        """Build options from the keys that their class has; a wrong or unknown key is a problem."""
+        """Return the options that a table holds, or None after noting every wrong or unknown key."""
         known = [option.name for option in option_fields(cls) if option.name != "name"]
         before = len(self._draft.problems)
         self._check_keys(key, table, known)
@@ -235,6 +263,7 @@ class _Reader:
         except OptionError as error:
             self._blame(key, error.option, str(error.found), error.allowed)
             return None
+        # pydantic takes true for the number 1, which in a config is a mistake.
         for option, value in given.items():
             if isinstance(value, bool) and not isinstance(getattr(built, option), bool):
                 self._blame(key, option, str(value).lower(), "a number")
@@ -249,15 +278,13 @@ class _Reader:
         for option in table:
             if option not in choices:
                 full = f"{key}.{option}".lstrip(".")
-                close = get_close_matches(option, choices, n=1)
-                hint = f"; did you mean {close[0]}?" if close else ""
-                found = self._draft.shown(full, repr(table[option]))
-                self._draft.problem(full, f"an unknown key ({found})", ", ".join(choices) + hint)
+                found = self._draft.shown(full, toml_text(table[option]))
+                self._draft.problem(full, f"an unknown key ({found})", ", ".join(choices), closest(option, choices))
 
     def _table(self, key: str, value: object) -> dict[str, Any] | None:
         if isinstance(value, dict):
             return value
-        self._draft.problem(key, self._draft.shown(key, repr(value)), "a table")
+        self._draft.problem(key, self._draft.shown(key, toml_text(value)), "a table")
         return None
 
     def _anchored(self, table: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,12 +296,13 @@ class _Reader:
         return {**table, **anchored}
 
     def _anchor(self, path: str) -> str:
+        # The folder is no pattern, even if its name holds a bracket.
         base = Path(glob.escape(str(self._base))) if glob.has_magic(path) else self._base
         return str(base / path) if path else path
 
 
 def _innermost(problems: Sequence[ConfigProblem]) -> list[ConfigProblem]:
-    """Leave out what is said of a list as a whole where one of its items is to blame."""
+    """Return the problems without those of a list as a whole where one of its items has a problem of its own."""
     keys = [problem.key for problem in problems]
     return [problem for problem in problems if not any(key.startswith(f"{problem.key}.") for key in keys)]
 
@@ -282,3 +310,8 @@ def _innermost(problems: Sequence[ConfigProblem]) -> list[ConfigProblem]:
 def option_fields(cls: Any) -> list[Any]:
     """Return the dataclass fields of an options class that a config may set."""
     return [option for option in fields(cls) if option.init]
+
+
+def closest(word: str, choices: Iterable[str]) -> str:
+    """Return the choice that a misspelt word most likely meant; empty if none is close."""
+    return next(iter(get_close_matches(word, list(choices), n=1)), "")

@@ -14,14 +14,15 @@ class StreambatchError(Exception):
 
 @dataclass(frozen=True)
 class ConfigProblem:
-    """One mistake in a config: the key it is at, what was found there, what is allowed."""
+    """One mistake in a config: the key it is at, what was found there, what is allowed, and what was likely meant."""
 
     key: str
     found: str
     allowed: str
+    meant: str = ""
 
     def __str__(self) -> str:
-        return f"{self.key}: found {self.found}; allowed: {self.allowed}"
+        return _problem_text(self.key, self.found, self.allowed, self.meant)
 
 
 class ConfigError(StreambatchError):
@@ -36,9 +37,9 @@ class ConfigError(StreambatchError):
 class OptionError(StreambatchError, ValueError):
     """One option of a part is impossible; `config` turns it into a ConfigProblem with the full key."""
 
-    def __init__(self, option: str, found: object, allowed: str) -> None:
-        self.option, self.found, self.allowed = option, found, allowed
-        super().__init__(f"{option}: found {found}; allowed: {allowed}")
+    def __init__(self, option: str, found: object, allowed: str, meant: str = "") -> None:
+        self.option, self.found, self.allowed, self.meant = option, found, allowed, meant
+        super().__init__(_problem_text(option, found, allowed, meant))
 
 
 class ShapeError(StreambatchError):
@@ -148,6 +149,11 @@ class ChangedReadingError(StateError):
 
 class HeldError(StreambatchError):
     """A state folder or an output is in use by another process, or already there."""
+
+
+def _problem_text(key: str, found: object, allowed: str, meant: str) -> str:
+    """Return a problem as one line: the likely fix before the list of what is allowed, which may be long."""
+    return f"{key}: found {found}; {f'did you mean {meant}? ' if meant else ''}allowed: {allowed}"
 
 
 def first_cause(error: BaseException, besides: type[BaseException] | tuple[()] = ()) -> BaseException:

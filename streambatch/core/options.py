@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from pydantic.fields import FieldInfo
 
 from streambatch.core.errors import ConfigError, ConfigProblem, OptionError
+from streambatch.core.text import toml_text
 from streambatch.core.units import format_duration, format_size
 
 T = TypeVar("T")
@@ -101,7 +102,7 @@ def _read(item: Any, cls: Any) -> tuple[tuple[str, ...], str, str]:
     if isinstance(cause, OptionError):
         return (*key, cause.option), str(cause.found), cause.allowed
     if isinstance(cause, Exception):
-        return key, repr(item["input"]), str(cause)
+        return key, toml_text(item["input"]), str(cause)
     if kind in _MISSING:
         option = cls.__pydantic_fields__.get(key[0]) if len(key) == 1 else None
         return key, "nothing", f"{_noun(option and option.annotation)} (required)"
@@ -109,7 +110,7 @@ def _read(item: Any, cls: Any) -> tuple[tuple[str, ...], str, str]:
         bounds = {name: bound for name, bound in context.items() if bound and isinstance(bound, int | float)}
         context = {**context, **{name: _IN_UNITS[unit](bound) for name, bound in bounds.items()}}
     allowed = _ALLOWED[kind](context) if kind in _ALLOWED else item["msg"].removeprefix("Input should be ")
-    return key, repr(item["input"]), allowed
+    return key, toml_text(item["input"]), allowed
 
 
 def _key(location: Iterable[int | str], cls: Any) -> tuple[str, ...]:

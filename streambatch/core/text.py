@@ -1,6 +1,8 @@
 """Texts as anybody can be shown them: short enough, and of characters that any output takes."""
 
 import re
+from collections.abc import Mapping
+from datetime import date, time
 
 _BYTES = re.compile("[\udc80-\udcff]")
 """What Python puts in the place of bytes that are not UTF-8."""
@@ -19,6 +21,20 @@ def encodable(text: str) -> str:
 def repr_encodable(text: str) -> str:
     r"""Return a text that holds what `repr` made, with bytes that are not UTF-8 as `encodable` writes them: `\xff`."""
     return encodable(_ESCAPED.sub(r"\1\\x\2", text))
+
+
+def toml_text(value: object) -> str:
+    """Return a value as a config would hold it: `true`, `'text'`, `[1, 2]`, `{ low = 0 }`."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{key} = {toml_text(one)}" for key, one in value.items())
+        return f"{{ {inner} }}" if inner else "{}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml_text, value))}]"
+    if isinstance(value, date | time):
+        return value.isoformat()
+    return "nothing" if value is None else repr(value)
 
 
 def shortened(text: str, characters: int) -> str:

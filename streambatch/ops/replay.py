@@ -18,7 +18,8 @@ import anyio
 import msgspec
 
 from streambatch.config.assemble import Assembly
-from streambatch.config.config import Config, Part
+from streambatch.config.config import Config
+from streambatch.config.sections import ConfiguredPart
 from streambatch.connectors.files.known import FileNotes
 from streambatch.connectors.files.source import FileSource
 from streambatch.core.errors import StateError
@@ -217,7 +218,7 @@ def _append(path: Path, chosen: list[Chosen]) -> None:
 
 def _replaying(config: Config) -> Config:
     """Return the config with replays in place of its sources."""
-    parts = (Part(type="replay", options=source) for source in replay_sources(config))
+    parts = (ConfiguredPart(type="replay", options=source) for source in replay_sources(config))
     return replace(config, sources=tuple(parts), dead_letter=replace(config.dead_letter, stop_at=1.0))
 
 

@@ -183,7 +183,7 @@ def test_five_mistakes_are_five_errors(streambatch: CommandLine, command: str, t
         "allowed: a size such as 512, 64KiB, 4MiB or 1GiB",
         "error: pipeline.toml: record.dtype: found 'float16'; allowed: 'float32' or 'float64'",
         "error: pipeline.toml: batch.max_recods: found an unknown key (10); "
-        "allowed: max_records, max_bytes, max_wait; did you mean max_records?",
+        "did you mean max_records? allowed: max_records, max_bytes, max_wait",
         "error: pipeline.toml: workers.executor: found 'process'; allowed: 'inline' or 'thread'",
         f"error: pipeline.toml: sink.scores.type: found 'kafka'; allowed: {', '.join(installed('sinks'))}",
     ]

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from streambatch.config.assemble import load_config
 from streambatch.config.config import Config
 from streambatch.config.plugins import installed
-from streambatch.core.errors import ConfigError, OptionError
+from streambatch.config.sections import OPTIONS, is_required
+from streambatch.config.sections import SECTIONS as SECTIONS_IN_ORDER
+from streambatch.core.errors import ConfigError, ConfigProblem, OptionError
 from streambatch.core.options import options
 from streambatch.core.units import Size
 
@@ -48,11 +50,15 @@ class Loader:
     def problems(self, text: str, *overrides: str, environ: Mapping[str, str] | None = None) -> list[tuple[str, ...]]:
         with pytest.raises(ConfigError) as caught:
             self(text, *overrides, environ=environ)
-        return [(problem.key, problem.found, problem.allowed) for problem in caught.value.problems]
+        return [(problem.key, problem.found, _hinted(problem)) for problem in caught.value.problems]
 
     def problem(self, text: str, *overrides: str, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
         (problem,) = self.problems(text, *overrides, environ=environ)
         return problem
+
+
+def _hinted(problem: ConfigProblem) -> str:
+    return f"did you mean {problem.meant}? {problem.allowed}" if problem.meant else problem.allowed
 
 
 @pytest.fixture
@@ -166,7 +172,7 @@ def test_an_override_is_named_where_it_is_wrong(load: Loader) -> None:
 def test_an_unknown_variable_is_a_problem(load: Loader) -> None:
     key, _, allowed = load.problem(MINIMAL, environ={"STREAMBATCH_BATHC__MAX_RECORDS": "1"})
     assert key == "bathc (from STREAMBATCH_BATHC__MAX_RECORDS)"
-    assert allowed.endswith("did you mean batch?")
+    assert allowed.startswith("did you mean batch? ")
 
 
 def test_what_kubernetes_sets_is_none_of_ours(load: Loader) -> None:
@@ -282,7 +288,7 @@ def test_five_mistakes_are_five_problems(load: Loader) -> None:
     assert load.problems(text) == [
         ("source.rides_in.max_record_bytes", "'1 Mb'", "a size such as 512, 64KiB, 4MiB or 1GiB"),
         ("record.shape[1]", "'x'", "an integer"),
-        ("batch.max_recods", "an unknown key (10)", "max_records, max_bytes, max_wait; did you mean max_records?"),
+        ("batch.max_recods", "an unknown key (10)", "did you mean max_records? max_records, max_bytes, max_wait"),
         ("preprocess[1].scale", "nothing", "mean and scale together"),
         ("workers.executor", "'process'", "'inline' or 'thread'"),
     ]
@@ -299,7 +305,7 @@ def test_five_mistakes_are_five_problems(load: Loader) -> None:
         ("source.rides_in=1", "source.rides_in", "a table"),
         ("source.Rides={type='stdin'}", "source.Rides", "a name of a-z"),
         ("source.rides_in.type=kafka", "source.rides_in.type", ", ".join(installed("sources"))),
-        ("source.rides_in.type=flie", "source.rides_in.type", ", ".join(installed("sources")) + "; did you mean file?"),
+        ("source.rides_in.type=flie", "source.rides_in.type", "did you mean file? " + ", ".join(installed("sources"))),
         ("source.rides_in.type=1", "source.rides_in.type", "a string"),
         ("source.rides_in={path='x'}", "source.rides_in.type", ", ".join(installed("sources"))),
         ("source.rides_in.name=x", "source.rides_in.name", "path, follow"),
@@ -317,7 +323,7 @@ def test_five_mistakes_are_five_problems(load: Loader) -> None:
         ("preprocess=1", "preprocess", "tables [[preprocess]]"),
         ("preprocess=[1]", "preprocess[0]", "a table"),
         ("preprocess=[{type='scale'}]", "preprocess[0].type", "clip, impute, minmax, python, standardize"),
-        ("preprocess=[{type='clip', low=0, hihg=1}]", "preprocess[0].hihg", "low, high; did you mean high?"),
+        ("preprocess=[{type='clip', low=0, hihg=1}]", "preprocess[0].hihg", "did you mean high? low, high"),
         ("model=1", "model", "a table"),
         ("model.type=onnx", "model.type", "linear, python"),
         ("model.sha256=abc", "model.sha256", "a sha256"),
@@ -560,3 +566,9 @@ def test_overrides_of_any_text_never_crash(pairs: Sequence[tuple[str, str]]) -> 
     path = Path(__file__).parents[2] / "pyproject.toml"
     overrides = [f"{key}={value}" for key, value in pairs]
     read_draft(path, overrides, {f"STREAMBATCH_{key}": value for key, value in pairs})
+
+
+def test_every_section_has_its_place() -> None:
+    assert {*SECTIONS_IN_ORDER} == {*OPTIONS, "source", "preprocess", "model", "sink"}
+    assert list(OPTIONS) == [section for section in SECTIONS_IN_ORDER if section in OPTIONS]
+    assert [section for section in OPTIONS if is_required(section)] == ["record"]

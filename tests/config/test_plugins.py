@@ -35,7 +35,8 @@ def refusal(name: str | None) -> tuple[str, str]:
     with pytest.raises(OptionError) as caught:
         find_part("sinks", name)
     assert caught.value.option == "type"
-    return str(caught.value.found), caught.value.allowed
+    meant = f"did you mean {caught.value.meant}? " if caught.value.meant else ""
+    return str(caught.value.found), meant + caught.value.allowed
 
 
 def test_built_in_parts_are_found() -> None:
@@ -53,7 +54,7 @@ def test_an_unknown_name_lists_what_there_is() -> None:
     names = ", ".join(installed("sinks"))
     assert {"file", "none", "stdout"} <= set(installed("sinks"))
     assert refusal("kafka") == ("'kafka'", names)
-    assert refusal("flie") == ("'flie'", f"{names}; did you mean file?")
+    assert refusal("flie") == ("'flie'", f"did you mean file? {names}")
     assert refusal(None) == ("nothing", names)
 
 
@@ -83,7 +84,7 @@ def test_somebody_elses_part_works_from_a_config(install: Installed, tmp_path: P
     with pytest.raises(ConfigError) as caught:
         load_config(path, environ={})
     assert [str(problem) for problem in caught.value.problems] == [
-        "sink.scores.topik: found an unknown key ('t'); allowed: topic; did you mean topic?",
+        "sink.scores.topik: found an unknown key ('t'); did you mean topic? allowed: topic",
         "sink.scores.topic: found nothing; allowed: a string (required)",
     ]
 

@@ -1,13 +1,14 @@
 """Texts as they are shown."""
 
 import os
+from datetime import date
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streambatch.connectors.files.matching import partition_name
-from streambatch.core.text import encodable, repr_encodable, shortened
+from streambatch.core.text import encodable, repr_encodable, shortened, toml_text
 
 
 @given(st.text())
@@ -43,3 +44,19 @@ def test_a_text_is_no_longer_than_wanted(text: str, characters: int) -> None:
     short = shortened(text, characters)
     assert len(short) <= characters
     assert short == text if len(text) <= characters else text.startswith(short.removesuffix("..."))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (True, "true"),
+        ("a b", "'a b'"),
+        (1.5, "1.5"),
+        (None, "nothing"),
+        ({}, "{}"),
+        ({"low": 0, "keep": [False, "x"]}, "{ low = 0, keep = [false, 'x'] }"),
+        (date(2026, 1, 2), "2026-01-02"),
+    ],
+)
+def test_values_are_shown_as_a_config_holds_them(value: object, text: str) -> None:
+    assert toml_text(value) == text

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from streambatch.config.config import HttpOptions
+from streambatch.config.sections import HttpOptions
 from streambatch.core.errors import ConfigError
 from streambatch.web.app import OPEN
 from tests.web.clients import admin_of, ask, serving
