@@ -13,7 +13,7 @@ import anyio
 from streambatch.cli.printing import print_rows
 from streambatch.config.assemble import Assembly, load_config
 from streambatch.config.config import Config
-from streambatch.connectors.files.matching import find_files, find_marks
+from streambatch.connectors.files.globs import find_files, stats_of
 from streambatch.connectors.files.sink import FileSink
 from streambatch.connectors.files.source import FileSource
 from streambatch.core.batches import Batch, Stamps
@@ -118,7 +118,7 @@ def _where(source: Any) -> str:
     if not isinstance(source, FileSource):
         return str(getattr(source, "listen", None) or getattr(source, "path", "standard input"))
     patterns = source.patterns
-    files = list(find_marks(source.name, patterns)) if source.follow else find_files(source.name, patterns)
+    files = list(stats_of(source.name, patterns)) if source.follow else find_files(source.name, patterns)
     size = format_size(sum(_size(Path(path)) for path in files))
     return f"{', '.join(patterns)} ({len(files)} files, {size}{', followed' if source.follow else ''})"
 

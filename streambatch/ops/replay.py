@@ -20,7 +20,7 @@ import msgspec
 from streambatch.config.assemble import Assembly
 from streambatch.config.config import Config
 from streambatch.config.sections import ConfiguredPart
-from streambatch.connectors.files.known import FileNotes
+from streambatch.connectors.files.notes import FileNotes
 from streambatch.connectors.files.source import FileSource
 from streambatch.core.errors import StateError
 from streambatch.core.report import RunReport

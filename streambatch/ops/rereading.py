@@ -19,9 +19,10 @@ import msgspec
 
 from streambatch.codecs.compression import Corrupt, compression_of, detect, unpacker
 from streambatch.codecs.formats import TABLES, framing_for_format
+from streambatch.connectors.files.globs import folders_of
 from streambatch.connectors.files.identity import HEAD_BYTES, Identity
-from streambatch.connectors.files.known import FileNotes
-from streambatch.connectors.files.matching import folders_of, partition_name
+from streambatch.connectors.files.notes import FileNotes
+from streambatch.connectors.files.partitions import partition_name
 from streambatch.connectors.files.source import FileSource
 from streambatch.core.chunks import Chunk, Partition
 from streambatch.core.codec import Framer, FramerStart

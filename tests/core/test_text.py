@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streambatch.connectors.files.matching import partition_name
+from streambatch.connectors.files.partitions import partition_name
 from streambatch.core.text import encodable, repr_encodable, shortened, toml_text
 
 

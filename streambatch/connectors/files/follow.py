@@ -14,9 +14,9 @@ from typing import NamedTuple
 import anyio
 from anyio import to_thread
 
+from streambatch.connectors.files.globs import FileStat
 from streambatch.connectors.files.identity import HEAD_BYTES
-from streambatch.connectors.files.known import Known, NoteBook
-from streambatch.connectors.files.matching import Mark
+from streambatch.connectors.files.notes import KnownFile, NoteBook
 from streambatch.connectors.files.opening import Opening, open_file, opened_after, opened_at
 from streambatch.connectors.files.outage import Outages
 from streambatch.connectors.files.searching import find_again, is_gone, look_at, read_heads
@@ -70,7 +70,7 @@ class Follower:
         max_record_bytes: int,
         rotate_wait: float,
         from_end: bool,
-        known: Sequence[Known],
+        known: Sequence[KnownFile],
         book: NoteBook,
     ) -> None:
         self._source, self._patterns, self._framing, self._intake = source, patterns, framing, intake
@@ -79,7 +79,7 @@ class Follower:
         self._outages = Outages(source, intake.observer)
         self._retry_at: dict[Followed, float] = {}
         self._looks = 0
-        self._marks: Mapping[str, Mark] = {}
+        self._stats: Mapping[str, FileStat] = {}
         self._handles: dict[Followed, io.FileIO] = {}
         self._feeds: dict[Followed, Feed] = {}
         self._partial: dict[Followed, int] = {}
@@ -118,15 +118,15 @@ class Follower:
         self._handles |= sight.found_again
         if not self._looks:
             await self._search()
-        marks, heads, unseen = sight.marks, None, dict(sight.unseen)
-        if marks != self._marks or self._tail.wants_look or sight.found_again or not self._looks:
-            if strange := self._tail.strange(marks):
-                heads, unread = await to_thread.run_sync(read_heads, {path: marks[path] for path in strange})
+        stats, heads, unseen = sight.stats, None, dict(sight.unseen)
+        if stats != self._stats or self._tail.wants_look or sight.found_again or not self._looks:
+            if strange := self._tail.strange(stats):
+                heads, unread = await to_thread.run_sync(read_heads, {path: stats[path] for path in strange})
                 unseen |= unread
                 left_out = set(strange) - heads.keys()
-                marks = {path: mark for path, mark in marks.items() if path not in left_out}
-            self._marks = marks
-            for file in self._tail.see(marks, sight.held, self._intake.clock.monotonic(), heads, sight.unsought):
+                stats = {path: stat for path, stat in stats.items() if path not in left_out}
+            self._stats = stats
+            for file in self._tail.see(stats, sight.held, self._intake.clock.monotonic(), heads, sight.unsought):
                 self._tell(file, "rotated")
         for file in sight.failed.keys() - self._retry_at.keys():
             await self._hold(file, sight.failed[file])
@@ -141,7 +141,7 @@ class Follower:
         if not known:
             return
         for each, renamed in await to_thread.run_sync(find_again, known, self._source, self._patterns):
-            file = self._tail.take_up(each, renamed.path, renamed.mark, self._intake.clock.monotonic())
+            file = self._tail.take_up(each, renamed.path, renamed.stat, self._intake.clock.monotonic())
             self._handles[file] = renamed.handle
             self._tell(file, "rotated")
 
@@ -209,7 +209,7 @@ class Follower:
     def _open_one(self, file: Followed) -> _Opened | OSError | None:
         handle = self._handles.get(file)
         try:
-            handle = opened = handle or open_file(file.path, file.mark.key)
+            handle = opened = handle or open_file(file.path, file.stat.id)
             if opened is None:
                 return None
             return _Opened(opened, None if file in self._feeds else self._start(opened, file))

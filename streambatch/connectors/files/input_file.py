@@ -17,8 +17,8 @@ from typing import Self
 from anyio import to_thread
 
 from streambatch.codecs.compression import Corrupt, Unpacker, compression_of, unpacker
+from streambatch.connectors.files.globs import FileStat, folder_device, kind_of, stat_of
 from streambatch.connectors.files.identity import HEAD_BYTES, NOTHING_KNOWN, Identity, identity_of
-from streambatch.connectors.files.matching import Mark, folder_device, kind_of, mark_of
 from streambatch.connectors.files.opening import open_without_waiting
 from streambatch.connectors.files.outage import Outages
 from streambatch.core.errors import OptionError, SourceError
@@ -36,11 +36,11 @@ class CutBack(Exception):
 class InputFile:
     """A file open for reading from its start. Raises SourceError with the path.
 
-    mark: what it was when it was found. identity: of the file as far as it was read. A call under way in a thread is
+    stat: what it was when it was found. identity: of the file as far as it was read. A call under way in a thread is
     waited for also when cancelled: a handle closed under it could be another file's by the time it reads.
     """
 
-    def __init__(self, source: str, path: str, mark: Mark, compression: str, outages: Outages) -> None:
+    def __init__(self, source: str, path: str, stat: FileStat, compression: str, outages: Outages) -> None:
         self._source, self.path, self._outages = source, path, outages
         self._compression = compression
         self._handle: io.FileIO
@@ -48,7 +48,7 @@ class InputFile:
         self._size = self._last_size = 0
         self._head = b""
         self._is_broken = False
-        self.mark, self.identity = mark, NOTHING_KNOWN
+        self.stat, self.identity = stat, NOTHING_KNOWN
         self.read_to = 0
 
     async def __aenter__(self) -> Self:
@@ -92,7 +92,7 @@ class InputFile:
         return max(self._size, self.read_to) > self._last_size
 
     def _open(self) -> None:
-        handle = open_found(self._source, self.path, self.mark)
+        handle = open_found(self._source, self.path, self.stat)
         try:
             status = os.fstat(handle.fileno())
             head = os.pread(handle.fileno(), HEAD_BYTES, 0)
@@ -101,7 +101,7 @@ class InputFile:
             handle.close()
             raise
         self._handle, self._size, self._head, self.identity = handle, status.st_size, head, identity_of(head)
-        self.mark = mark_of(status, self.mark.folder)
+        self.stat = stat_of(status, self.stat.folder)
 
     async def _read_raw(self, size: int) -> bytes:
         block = await self._outages.hold(self.path, partial(to_thread.run_sync, self._try_to_read, size))
@@ -154,12 +154,12 @@ class InputFile:
             unpacker.give(compressed)
 
 
-def open_found(source: str, path: str, mark: Mark) -> io.FileIO:
+def open_found(source: str, path: str, stat: FileStat) -> io.FileIO:
     """Open a file that was found. Raises OSError, or SourceError when it is gone, or no file. Blocking."""
     try:
         handle = io.FileIO(path, opener=open_without_waiting)
     except FileNotFoundError:
-        if folder_device(path) == mark.folder:
+        if folder_device(path) == stat.folder:
             raise gone(source, path) from None
         raise OSError(errno.ENODEV, "the file system it was on is not mounted") from None
     kind = kind_of(os.fstat(handle.fileno()).st_mode)

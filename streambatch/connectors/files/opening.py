@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from streambatch.connectors.files.matching import Key, kind_of
+from streambatch.connectors.files.globs import FileId, kind_of
 from streambatch.core.chunks import Chunk
 from streambatch.core.codec import Framer, FramerStart, Framing
 
@@ -23,7 +23,7 @@ class Opening(NamedTuple):
     read_to: int
 
 
-def open_file(path: str, key: Key) -> io.FileIO | None:
+def open_file(path: str, key: FileId) -> io.FileIO | None:
     """Return a handle, or None when the path leads nowhere, or to another file than `key` says. Raises OSError."""
     try:
         handle = io.FileIO(path, opener=open_without_waiting)

@@ -16,11 +16,13 @@ from msgspec.structs import replace
 
 from streambatch.codecs.compression import compression_of
 from streambatch.codecs.formats import TABLES, framing_for_format
+from streambatch.connectors.files.globs import FileStat, check_not_empty, each_once, look
 from streambatch.connectors.files.identity import HEAD_BYTES, NOTHING_KNOWN, Identity
 from streambatch.connectors.files.input_file import BLOCK_BYTES, CutBack, InputFile, naming_errors, open_found
-from streambatch.connectors.files.known import Found, Known, NoteBook, match, notes_of
-from streambatch.connectors.files.matching import Mark, PartitionNames, check_not_empty, look, once
+from streambatch.connectors.files.matching import FoundFile, match
+from streambatch.connectors.files.notes import KnownFile, NoteBook, notes_of
 from streambatch.connectors.files.outage import Outages
+from streambatch.connectors.files.partitions import PartitionNames
 from streambatch.connectors.files.searching import is_gone
 from streambatch.core.backlog import Backlog, no_files
 from streambatch.core.chunks import Partition
@@ -29,7 +31,7 @@ from streambatch.core.feed import Feed
 from streambatch.core.intake import Intake
 
 
-class Place(NamedTuple):
+class ResumePoint(NamedTuple):
     """Where reading begins: what comes after `position` of a partition, if its file is the one known by `identity`."""
 
     partition: str
@@ -49,7 +51,7 @@ class Reading:
         format: str,
         compression: str,
         max_record_bytes: int,
-        known: Sequence[Known],
+        known: Sequence[KnownFile],
         book: NoteBook,
     ) -> None:
         self._source, self._patterns, self._intake = source, patterns, intake
@@ -67,7 +69,7 @@ class Reading:
         files = await self._find()
         matches = match(self._known, files)
         await self._forget(matches.values())
-        self._sizes = [file.mark.size for file in files]
+        self._sizes = [file.stat.size for file in files]
         for at, file in enumerate(files):
             await self._go_on(file, matches.get(file.path))
             self._done, self._opened = at + 1, None
@@ -83,7 +85,7 @@ class Reading:
         read = self._opened.read_to if self._opened is not None else 0
         return Backlog(max(0, left[0] - read) + sum(left[1:]), files)
 
-    async def _find(self) -> list[Found]:
+    async def _find(self) -> list[FoundFile]:
         """Return the files by name, with what begins them where an earlier run knew some."""
         while True:
             sight = await to_thread.run_sync(look, self._source, self._patterns)
@@ -93,95 +95,95 @@ class Reading:
             await anyio.sleep(seconds)
         check_not_empty(self._source, sight)
         found = []
-        for path, mark in sorted(once(sight.marks).items()):
-            head = await self._head(path, mark) if self._known else b""
+        for path, stat in sorted(each_once(sight.stats).items()):
+            head = await self._head(path, stat) if self._known else b""
             is_counted = self._format not in TABLES and compression_of(head, self._compression) == "none"
-            found.append(Found(path, mark, head, mark.size if is_counted else None))
+            found.append(FoundFile(path, stat, head, stat.size if is_counted else None))
         return found
 
-    async def _head(self, path: str, mark: Mark) -> bytes:
+    async def _head(self, path: str, stat: FileStat) -> bytes:
         def read() -> bytes:
-            with open_found(self._source, path, mark) as handle:
+            with open_found(self._source, path, stat) as handle:
                 return os.pread(handle.fileno(), HEAD_BYTES, 0)
 
         with naming_errors(self._source, path):
             return await self._outages.hold(path, lambda: to_thread.run_sync(read))
 
-    async def _forget(self, found: Iterable[Known]) -> None:
+    async def _forget(self, found: Iterable[KnownFile]) -> None:
         """Forget files that are gone and have been read; what is left of others may come back."""
         seen = {each.partition for each in found}
         known = [each for each in self._known if each.partition not in seen and each.was_read]
         for each in await to_thread.run_sync(is_gone, known) if known else ():
             self._book.write(each.partition, None)
 
-    async def _go_on(self, file: Found, known: Known | None) -> None:
+    async def _go_on(self, file: FoundFile, known: KnownFile | None) -> None:
         if known is None:
             return await self._read_new(file)
-        if known.identity.fits(file.head) and known.is_unchanged(file.mark.size):
-            notes = notes_of(file.path, file.mark, known.identity)
+        if known.identity.fits(file.head) and known.is_unchanged(file.stat.size):
+            notes = notes_of(file.path, file.stat, known.identity)
             self._book.write(known.partition, replace(notes, end=known.notes.end, size=known.notes.size))
             return
         try:
-            await self._read(file, Place(known.partition, known.position, known.identity))
+            await self._read(file, ResumePoint(known.partition, known.position, known.identity))
         except CutBack:
             self._intake.observer.file_changed(self._source, file.path, "truncated")
             self._book.write(known.partition, None)
             await self._read_new(file)
 
-    async def _read_new(self, file: Found) -> None:
-        await self._read(file, Place(self._names.take(file.path), 0, NOTHING_KNOWN))
+    async def _read_new(self, file: FoundFile) -> None:
+        await self._read(file, ResumePoint(self._names.take(file.path), 0, NOTHING_KNOWN))
 
-    async def _read(self, file: Found, place: Place) -> None:
+    async def _read(self, file: FoundFile, point: ResumePoint) -> None:
         if self._format in TABLES:
-            return await self._read_table(file, place)
+            return await self._read_table(file, point)
         path, observer = file.path, self._intake.observer
-        async with InputFile(self._source, path, file.mark, self._compression, self._outages) as opened:
-            opened.check(place.identity)
+        async with InputFile(self._source, path, file.stat, self._compression, self._outages) as opened:
+            opened.check(point.identity)
             self._opened = opened
-            self._note(opened, place)
-            feed = Feed(self._intake, await self._framer(opened, place), self._source)
+            self._note(opened, point)
+            feed = Feed(self._intake, await self._framer(opened, point), self._source)
             try:
                 observer.file_changed(self._source, path, "opened")
                 await feed.room(BLOCK_BYTES)
                 while block := await opened.read(BLOCK_BYTES):
-                    self._note(opened, place)
+                    self._note(opened, point)
                     await feed.push(block)
                     await feed.room(BLOCK_BYTES)
                 if opened.has_shrunk:
                     observer.file_changed(self._source, path, "truncated")
                 await feed.end(cut_off=opened.has_shrunk)
-                self._note(opened, place, feed.position)
+                self._note(opened, point, feed.position)
                 observer.file_changed(self._source, path, "completed")
             finally:
                 feed.release()
 
-    async def _framer(self, file: InputFile, place: Place) -> Framer:
-        """Return a framer for what comes after the place, and bring the file there."""
-        start = FramerStart(partition=Partition(self._source, place.partition), max_record_bytes=self._max_record_bytes)
+    async def _framer(self, file: InputFile, point: ResumePoint) -> Framer:
+        """Return a framer for what comes after the point, and bring the file there."""
+        start = FramerStart(partition=Partition(self._source, point.partition), max_record_bytes=self._max_record_bytes)
         framer = self._framing.framer_from(start)
-        if not place.position:
+        if not point.position:
             return framer
         columns, at = None, 0
         while self._framing.has_header and columns is None:
-            block = await file.read(min(BLOCK_BYTES, place.position - at))
+            block = await file.read(min(BLOCK_BYTES, point.position - at))
             if not block:
                 raise CutBack
             at += len(block)
             framer.feed(block, 0.0)
             columns = framer.columns
-        await file.skip(place.position - at)
-        return self._framing.framer_from(start.at(place.position, columns))
+        await file.skip(point.position - at)
+        return self._framing.framer_from(start.at(point.position, columns))
 
-    def _note(self, file: InputFile, place: Place, end: int | None = None) -> None:
-        notes = notes_of(file.path, file.mark, file.identity)
+    def _note(self, file: InputFile, point: ResumePoint, end: int | None = None) -> None:
+        notes = notes_of(file.path, file.stat, file.identity)
         if end is not None:
             notes = replace(notes, end=end, size=file.read_to)
-        self._book.write(place.partition, notes)
+        self._book.write(point.partition, notes)
 
-    async def _read_table(self, file: Found, place: Place) -> None:
+    async def _read_table(self, file: FoundFile, point: ResumePoint) -> None:
         from streambatch.connectors.files.table_reading import TableReading
 
         reading = TableReading(
             self._source, file, self._format, self._compression, self._intake, self._outages, self._book
         )
-        await reading.run(place.partition, place.position, place.identity)
+        await reading.run(point.partition, point.position, point.identity)

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import NamedTuple
 
+from streambatch.connectors.files.globs import FileId, FileStat, folder_device, folders_of, home_of, look, stat_of
 from streambatch.connectors.files.identity import HEAD_BYTES, Identity
-from streambatch.connectors.files.known import Known
-from streambatch.connectors.files.matching import Key, Mark, folder_device, folders_of, home_of, look, mark_of
+from streambatch.connectors.files.notes import KnownFile
 from streambatch.connectors.files.opening import open_file
 from streambatch.connectors.files.outage import is_passing
 from streambatch.connectors.files.tail import MISSES_MIN, Followed, Held
@@ -29,11 +29,11 @@ class Look(NamedTuple):
     for. failed: files whose handles can't be asked.
     """
 
-    marks: Mapping[str, Mark]
-    held: Mapping[Key, Held]
+    stats: Mapping[str, FileStat]
+    held: Mapping[FileId, Held]
     unseen: Mapping[str, OSError]
     found_again: dict[Followed, io.FileIO]
-    unsought: Set[Key]
+    unsought: Set[FileId]
     failed: Mapping[Followed, OSError]
 
 
@@ -42,30 +42,30 @@ class Renamed(NamedTuple):
 
     handle: io.FileIO
     path: str
-    mark: Mark
+    stat: FileStat
 
 
 def look_at(
-    source: str, patterns: Sequence[str], files: Mapping[Key, Followed], handles: Mapping[Followed, io.FileIO]
+    source: str, patterns: Sequence[str], files: Mapping[FileId, Followed], handles: Mapping[Followed, io.FileIO]
 ) -> Look:
     """Return what there is now. Raises SourceError for a plain path of what isn't a file."""
-    marks, unseen, _ = look(source, patterns)
-    missing = files.keys() - {mark.key for mark in marks.values()}
+    stats, unseen, _ = look(source, patterns)
+    missing = files.keys() - {stat.id for stat in stats.values()}
     for key in list(missing):
-        mark = _still_there(files[key], unseen)
-        if mark is not None:
-            marks[files[key].path] = mark
+        stat = _still_there(files[key], unseen)
+        if stat is not None:
+            stats[files[key].path] = stat
             missing.remove(key)
-    _find_homes(marks, files)
+    _find_homes(stats, files)
     found_again: dict[Followed, io.FileIO] = {}
     lost = [files[key] for key in missing if files[key] not in handles and files[key].misses < MISSES_MIN]
     room = max(0, FOUND_AGAIN_MAX - sum(file.misses > 0 for file in handles))
     for file in lost[:room]:
-        home = file.mark.home
-        renamed = _elsewhere(folders_of(file.path, home.folder if home else ""), file.mark.inode, file.identity)
+        home = file.stat.home
+        renamed = _elsewhere(folders_of(file.path, home.folder if home else ""), file.stat.inode, file.identity)
         if renamed is not None:
             found_again[file] = renamed.handle
-    held: dict[Key, Held] = {}
+    held: dict[FileId, Held] = {}
     failed: dict[Followed, OSError] = {}
     for key in missing:
         handle = handles.get(files[key]) or found_again.get(files[key])
@@ -76,16 +76,16 @@ def look_at(
             except OSError as error:
                 failed[files[key]] = error
                 held[key] = Held(files[key].size, files[key].links)
-    return Look(marks, held, unseen, found_again, {file.mark.key for file in lost[room:]}, failed)
+    return Look(stats, held, unseen, found_again, {file.stat.id for file in lost[room:]}, failed)
 
 
-def read_heads(marks: Mapping[str, Mark]) -> tuple[dict[str, bytes], dict[str, OSError]]:
+def read_heads(stats: Mapping[str, FileStat]) -> tuple[dict[str, bytes], dict[str, OSError]]:
     """Return what begins each file, and what can't be read; a file that is another by now is in neither."""
     heads: dict[str, bytes] = {}
     unread: dict[str, OSError] = {}
-    for path, mark in marks.items():
+    for path, stat in stats.items():
         try:
-            handle = open_file(path, mark.key)
+            handle = open_file(path, stat.id)
             if handle is not None:
                 with handle:
                     heads[path] = os.pread(handle.fileno(), HEAD_BYTES, 0)
@@ -94,24 +94,24 @@ def read_heads(marks: Mapping[str, Mark]) -> tuple[dict[str, bytes], dict[str, O
     return heads, unread
 
 
-def find_again(known: Iterable[Known], source: str, patterns: Sequence[str]) -> list[tuple[Known, Renamed]]:
+def find_again(known: Iterable[KnownFile], source: str, patterns: Sequence[str]) -> list[tuple[KnownFile, Renamed]]:
     """Return those of an earlier run that were renamed in their folder to what doesn't match, the oldest first."""
-    matching = {mark.inode for mark in look(source, patterns).marks.values()}
+    matching = {stat.inode for stat in look(source, patterns).stats.values()}
     found = []
     for each in known:
         if each.identity.length and not each.was_read and each.notes.inode not in matching:
             folders = folders_of(each.notes.path, each.notes.home)
             renamed = _elsewhere(folders, each.notes.inode, each.identity)
-            if renamed is not None and renamed.mark.size < each.position:
+            if renamed is not None and renamed.stat.size < each.position:
                 renamed.handle.close()
             elif renamed is not None:
                 found.append((each, renamed))
-    return sorted(found, key=lambda pair: pair[1].mark.modified_ns)
+    return sorted(found, key=lambda pair: pair[1].stat.modified_ns)
 
 
-def is_gone(known: Iterable[Known]) -> list[Known]:
+def is_gone(known: Iterable[KnownFile]) -> list[KnownFile]:
     """Return those whose files aren't there under any name, while their folders are as they were."""
-    gone: list[Known] = []
+    gone: list[KnownFile] = []
     inodes: dict[str, set[int]] = {}
     for each in known:
         folders = folders_of(each.notes.path, each.notes.home)
@@ -125,7 +125,7 @@ def is_gone(known: Iterable[Known]) -> list[Known]:
     return gone
 
 
-def _is_as_it_was(known: Known) -> bool:
+def _is_as_it_was(known: KnownFile) -> bool:
     """Tell whether the folders that a file was in are on the devices they were on. Raises OSError."""
     notes = known.notes
     if folder_device(notes.path) != notes.folder:
@@ -145,45 +145,45 @@ def _inodes(folder: str) -> set[int]:
         return set()
 
 
-def _find_homes(marks: dict[str, Mark], files: Mapping[Key, Followed]) -> None:
-    """Add to marks where their files are: once for each file, and again when it has another path."""
-    for path, mark in list(marks.items()):
-        file = files.get(mark.key)
-        at_home = marks.get(file.path) if file is not None else None
-        if file is not None and at_home is not None and at_home.key == mark.key:
-            home = file.mark.home
+def _find_homes(stats: dict[str, FileStat], files: Mapping[FileId, Followed]) -> None:
+    """Add to stats where their files are: once for each file, and again when it has another path."""
+    for path, stat in list(stats.items()):
+        file = files.get(stat.id)
+        at_home = stats.get(file.path) if file is not None else None
+        if file is not None and at_home is not None and at_home.id == stat.id:
+            home = file.stat.home
         else:
-            home = home_of(path, mark.key)
-        if home != mark.home:
-            marks[path] = mark._replace(home=home)
+            home = home_of(path, stat.id)
+        if home != stat.home:
+            stats[path] = stat._replace(home=home)
 
 
-def _still_there(file: Followed, unseen: dict[str, OSError]) -> Mark | None:
-    """Return the mark of a file that a glob did not show, or could not."""
+def _still_there(file: Followed, unseen: dict[str, OSError]) -> FileStat | None:
+    """Return the stat of a file that a glob did not show, or could not."""
     try:
         status = os.stat(file.path)
-        if (status.st_dev, status.st_ino) == file.mark.key:
-            return None if file.misses else mark_of(status, file.mark.folder)
+        if (status.st_dev, status.st_ino) == file.stat.id:
+            return None if file.misses else stat_of(status, file.stat.folder)
         return None
     except (FileNotFoundError, NotADirectoryError):
         return _unmounted(file, unseen)
     except OSError as error:
         if is_passing(error):
             unseen[file.path] = error
-    return None if file.misses else file.mark
+    return None if file.misses else file.stat
 
 
-def _unmounted(file: Followed, unseen: dict[str, OSError]) -> Mark | None:
+def _unmounted(file: Followed, unseen: dict[str, OSError]) -> FileStat | None:
     if file.misses:
         return None
     with suppress(OSError):
-        home = file.mark.home
+        home = file.stat.home
         # A link that leads nowhere tells nothing while what it led to is not mounted.
         is_awaited = home is not None and os.path.islink(file.path) and not _is_on(home.folder, home.device)
-        if folder_device(file.path) == file.mark.folder and not is_awaited:
+        if folder_device(file.path) == file.stat.folder and not is_awaited:
             return None
     unseen[file.path] = OSError(errno.ENODEV, "the file system it was on is not mounted")
-    return file.mark
+    return file.stat
 
 
 def _elsewhere(folders: Sequence[str], inode: int, identity: Identity) -> Renamed | None:
@@ -203,7 +203,7 @@ def _opened(path: str, identity: Identity) -> Renamed | None:
         return None
     try:
         if identity.length and identity.fits(os.pread(handle.fileno(), HEAD_BYTES, 0)):
-            return Renamed(handle, path, mark_of(status, folder_device(path)))
+            return Renamed(handle, path, stat_of(status, folder_device(path)))
     except OSError:
         handle.close()
         raise

@@ -16,7 +16,7 @@ from pydantic import Field
 from streambatch.codecs.compression import unpacker
 from streambatch.codecs.formats import TABLES, framing_for_format
 from streambatch.connectors.files.follow import Follower
-from streambatch.connectors.files.known import Known, NoteBook, known_from
+from streambatch.connectors.files.notes import KnownFile, NoteBook, known_files
 from streambatch.connectors.files.reading import Reading
 from streambatch.core.backlog import Backlog, no_files
 from streambatch.core.durable import Notes, Saved
@@ -31,7 +31,7 @@ class _Memory:
     """What a source knows of its partitions, from before and since. Not an option."""
 
     def __init__(self) -> None:
-        self.known: list[Known] = []
+        self.known: list[KnownFile] = []
         self.book = NoteBook()
         self.at_work: CountableSource | None = None
 
@@ -81,7 +81,7 @@ class FileSource:
 
     def resume(self, saved: Mapping[str, Saved]) -> None:
         """Learn, before `run`, how far each partition was acked; what is not named is new."""
-        self._memory.known = known_from(saved)
+        self._memory.known = known_files(saved)
         self._memory.book = NoteBook(self._memory.known)
 
     def notes(self) -> Mapping[str, Notes | None]:

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from streambatch.codecs.compression import Corrupt, Unpacker, compression_of, unpacker
 from streambatch.codecs.table.chunk import size_of
+from streambatch.connectors.files.globs import kind_of
 from streambatch.connectors.files.identity import HEAD_BYTES
-from streambatch.connectors.files.matching import kind_of
 from streambatch.connectors.files.opening import open_without_waiting
 from streambatch.core.units import format_size
 

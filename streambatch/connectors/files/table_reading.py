@@ -14,11 +14,12 @@ from msgspec.structs import replace
 
 from streambatch.codecs.compression import Corrupt
 from streambatch.codecs.table.chunk import TableChunk, size_of
-from streambatch.connectors.files.at_once import call_at_once
+from streambatch.connectors.files.eager import call_eagerly
+from streambatch.connectors.files.globs import stat_of
 from streambatch.connectors.files.identity import Identity, identity_of
 from streambatch.connectors.files.input_file import CutBack, naming_errors, open_found
-from streambatch.connectors.files.known import Found, NoteBook, notes_of
-from streambatch.connectors.files.matching import mark_of
+from streambatch.connectors.files.matching import FoundFile
+from streambatch.connectors.files.notes import NoteBook, notes_of
 from streambatch.connectors.files.outage import Outages
 from streambatch.connectors.files.table_file import BATCH_BYTES, ROWS_MAX, TableError, TableFile
 from streambatch.core.allocator import keep_freed_memory
@@ -52,7 +53,14 @@ class TableReading:
     """One file of rows, from a row on to its end; opened again after an outage, where it was."""
 
     def __init__(
-        self, source: str, file: Found, format: str, compression: str, intake: Intake, outages: Outages, book: NoteBook
+        self,
+        source: str,
+        file: FoundFile,
+        format: str,
+        compression: str,
+        intake: Intake,
+        outages: Outages,
+        book: NoteBook,
     ) -> None:
         self._source, self._file, self._intake = source, file, intake
         self._format, self._compression = format, compression
@@ -79,8 +87,8 @@ class TableReading:
         with contextlib.closing(file):
             if not identity.fits(file.head):
                 raise CutBack
-            mark, own = mark_of(file.status, self._file.mark.folder), identity_of(file.head)
-            notes = notes_of(path, mark, own)
+            stat, own = stat_of(file.status, self._file.stat.folder), identity_of(file.head)
+            notes = notes_of(path, stat, own)
             self._book.write(framer.partition, notes)
             if not self._has_begun:
                 self._has_begun = True
@@ -92,11 +100,11 @@ class TableReading:
             if file.rows_missing:
                 raise CutBack
         await feed.end()
-        self._book.write(framer.partition, replace(notes, end=feed.position, size=mark.size))
+        self._book.write(framer.partition, replace(notes, end=feed.position, size=stat.size))
         observer.file_changed(source, path, "completed")
 
     def _open(self, row: int) -> TableFile:
-        open_found(self._source, self._file.path, self._file.mark).close()
+        open_found(self._source, self._file.path, self._file.stat).close()
         limit = self._intake.memory.capacity
         try:
             return TableFile(self._file.path, self._format, self._compression, batch_bytes_max=limit, row=row)
@@ -107,7 +115,7 @@ class TableReading:
         expected = BATCH_BYTES
         while True:
             await feed.room(expected)
-            batch = await call_at_once(file.read)
+            batch = await call_eagerly(file.read)
             if batch is None:
                 return
             self._outages.cured(self._file.path)

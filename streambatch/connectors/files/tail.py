@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from streambatch.connectors.files.globs import FileId, FileStat
 from streambatch.connectors.files.identity import HEAD_BYTES, NOTHING_KNOWN, identity_of
-from streambatch.connectors.files.known import Found, Known, NoteBook, match, notes_of
-from streambatch.connectors.files.matching import Key, Mark, PartitionNames, partition_name
+from streambatch.connectors.files.matching import FoundFile, match
+from streambatch.connectors.files.notes import KnownFile, NoteBook, notes_of
+from streambatch.connectors.files.partitions import PartitionNames, partition_name
 from streambatch.core.events import FileEvent
 
 MISSES_MIN = 2
@@ -37,13 +39,26 @@ class Followed:
     """
 
     __slots__ = (
-        "end", "from_end", "grew_at", "identity", "is_done", "is_renamed", "links", "mark", "misses", "partition",
-        "path", "read_to", "size", "start", "was_opened",
+        "end",
+        "from_end",
+        "grew_at",
+        "identity",
+        "is_done",
+        "is_renamed",
+        "links",
+        "misses",
+        "partition",
+        "path",
+        "read_to",
+        "size",
+        "start",
+        "stat",
+        "was_opened",
     )  # fmt: skip
 
-    def __init__(self, partition: str, path: str, mark: Mark, now: float) -> None:
-        self.partition, self.path, self.mark = partition, path, mark
-        self.size, self.read_to = mark.size, 0
+    def __init__(self, partition: str, path: str, stat: FileStat, now: float) -> None:
+        self.partition, self.path, self.stat = partition, path, stat
+        self.size, self.read_to = stat.size, 0
         self.identity = NOTHING_KNOWN
         self.from_end = self.is_renamed = self.is_done = self.was_opened = False
         self.misses, self.links = 0, 0
@@ -64,14 +79,19 @@ class Tail:
     """
 
     def __init__(
-        self, rotate_wait: float, *, from_end: bool = False, known: Iterable[Known] = (), book: NoteBook | None = None
+        self,
+        rotate_wait: float,
+        *,
+        from_end: bool = False,
+        known: Iterable[KnownFile] = (),
+        book: NoteBook | None = None,
     ) -> None:
         self._rotate_wait, self._book = rotate_wait, book or NoteBook()
         self._absent = {each.partition: each for each in known}
         # Where there was an earlier run, what it did not see was written since.
         self._from_end = from_end and not self._absent
         self._names = PartitionNames(self._absent)
-        self._files: dict[Key, Followed] = {}
+        self._files: dict[FileId, Followed] = {}
         self._unread: dict[Followed, None] = {}
         self._held: set[Followed] = set()
         self._first: dict[Followed, int] = {}
@@ -84,40 +104,40 @@ class Tail:
         return bool(self._unread)
 
     @property
-    def files(self) -> Mapping[Key, Followed]:
+    def files(self) -> Mapping[FileId, Followed]:
         """The files being followed."""
         return self._files
 
     @property
-    def absent(self) -> list[Known]:
+    def absent(self) -> list[KnownFile]:
         """What is known of an earlier run and was not seen in this one."""
         return list(self._absent.values())
 
     @property
     def wants_look(self) -> bool:
-        """Whether `see` must be told even of marks that are as they were."""
+        """Whether `see` must be told even of stats that are as they were."""
         return bool(self._aside) or any(file.misses for file in self._leaving)
 
-    def strange(self, marks: Mapping[str, Mark]) -> list[str]:
+    def strange(self, stats: Mapping[str, FileStat]) -> list[str]:
         """Return the paths of which `see` must be told the first bytes: each may be of a file that was known before."""
         if not self._absent:
             return []
-        return [path for path, mark in marks.items() if mark.key not in self._files]
+        return [path for path, stat in stats.items() if stat.id not in self._files]
 
     def see(
         self,
-        marks: Mapping[str, Mark],
-        held: Mapping[Key, Held],
+        stats: Mapping[str, FileStat],
+        held: Mapping[FileId, Held],
         now: float,
         heads: Mapping[str, bytes] | None = None,
-        unsought: Set[Key] = frozenset(),
+        unsought: Set[FileId] = frozenset(),
     ) -> list[Followed]:
         """Learn which paths match, and what open handles say of the missing files. Returns the files just renamed.
 
         heads: what begins each of the `strange` files; one that it leaves out is not taken up now. unsought: missing
         files that may be somewhere else.
         """
-        paths = {mark.key: path for path, mark in sorted(marks.items(), reverse=True)}
+        paths = {stat.id: path for path, stat in sorted(stats.items(), reverse=True)}
         renamed = []
         for key, file in self._files.items():
             path = paths.pop(key, None)
@@ -126,20 +146,20 @@ class Tail:
                 if not file.misses or key not in unsought:
                     self._miss(file, held.get(key), now)
             else:
-                mark = marks[path]
-                at_home = marks.get(file.path)
-                self._find(file, file.path if at_home is not None and at_home.key == key else path, mark, now)
+                stat = stats[path]
+                at_home = stats.get(file.path)
+                self._find(file, file.path if at_home is not None and at_home.id == key else path, stat, now)
             if file.is_renamed and not was_renamed:
                 renamed.append(file)
             if file.is_leaving and file in self._unread:
                 self._first.setdefault(file, file.size)
         self._retry_aside()
-        added = self._add(sorted(paths.values(), key=lambda path: (marks[path].modified_ns, path)), marks, heads, now)
+        added = self._add(sorted(paths.values(), key=lambda path: (stats[path].modified_ns, path)), stats, heads, now)
         return renamed + [file for file in added if file.is_renamed]
 
-    def take_up(self, known: Known, path: str, mark: Mark, now: float) -> Followed:
+    def take_up(self, known: KnownFile, path: str, stat: FileStat, now: float) -> Followed:
         """Go on with a file that no matching name leads to, but a handle does. Call it before the first `see`."""
-        file = self._taken_up(self._absent.pop(known.partition), path, mark, now)
+        file = self._taken_up(self._absent.pop(known.partition), path, stat, now)
         self._first[file] = file.size
         self._want(file)
         return file
@@ -174,8 +194,8 @@ class Tail:
             if old.misses and old.path == file.path and old.identity == identity_of(head) and size >= old.read_to:
                 self.forget(file)
                 self.forget(old)
-                old.mark, old.size, old.misses, old.is_renamed = file.mark, size, 0, False
-                self._files[old.mark.key] = old
+                old.stat, old.size, old.misses, old.is_renamed = file.stat, size, 0, False
+                self._files[old.stat.id] = old
                 self._want(old)
                 self._note(old)
                 return old
@@ -226,7 +246,7 @@ class Tail:
     def free(self, file: Followed) -> None:
         """Learn that reading it is worth a try again."""
         self._held.discard(file)
-        if self._files.get(file.mark.key) is file:
+        if self._files.get(file.stat.id) is file:
             self._want(file)
 
     def reread(self, file: Followed, position: int) -> None:
@@ -264,20 +284,20 @@ class Tail:
     def forget(self, file: Followed) -> None:
         """Follow a file no longer."""
         self._book.write(file.partition, None)
-        self._files.pop(file.mark.key, None)
+        self._files.pop(file.stat.id, None)
         self._leaving.pop(file, None)
         self._unread.pop(file, None)
         self._held.discard(file)
 
-    def _find(self, file: Followed, path: str, mark: Mark, now: float) -> None:
-        is_changed = mark != file.mark or path != file.path
+    def _find(self, file: Followed, path: str, stat: FileStat, now: float) -> None:
+        is_changed = stat != file.stat or path != file.path
         if is_changed or file.misses:
             self._want(file)
         if path != file.path:
             file.path, file.is_renamed, file.grew_at = path, True, now
-        if mark.size != file.size:
+        if stat.size != file.size:
             self._grew(file, now)
-        file.mark, file.size, file.misses, file.links = mark, mark.size, 0, 0
+        file.stat, file.size, file.misses, file.links = stat, stat.size, 0, 0
         if file.is_leaving and not file.is_done:
             self._leaving[file] = None
         elif not file.is_leaving:
@@ -310,26 +330,26 @@ class Tail:
 
     def _retry_aside(self) -> None:
         for file in self._aside:
-            if not file.misses and file.mark.key in self._files:
+            if not file.misses and file.stat.id in self._files:
                 self._want(file)
         self._aside.clear()
 
     def _add(
-        self, paths: list[str], marks: Mapping[str, Mark], heads: Mapping[str, bytes] | None, now: float
+        self, paths: list[str], stats: Mapping[str, FileStat], heads: Mapping[str, bytes] | None, now: float
     ) -> list[Followed]:
         if heads is not None:
             paths = [path for path in paths if path in heads]
-        found = [Found(path, marks[path], (heads or {}).get(path, b""), marks[path].size) for path in paths]
+        found = [FoundFile(path, stats[path], (heads or {}).get(path, b""), stats[path].size) for path in paths]
         matches = match(self._absent.values(), found) if heads else {}
         added = []
         for path in paths:
             if path in matches:
-                file = self._taken_up(self._absent.pop(matches[path].partition), path, marks[path], now)
+                file = self._taken_up(self._absent.pop(matches[path].partition), path, stats[path], now)
             else:
-                file = Followed(self._names.take(path), path, marks[path], now)
+                file = Followed(self._names.take(path), path, stats[path], now)
                 file.from_end = self._is_first_look and self._from_end
                 file.start = file.size if file.from_end else 0
-                self._files[file.mark.key] = file
+                self._files[file.stat.id] = file
                 self._want(file)
             if self._is_first_look and file in self._unread:
                 self._first[file] = file.size
@@ -338,17 +358,17 @@ class Tail:
         self._is_first_look = False
         return added
 
-    def _taken_up(self, known: Known, path: str, mark: Mark, now: float) -> Followed:
+    def _taken_up(self, known: KnownFile, path: str, stat: FileStat, now: float) -> Followed:
         """Return a file of an earlier run as it was then, to be read if it changed or waits to be finished."""
         notes = known.notes
-        file = Followed(known.partition, path, mark, now)
+        file = Followed(known.partition, path, stat, now)
         file.read_to, file.start, file.identity = known.position, notes.start, known.identity
         file.is_renamed = notes.renamed or partition_name(path) != notes.path
-        file.from_end = notes.from_end and notes.inode == mark.inode
+        file.from_end = notes.from_end and notes.inode == stat.inode
         if notes.from_end and not file.from_end:
             file.read_to = file.start = 0
-        file.is_done, file.end = known.is_unchanged(mark.size), notes.end or 0
-        self._files[file.mark.key] = file
+        file.is_done, file.end = known.is_unchanged(stat.size), notes.end or 0
+        self._files[file.stat.id] = file
         if not file.is_done:
             self._want(file)
             if file.is_renamed:
@@ -361,7 +381,7 @@ class Tail:
             self._unread[file] = None
 
     def _note(self, file: Followed) -> None:
-        notes = notes_of(file.path, file.mark, file.identity)
+        notes = notes_of(file.path, file.stat, file.identity)
         self._book.write(
             file.partition,
             replace(

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from streambatch.connectors.files import follow, searching
+from streambatch.connectors.files.globs import Home, folder_device, folders_of, home_of, look
 from streambatch.connectors.files.identity import identity_of
-from streambatch.connectors.files.known import FileNotes, Known
-from streambatch.connectors.files.matching import Home, folder_device, folders_of, home_of, look
+from streambatch.connectors.files.notes import FileNotes, KnownFile
 from streambatch.connectors.files.source import FileSource
 from streambatch.ops.rereading import Files, notes_from
 from tests.connectors.files.filing import FileIntake, following
@@ -212,17 +212,17 @@ async def test_a_target_on_a_disk_that_is_not_mounted_is_waited_for(
 def test_one_of_an_earlier_run_is_not_gone_while_its_disk_is_not_mounted(links: Path) -> None:
     folder, pods = os.stat(links).st_dev, str(links.parent / "pods")
     notes = FileNotes(path=f"{links}/0.log", inode=1, folder=folder, home=pods, home_device=folder, head=1, digest="00")
-    there = Known("0.log", 2, True, notes, identity_of(b"x"))
+    there = KnownFile("0.log", 2, True, notes, identity_of(b"x"))
     unmounted = there._replace(notes=FileNotes(path=notes.path, inode=1, folder=folder, home=pods, home_device=-1))
     assert searching.is_gone([there, unmounted]) == [there]
 
 
 def test_files_that_no_link_leads_to_have_no_other_home(links: Path) -> None:
     target = linked(links, "0", b"1\n")
-    marks = look("logs", [f"{links}/*", str(target)]).marks
+    stats = look("logs", [f"{links}/*", str(target)]).stats
     home = Home(str(target.parent), os.stat(target.parent).st_dev)
-    homes = {path: home_of(path, mark.key) for path, mark in marks.items()}
+    homes = {path: home_of(path, stat.id) for path, stat in stats.items()}
     assert homes == {f"{links}/0.log": home, str(target): None}
     assert home_of(f"{links}/0.log", (0, 0)) is None
     assert folders_of(str(target), "") == [str(target.parent)]
-    assert searching.look_at("logs", [str(target)], {}, {}).marks == {str(target): marks[str(target)]}
+    assert searching.look_at("logs", [str(target)], {}, {}).stats == {str(target): stats[str(target)]}

@@ -7,8 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from streambatch.connectors.files.globs import FileStat
 from streambatch.connectors.files.identity import HEAD_BYTES, NOTHING_KNOWN, identity_of
-from streambatch.connectors.files.matching import Mark
 from streambatch.connectors.files.tail import Followed, Held, Tail
 
 NAMES = st.sampled_from(["log", "log.1", "log.2", "other"])
@@ -81,13 +81,13 @@ class Following(RuleBasedStateMachine):
         self.now += seconds
         shown = {name: inode for name, inode in self.names.items() if name != blurred or self.was_blurred}
         self.was_blurred = shown != self.names
-        marks = {name: Mark(1, i, len(self.inodes[i].raw), self.modified[i]) for name, i in shown.items()}
+        stats = {name: FileStat(1, i, len(self.inodes[i].raw), self.modified[i]) for name, i in shown.items()}
         held = {
-            file.mark.key: Held(len(self.inodes[inode].raw), int(inode in self.names.values()))
+            file.stat.id: Held(len(self.inodes[inode].raw), int(inode in self.names.values()))
             for file, inode in self.handles.items()
             if inode not in shown.values()
         }
-        self.tail.see(marks, held, self.now)
+        self.tail.see(stats, held, self.now)
         for file in self.tail.due(self.now):
             self.handles.pop(file, None)
             self.tail.finish(file)
@@ -131,9 +131,9 @@ class Following(RuleBasedStateMachine):
 
     def _read(self, file: Followed, size: int) -> None:
         if file not in self.handles:
-            if self.names.get(file.path) != file.mark.inode:
+            if self.names.get(file.path) != file.stat.inode:
                 return self.tail.set_aside(file)
-            self.handles[file] = file.mark.inode
+            self.handles[file] = file.stat.inode
             self.tail.started(file, file.read_to)
         content = self.inodes[self.handles[file]]
         at = file.read_to
@@ -150,8 +150,8 @@ TestFollowing = Following.TestCase
 TestFollowing.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
-def mark(inode: int, size: int, modified: int = 0) -> Mark:
-    return Mark(1, inode, size, modified)
+def stat(inode: int, size: int, modified: int = 0) -> FileStat:
+    return FileStat(1, inode, size, modified)
 
 
 def test_an_identity_grows_with_the_file_and_fits_what_begins_like_it() -> None:
@@ -166,7 +166,7 @@ def test_an_identity_grows_with_the_file_and_fits_what_begins_like_it() -> None:
 
 def test_files_of_the_first_look_come_oldest_first_then_by_name() -> None:
     tail = Tail(ROTATE_WAIT)
-    tail.see({"a": mark(1, 9, 20), "c": mark(2, 9, 10), "b": mark(3, 9, 10)}, {}, 0.0)
+    tail.see({"a": stat(1, 9, 20), "c": stat(2, 9, 10), "b": stat(3, 9, 10)}, {}, 0.0)
     order = []
     while tail.has_unread:
         (file,) = tail.next_round(10)
@@ -178,10 +178,10 @@ def test_files_of_the_first_look_come_oldest_first_then_by_name() -> None:
 def test_later_ones_take_turns_but_what_a_renamed_file_was_known_to_hold_comes_first() -> None:
     tail = Tail(ROTATE_WAIT)
     tail.see({}, {}, 0.0)
-    tail.see({"log": mark(1, 100)}, {}, 0.0)
+    tail.see({"log": stat(1, 100)}, {}, 0.0)
     (log,) = tail.next_round(10)
     assert tail.accept(log, b"x" * 100, 100, 50, 0.0)
-    tail.see({"log.1": mark(1, 100), "log": mark(2, 10), "other": mark(3, 10)}, {}, 0.0)
+    tail.see({"log.1": stat(1, 100), "log": stat(2, 10), "other": stat(3, 10)}, {}, 0.0)
     assert tail.next_round(10) == [log]
     assert tail.accept(log, b"x" * 100, 100, 50, 0.0)
     assert sorted(file.path for file in tail.next_round(10)) == ["log", "other"]
@@ -189,19 +189,19 @@ def test_later_ones_take_turns_but_what_a_renamed_file_was_known_to_hold_comes_f
 
 def test_a_name_missed_by_one_look_is_neither_renamed_nor_done() -> None:
     tail = Tail(ROTATE_WAIT)
-    tail.see({"log": mark(1, 1)}, {}, 0.0)
+    tail.see({"log": stat(1, 1)}, {}, 0.0)
     (log,) = tail.next_round(1)
     assert tail.accept(log, b"x", 1, 1, 0.0)
     assert tail.see({}, {(1, 1): Held(1, 1)}, 0.0) == []
     assert tail.due(100.0) == []
-    assert tail.see({"log": mark(1, 1)}, {}, 100.0) == []
+    assert tail.see({"log": stat(1, 1)}, {}, 100.0) == []
     assert tail.due(200.0) == []
 
 
 @pytest.mark.parametrize(("links", "event"), [(0, "deleted"), (1, "completed")])
 def test_a_file_that_is_gone_is_done_once_it_grew_no_more_for_a_while(links: int, event: str) -> None:
     tail = Tail(ROTATE_WAIT)
-    tail.see({"log": mark(1, 1)}, {}, 0.0)
+    tail.see({"log": stat(1, 1)}, {}, 0.0)
     (log,) = tail.next_round(1)
     assert tail.accept(log, b"x", 1, 1, 0.0)
     tail.see({}, {(1, 1): Held(1, links)}, 10.0)
@@ -220,12 +220,12 @@ def test_a_file_that_is_gone_is_done_once_it_grew_no_more_for_a_while(links: int
 
 def test_what_is_forgotten_of_a_partial_record_is_read_again_before_the_file_is_done() -> None:
     tail = Tail(ROTATE_WAIT)
-    tail.see({"log": mark(1, 9)}, {}, 0.0)
+    tail.see({"log": stat(1, 9)}, {}, 0.0)
     (log,) = tail.next_round(1)
     assert tail.accept(log, b"x" * 9, 9, 9, 0.0)
     tail.reread(log, 4)
     assert not tail.has_unread
-    tail.see({"log.1": mark(1, 9)}, {}, 1.0)
+    tail.see({"log.1": stat(1, 9)}, {}, 1.0)
     assert tail.next_round(1) == [log]
     assert tail.accept(log, b"x" * 9, 9, 5, 1.0)
     tail.reread(log, 4)
@@ -235,10 +235,10 @@ def test_what_is_forgotten_of_a_partial_record_is_read_again_before_the_file_is_
 
 def test_a_file_cut_back_to_less_than_was_read_is_another_though_it_begins_alike() -> None:
     tail, head = Tail(ROTATE_WAIT), b"x" * HEAD_BYTES
-    tail.see({"log": mark(1, 9000)}, {}, 0.0)
+    tail.see({"log": stat(1, 9000)}, {}, 0.0)
     (log,) = tail.next_round(1)
     assert tail.accept(log, head, 9000, 9000, 0.0)
-    tail.see({"log": mark(1, 8000)}, {}, 1.0)
+    tail.see({"log": stat(1, 8000)}, {}, 1.0)
     assert tail.next_round(1) == [log]
     assert not tail.accept(log, head, 8000, 0, 1.0)
     tail.restart(log, 1.0)
@@ -248,18 +248,18 @@ def test_a_file_cut_back_to_less_than_was_read_is_another_though_it_begins_alike
 
 def test_a_file_whose_name_led_elsewhere_for_a_moment_is_read_once_it_is_back() -> None:
     tail = Tail(ROTATE_WAIT)
-    tail.see({"log": mark(1, 9)}, {}, 0.0)
+    tail.see({"log": stat(1, 9)}, {}, 0.0)
     (log,) = tail.next_round(1)
     tail.set_aside(log)
     assert not tail.has_unread
     assert tail.wants_look
-    tail.see({"log": mark(1, 9)}, {}, 1.0)
+    tail.see({"log": stat(1, 9)}, {}, 1.0)
     assert tail.next_round(1) == [log]
 
 
 def test_a_file_whose_length_is_never_reached_is_not_read_without_end() -> None:
     tail = Tail(ROTATE_WAIT)
-    tail.see({"log": mark(1, 4096)}, {}, 0.0)
+    tail.see({"log": stat(1, 4096)}, {}, 0.0)
     (log,) = tail.next_round(1)
     assert tail.accept(log, b"1\n", 4096, 2, 0.0)
     assert tail.next_round(1) == [log]
@@ -271,7 +271,7 @@ def test_ever_more_names_of_one_path() -> None:
     tail = Tail(0.0)
     names = []
     for inode in range(1, 5):
-        tail.see({"log#2": mark(99, 0), "log": mark(inode, 0)}, {}, 0.0)
+        tail.see({"log#2": stat(99, 0), "log": stat(inode, 0)}, {}, 0.0)
         while tail.has_unread:
             for file in tail.next_round(9):
                 names += [file.partition] if file.path == "log" else []
@@ -281,7 +281,7 @@ def test_ever_more_names_of_one_path() -> None:
 
 def test_a_file_that_went_before_it_was_open_is_given_up() -> None:
     tail = Tail(ROTATE_WAIT)
-    tail.see({"log": mark(1, 9)}, {}, 0.0)
+    tail.see({"log": stat(1, 9)}, {}, 0.0)
     (log,) = tail.next_round(1)
     tail.set_aside(log)
     tail.see({}, {}, 1.0)
@@ -289,5 +289,5 @@ def test_a_file_that_went_before_it_was_open_is_given_up() -> None:
     assert not tail.has_unread
     assert tail.due(1.0 + ROTATE_WAIT) == [log]
     assert tail.finish(log) == "deleted"
-    tail.see({"log": mark(1, 9)}, {}, 9.0)
+    tail.see({"log": stat(1, 9)}, {}, 9.0)
     assert [file.partition for file in tail.next_round(1)] == ["log#2"]

@@ -13,7 +13,7 @@ import anyio
 T = TypeVar("T")
 
 
-async def call_at_once(function: Callable[[], T]) -> T:
+async def call_eagerly(function: Callable[[], T]) -> T:
     """Call a function in a thread, on asyncio; cancellation waits until it has returned."""
     call = asyncio.get_running_loop().run_in_executor(None, function)
     with anyio.CancelScope(shield=True):

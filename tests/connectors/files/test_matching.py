@@ -2,25 +2,26 @@
 
 import os
 
+from streambatch.connectors.files.globs import FileStat
 from streambatch.connectors.files.identity import HEAD_BYTES, identity_of
-from streambatch.connectors.files.known import FileNotes, Found, Known, NoteBook, known_from, match, notes_of
-from streambatch.connectors.files.matching import Mark
+from streambatch.connectors.files.matching import FoundFile, match
+from streambatch.connectors.files.notes import FileNotes, KnownFile, NoteBook, known_files, notes_of
 from streambatch.core.durable import Saved
 
 LONG = b"x" * HEAD_BYTES
 
 
-def known(partition: str, head: bytes, position: int, *, inode: int = 1, device: int = 1, path: str = "") -> Known:
-    mark, identity = Mark(device, inode, len(head), 0, 1), identity_of(head)
-    return Known(partition, position, True, notes_of(path or partition, mark, identity), identity)
+def known(partition: str, head: bytes, position: int, *, inode: int = 1, device: int = 1, path: str = "") -> KnownFile:
+    stat, identity = FileStat(device, inode, len(head), 0, 1), identity_of(head)
+    return KnownFile(partition, position, True, notes_of(path or partition, stat, identity), identity)
 
 
-def found(path: str, head: bytes, size: int | None = None, *, inode: int = 1, device: int = 1) -> Found:
+def found(path: str, head: bytes, size: int | None = None, *, inode: int = 1, device: int = 1) -> FoundFile:
     length = len(head) if size is None else size
-    return Found(path, Mark(device, inode, length, 0, 1), head[:HEAD_BYTES], length)
+    return FoundFile(path, FileStat(device, inode, length, 0, 1), head[:HEAD_BYTES], length)
 
 
-def names(known: list[Known], found: list[Found]) -> dict[str, str]:
+def names(known: list[KnownFile], found: list[FoundFile]) -> dict[str, str]:
     return {path: each.partition for path, each in match(known, found).items()}
 
 
@@ -96,22 +97,22 @@ def test_a_name_that_is_no_utf8_is_known_again() -> None:
 def test_notes_are_told_when_they_change_and_come_back() -> None:
     book = NoteBook()
     assert book.changed() == {}
-    notes = notes_of("log", Mark(1, 2, 3, 4, 5), identity_of(b"abc"))
+    notes = notes_of("log", FileStat(1, 2, 3, 4, 5), identity_of(b"abc"))
     book.write("log", notes)
     told = book.changed()
     book.write("log", notes)
     assert book.changed() == {}
-    (known,) = known_from({"log": Saved(position=2, read_to=3, notes=told["log"] or {})})
+    (known,) = known_files({"log": Saved(position=2, read_to=3, notes=told["log"] or {})})
     assert (known.notes, known.identity, known.is_acked) == (notes, identity_of(b"abc"), False)
     book.write("log", None)
     assert book.changed() == {"log": None}
 
 
 def test_reading_goes_on_no_earlier_than_it_began() -> None:
-    (known,) = known_from({"log": Saved(position=0, read_to=0, notes={"path": "log", "start": 70})})
+    (known,) = known_files({"log": Saved(position=0, read_to=0, notes={"path": "log", "start": 70})})
     assert known.position == 70
 
 
 def test_notes_of_a_later_version_are_understood() -> None:
-    (known,) = known_from({"log": Saved(position=1, read_to=1, notes={"color": "red"})})
+    (known,) = known_files({"log": Saved(position=1, read_to=1, notes={"color": "red"})})
     assert known.notes == FileNotes(path="log")
