@@ -1,7 +1,7 @@
 """Blocking calls in threads that begin before anything else runs.
 
-Whoever hands over what was read and then asks for more finds the next read done when the event loop, busy with scoring
-what came, has time again. anyio's own calls only begin some turns of the loop later.
+A reader that hands over a block and then asks for the next finds it read when the event loop, busy with scoring, has
+time again. anyio's own calls in threads begin only some turns of the loop later.
 """
 
 import asyncio
