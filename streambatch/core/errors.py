@@ -134,6 +134,9 @@ class StateError(StreambatchError):
 class StateOutage(StateError):
     """State can't be read or stored for now, as on a full disk; nothing was changed, and trying again may work."""
 
+    retry_after: float | None = None
+    """As of a `SinkOutage`: nothing asks to be left alone."""
+
 
 class DamagedStateError(StateError):
     """Stored state is not what was stored. `aside` is where the file was put, None if it was left where it is."""

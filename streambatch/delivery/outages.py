@@ -12,10 +12,13 @@ from typing import NamedTuple
 
 import anyio
 
-from streambatch.core.backoff import Backoff
 from streambatch.core.clock import Clock
 from streambatch.core.errors import SinkOutage, StateOutage, StreambatchError
 from streambatch.core.events import Observer
+from streambatch.core.retry import Backoff, RetryPolicy
+
+RETRIES = RetryPolicy(longest_seconds=30.0, asked_seconds_max=300.0)
+"""What is out is tried again for ever."""
 
 
 class Outage(NamedTuple):
@@ -36,7 +39,7 @@ class Holding:
 
     async def through(self, name: str, call: Callable[[], Awaitable[object]]) -> None:
         """Await `call` until it raises no outage. What else it raises is raised."""
-        backoff, is_held = Backoff(random), False
+        backoff, is_held = Backoff(RETRIES, random), False
         while True:
             try:
                 await call()
@@ -46,7 +49,7 @@ class Holding:
                 known = self.outages.get(name)
                 self.failed.set()
                 self.outages[name] = Outage(known.since if known else self._clock.monotonic(), error)
-                await anyio.sleep(backoff.failed(getattr(error, "retry_after", None)))
+                await anyio.sleep(backoff.failed(error.retry_after or 0.0))
                 self._observer.sink_retried(name)
             except Exception as error:
                 self._observer.sink_failed(name, error)

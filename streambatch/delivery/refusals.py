@@ -1,7 +1,6 @@
 """Finding the rows of a payload that a sink refuses, by halving. Pure: the driver sends the parts, in order.
 
-For one guilty row among n the parts cost at most 2*log2(n) further requests. The same payload is cut the same way each
-time, so that parts, too, have ids that stay.
+The same payload is cut the same way each time, so that parts, too, have ids that stay.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from streambatch.core.bisect import Bisection
 from streambatch.core.errors import SinkRefused
 from streambatch.core.types import IntArray
 
@@ -28,34 +28,31 @@ class Part(NamedTuple):
 class Refusals:
     """Rows still to send after a payload was refused, and who is to blame.
 
-    Ask for `next_part` until it is None, and say so when one is `refused`. payload: JSON lines, a row each, not empty.
-    guilty: rows that were refused alone, in order.
+    Call `next_part` until it returns None, and `refused` when a part is. payload: JSON lines, a row each, not empty.
     """
 
     def __init__(self, payload: bytes, batch_id: str, error: SinkRefused) -> None:
         self._payload, self._batch_id = payload, batch_id
         self._ends = ends_of_lines(payload)
-        self.guilty: list[tuple[int, SinkRefused]] = []
-        self._todo: list[tuple[int, int]] = []
-        self._current = (0, len(self._ends))
-        self.refused(error)
+        self._bisection = Bisection.after(len(self._ends), error)
 
     def next_part(self) -> Part | None:
         """Return what to send next; None when all is known."""
-        if not self._todo:
+        span = self._bisection.next_span()
+        if span is None:
             return None
-        start, stop = self._current = self._todo.pop()
+        start, stop = span.start, span.stop
         payload = self._payload[int(self._ends[start - 1]) if start else 0 : int(self._ends[stop - 1])]
         return Part(start, stop, payload, f"{self._batch_id}.{start}-{stop}")
 
     def refused(self, error: SinkRefused) -> None:
-        """Learn that the last part was refused; a part of one row is guilty."""
-        start, stop = self._current
-        if stop - start == 1:
-            self.guilty.append((start, error))
-            return
-        middle = (start + stop) // 2
-        self._todo += [(middle, stop), (start, middle)]
+        """Halve the last part; a part of one row is guilty."""
+        self._bisection.failed(error)
+
+    @property
+    def guilty(self) -> list[tuple[int, SinkRefused]]:
+        """Return the rows that were refused alone, in order, with what the sink said."""
+        return self._bisection.guilty
 
 
 def ends_of_lines(payload: bytes) -> IntArray:

@@ -7,7 +7,7 @@ smaller calls would only multiply what it has to refuse. Any other error has the
 
 from __future__ import annotations
 
-from streambatch.core.bisect import Halving
+from streambatch.core.bisect import Bisection
 from streambatch.core.errors import RetryableError
 from streambatch.core.retry import AttemptsUsedUpError, Random, RetryPolicy
 from streambatch.core.types import FloatArray
@@ -16,15 +16,15 @@ from streambatch.core.types import FloatArray
 class Trial:
     """Call the model with `span` once `wait_seconds` have passed, until `span` is None.
 
-    halving: what became of which rows; None while nothing failed, and `scores` are of all rows then.
+    bisection: what became of which rows; None while nothing failed, and `scores` are of all rows then.
     retries: calls that were tried again. retry_seconds: time in attempts that failed in passing and in the waits.
     """
 
-    __slots__ = ("_failures", "_policy", "_random", "_rows", "_started", "halving", "retries", "retry_seconds",
+    __slots__ = ("_failures", "_policy", "_random", "_rows", "_started", "bisection", "retries", "retry_seconds",
                  "scores", "span", "wait_seconds")  # fmt: skip
 
     def __init__(self, rows: int, policy: RetryPolicy, random: Random) -> None:
-        self.halving: Halving | None = None
+        self.bisection: Bisection[Exception] | None = None
         self.scores: FloatArray | None = None
         self.span = slice(0, rows) if rows else None
         self.wait_seconds = self.retry_seconds = 0.0
@@ -39,35 +39,34 @@ class Trial:
 
     def succeeded(self, scores: FloatArray) -> None:
         """Learn the scores of `span`."""
-        if self.halving is None:
+        if self.bisection is None:
             self.scores, self.span = scores, None
         else:
-            self.halving.succeeded(scores)
-            self._go_on(self.halving)
+            self.bisection.succeeded(scores)
+            self._go_on(self.bisection)
 
     def failed(self, error: Exception, now: float) -> None:
         """Learn that the call of `span` failed."""
         if not isinstance(error, RetryableError):
-            self._halved().failed(error)
-            self._go_on(self._halved())
+            self._bisected().failed(error)
+            self._go_on(self._bisected())
             return
         self._failures += 1
-        wait = self._policy.wait_seconds(self._failures, self._random)
-        if wait is not None:
+        if not self._policy.is_used_up(self._failures):
             self.retries += 1
-            self.wait_seconds = wait
+            self.wait_seconds = self._policy.wait_seconds(self._failures, self._random)
             return
         self.retry_seconds += now - self._started
-        self._halved().given_up(AttemptsUsedUpError(error, self._failures))
-        self._go_on(self._halved())
+        self._bisected().given_up(AttemptsUsedUpError(error, self._failures))
+        self._go_on(self._bisected())
 
-    def _halved(self) -> Halving:
-        """Return the halving, of all rows at first."""
-        if self.halving is None:
-            self.halving = Halving(self._rows)
-            self.halving.next_span()
-        return self.halving
+    def _bisected(self) -> Bisection[Exception]:
+        """Return the bisection, of all rows at first."""
+        if self.bisection is None:
+            self.bisection = Bisection(self._rows)
+            self.bisection.next_span()
+        return self.bisection
 
-    def _go_on(self, halving: Halving) -> None:
-        self.span = halving.next_span()
+    def _go_on(self, bisection: Bisection[Exception]) -> None:
+        self.span = bisection.next_span()
         self._failures, self.wait_seconds = 0, 0.0

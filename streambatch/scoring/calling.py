@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from streambatch.core.errors import ShapeError, StepError
-from streambatch.core.retry import told
+from streambatch.core.retry import error_text
 from streambatch.core.types import BoolArray, FloatArray
 from streambatch.scoring.states import name_of
 
@@ -54,7 +54,7 @@ def _called(step: Any, *args: Any) -> Any:
     except BaseException as error:
         if is_interrupt(error):
             raise
-        raise StepError(name_of(step), f"raised {told(error)}") from error
+        raise StepError(name_of(step), f"raised {error_text(error)}") from error
 
 
 def _check_rows(step: Any, x: FloatArray, y: Any) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from streambatch.codecs.columns import concatenated, item, take, values
 from streambatch.codecs.finite import all_finite
 from streambatch.core.batches import Batch
-from streambatch.core.bisect import Halving, isolate
+from streambatch.core.bisect import Bisection, isolate
 from streambatch.core.chunks import Chunk, Reason
 from streambatch.core.codec import Decoder, Encoder, Framing
 from streambatch.core.errors import ModelError
@@ -28,7 +28,7 @@ from streambatch.core.outcomes import (
     Rows,
     Stage,
 )
-from streambatch.core.retry import ONCE, told
+from streambatch.core.retry import ONCE, error_text
 from streambatch.core.types import BoolArray, FloatArray, IntArray
 from streambatch.scoring.attempts import Trial
 from streambatch.scoring.calling import is_interrupt, own, stepped, stepped_on
@@ -154,7 +154,7 @@ class Transform:
         except BaseException as error:
             if is_interrupt(error):
                 raise
-            raise ModelError(self.model_name, f"raised {told(error)}") from error
+            raise ModelError(self.model_name, f"raised {error_text(error)}") from error
 
     async def call_async(self, prepared: Prepared, span: slice) -> FloatArray:
         """The same for a model whose `score` is async; the caller's cancellation passes."""
@@ -162,7 +162,7 @@ class Transform:
         try:
             return checked_scores(self.model_name, await self.model.score(own(self.model, x)), len(x))
         except (SystemExit, GeneratorExit) as error:  # they would end the event loop
-            raise ModelError(self.model_name, f"raised {told(error)}") from error
+            raise ModelError(self.model_name, f"raised {error_text(error)}") from error
 
     def complete(self, prepared: Prepared, trial: Trial, now: Now) -> Outcome:
         """Make the outcome of a batch whose trial is over.
@@ -257,36 +257,38 @@ class Transform:
 
     def _isolate_step(self, prepared: Prepared, step: Any, error: Exception) -> BoolArray | None:
         x = prepared.x
-        halving = isolate(lambda span: stepped(step, x[span]), len(x), error)
-        self._blame(prepared, halving, "preprocess", "step_error", f"preprocess step {name_of(step)}")
-        if not halving.results:
+        bisection = isolate(lambda span: stepped(step, x[span]), len(x), error)
+        self._blame(prepared, bisection, "preprocess", "step_error", f"preprocess step {name_of(step)}")
+        if not bisection.results:
             return None
-        prepared.x = np.concatenate([y for _, _, (y, _) in halving.results])
-        masks = [np.ones(len(y), bool) if mask is None else mask for _, _, (y, mask) in halving.results]
+        prepared.x = np.concatenate([y for _, _, (y, _) in bisection.results])
+        masks = [np.ones(len(y), bool) if mask is None else mask for _, _, (y, mask) in bisection.results]
         return np.concatenate(masks)
 
     def _settle(self, prepared: Prepared, trial: Trial) -> FloatArray:
-        halving = trial.halving
-        if halving is None:
+        bisection = trial.bisection
+        if bisection is None:
             return np.empty(0) if trial.scores is None else trial.scores
-        if halving.guilty:
-            if prepared.batch.sequence == 0 and not halving.results and not self.is_proven:
-                cause = halving.guilty[0][1]
-                raise ModelError(self.model_name, f"failed on the whole first batch: {told(cause)}") from cause
-            self._blame(prepared, halving, "score", "model_error", f"model {self.model_name}")
-        parts = [scores for _, _, scores in halving.results]
+        if bisection.guilty:
+            if prepared.batch.sequence == 0 and not bisection.results and not self.is_proven:
+                cause = bisection.guilty[0][1]
+                raise ModelError(self.model_name, f"failed on the whole first batch: {error_text(cause)}") from cause
+            self._blame(prepared, bisection, "score", "model_error", f"model {self.model_name}")
+        parts = [scores for _, _, scores in bisection.results]
         return np.concatenate(parts) if parts else np.empty(0)
 
-    def _blame(self, prepared: Prepared, halving: Halving, stage: Stage, reason: Reason, who: str) -> None:
+    def _blame(
+        self, prepared: Prepared, bisection: Bisection[Exception], stage: Stage, reason: Reason, who: str
+    ) -> None:
         """Make rejects of the guilty rows and keep the others."""
         places = prepared.places()
-        for row, error in halving.guilty:
-            text = str(error) if isinstance(error, ModelError) else f"{who}: {told(error)}"
+        for row, error in bisection.guilty:
+            text = str(error) if isinstance(error, ModelError) else f"{who}: {error_text(error)}"
             prepared.rejects.append(
                 self._reject(prepared.batch, int(places[row]), stage, reason, text, item(prepared.ids, row))
             )
         mask = np.zeros(len(prepared.ids), bool)
-        mask[halving.kept()] = True
+        mask[bisection.kept()] = True
         prepared.keep(mask)
 
     def _drop_non_finite(self, prepared: Prepared, scores: FloatArray) -> FloatArray:

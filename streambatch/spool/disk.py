@@ -9,6 +9,7 @@ import errno
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
+from random import random
 from typing import TypeVar
 
 import anyio
@@ -17,10 +18,11 @@ from anyio import to_thread
 from streambatch.core.clock import Clock
 from streambatch.core.errors import SourceError
 from streambatch.core.events import Observer
+from streambatch.core.retry import Backoff, RetryPolicy
 from streambatch.spool.folder import SyncFailed
 
-RETRY_SECONDS, RETRY_SECONDS_MAX = 0.1, 5.0
-"""How long to wait for space on a full disk, at first and at most."""
+RETRIES = RetryPolicy(longest_seconds=5.0, jitter=0.0)
+"""A full disk is tried again until there is space, and no other spool waits for the same moment."""
 LAST_SECONDS = 2.0
 """How long a stop, also a hard one, waits for space on a full disk."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -52,7 +54,7 @@ class SpoolDisk:
         Returns None if it could wait and a stop didn't. Raises SourceError, and OSError for any other trouble or, in
         a hurry, a disk that stays full.
         """
-        wait = RETRY_SECONDS
+        backoff = Backoff(RETRIES, random)
         while True:
             try:
                 done = await to_thread.run_sync(work)
@@ -69,12 +71,11 @@ class SpoolDisk:
             else:
                 self._go_on()
                 return done
-            await self._pause(wait)
-            wait = min(2 * wait, RETRY_SECONDS_MAX)
+            await self._pause(backoff.failed())
 
     async def _pause(self, seconds: float) -> None:
         if self.is_hurried:
-            await anyio.sleep(RETRY_SECONDS)
+            await anyio.sleep(RETRIES.first_seconds)
         else:
             with anyio.move_on_after(seconds):
                 await self._hurried.wait()

@@ -22,11 +22,11 @@ def test_finds_exactly_the_guilty_rows(rows: int, data: st.DataObject) -> None:
             raise ValueError("poison")
         return taken
 
-    halving = isolate(call, rows, ValueError("poison"))
+    bisection = isolate(call, rows, ValueError("poison"))
 
-    assert {row for row, _ in halving.guilty} == guilty
-    assert [row for _, _, taken in halving.results for row in taken] == sorted(set(range(rows)) - guilty)
-    assert np.array_equal(halving.kept(), sorted(set(range(rows)) - guilty))
+    assert {row for row, _ in bisection.guilty} == guilty
+    assert [row for _, _, taken in bisection.results for row in taken] == sorted(set(range(rows)) - guilty)
+    assert np.array_equal(bisection.kept(), sorted(set(range(rows)) - guilty))
     if len(guilty) == 1:
         assert calls <= 2 * ceil(log2(rows)) + 1 if rows > 1 else calls == 0
 

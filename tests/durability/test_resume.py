@@ -21,13 +21,13 @@ import numpy as np
 import pytest
 
 import streambatch as sb
-from streambatch.core import backoff
 from streambatch.core.chunks import Chunk
 from streambatch.core.errors import SinkError, SinkOutage, StateOutage
 from streambatch.core.intake import Intake
 from streambatch.core.report import Counts
+from streambatch.core.retry import RetryPolicy
 from streambatch.core.types import FloatArray
-from streambatch.delivery import dead_letters, outbox
+from streambatch.delivery import dead_letters, outages, outbox
 from streambatch.durability.store.store import StateStore
 from streambatch.storage.segments import Rotation
 from tests.connectors.files.written import rows_in
@@ -225,8 +225,7 @@ class IdentifiedSink:
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backoff, "FIRST_SECONDS", 0.002)
-    monkeypatch.setattr(backoff, "LONGEST_SECONDS", 0.01)
+    monkeypatch.setattr(outages, "RETRIES", RetryPolicy(first_seconds=0.002, longest_seconds=0.01))
 
 
 def check_each_score_came_once(place: Place, server: Server) -> None:

@@ -1,6 +1,5 @@
 """Retries and halves: who is called with what, how often, after which wait."""
 
-import random
 from math import ceil, log2
 
 from hypothesis import given
@@ -17,23 +16,6 @@ def trial_of(rows: int, policy: RetryPolicy = THRICE) -> Trial:
     return Trial(rows, policy, lambda: 1.0)
 
 
-@given(failures=st.integers(1, 5000), seed=st.integers())
-def test_waits_are_drawn_between_nothing_and_a_bound_that_doubles(failures: int, seed: int) -> None:
-    policy = RetryPolicy(attempts=10_000, first_seconds=0.1, most_seconds=10.0)
-    bound = min(0.1 * 2.0 ** min(failures - 1, 100), 10.0)
-    assert policy.wait_seconds(failures, lambda: 1.0) == bound
-    assert policy.wait_seconds(failures, lambda: 0.0) == 0.0
-    wait = policy.wait_seconds(failures, random.Random(seed).random)
-    assert wait is not None
-    assert 0.0 <= wait <= bound
-
-
-def test_attempts_count_the_first_call() -> None:
-    assert RetryPolicy(attempts=1).wait_seconds(1, random.random) is None
-    assert RetryPolicy(attempts=3).wait_seconds(2, random.random) is not None
-    assert RetryPolicy(attempts=3).wait_seconds(3, random.random) is None
-
-
 def test_a_passing_error_is_tried_again_whole_after_growing_waits() -> None:
     trial = trial_of(8)
     for wait in (0.1, 0.2):
@@ -42,7 +24,7 @@ def test_a_passing_error_is_tried_again_whole_after_growing_waits() -> None:
         assert (trial.span, trial.wait_seconds) == (slice(0, 8), wait)
     trial.succeeded(range(8))  # type: ignore[arg-type]  # a trial doesn't look at scores
     assert trial.span is None
-    assert (list(trial.scores or ()), trial.halving, trial.retries) == (list(range(8)), None, 2)
+    assert (list(trial.scores or ()), trial.bisection, trial.retries) == (list(range(8)), None, 2)
 
 
 def test_one_that_does_not_pass_kills_all_rows_of_the_call_and_halves_nothing() -> None:
@@ -56,8 +38,8 @@ def test_one_that_does_not_pass_kills_all_rows_of_the_call_and_halves_nothing() 
             trial.started(0.0)
             trial.failed(error, 0.0)
         assert trial.span is None
-        assert trial.halving is not None
-        assert [(row, str(cause)) for row, cause in trial.halving.guilty] == [
+        assert trial.bisection is not None
+        assert [(row, str(cause)) for row, cause in trial.bisection.guilty] == [
             (row, f"{told}, 3 attempts") for row in range(4)
         ]
 
@@ -112,15 +94,15 @@ def test_every_row_ends_once_and_no_row_is_tried_for_nothing(
             trial.failed(ValueError("poison"), now)
         else:
             trial.succeeded(taken)  # type: ignore[arg-type]
-    if trial.halving is None:
+    if trial.bisection is None:
         assert list(trial.scores or ()) == list(range(rows))
         return
-    scored = [row for _, _, taken in trial.halving.results for row in taken]
-    dead = [row for row, _ in trial.halving.guilty]
+    scored = [row for _, _, taken in trial.bisection.results for row in taken]
+    dead = [row for row, _ in trial.bisection.guilty]
     assert sorted(scored + dead) == list(range(rows))
     assert scored == sorted(scored)
     assert poison <= set(dead)
-    assert trial.halving.kept().tolist() == scored
+    assert trial.bisection.kept().tolist() == scored
     assert trial.retry_seconds <= now
     if not script:
         assert set(dead) == poison

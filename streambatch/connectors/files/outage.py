@@ -6,28 +6,22 @@ The observer is told once when something of a source can't be read, and once whe
 from __future__ import annotations
 
 import errno
-import random
 from collections.abc import Awaitable, Callable, Mapping
+from random import random
 from typing import TypeVar
 
 import anyio
 
 from streambatch.core.errors import SourceError
 from streambatch.core.events import Observer
+from streambatch.core.retry import Backoff, RetryPolicy
 
 T = TypeVar("T")
-RETRY_SECONDS, RETRY_SECONDS_MAX = 0.1, 5.0
+RETRIES = RetryPolicy(longest_seconds=5.0, jitter=0.5)
+"""What can't be read is tried again for ever."""
 ABSENT = (errno.ENOENT, errno.ENOTDIR)
 """There is no such file: that is an answer, and no outage."""
 _LASTING = (*ABSENT, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ENXIO)
-
-
-def wait_seconds(failures: int, share: float) -> float:
-    """Return how long to wait after so many failures in a row, at least one. share: from 0 to 1, by chance."""
-    longest = RETRY_SECONDS_MAX
-    if failures < 30:
-        longest = min(longest, RETRY_SECONDS * 2.0 ** (failures - 1))
-    return longest * (1 + share) / 2
 
 
 def is_passing(error: OSError) -> bool:
@@ -40,9 +34,9 @@ class Outages:
 
     def __init__(self, source: str, observer: Observer) -> None:
         self._source, self._observer = source, observer
-        self._failures: dict[str, int] = {}
+        self._failures: dict[str, Backoff] = {}
         self._unseen: Mapping[str, OSError] = {}
-        self._blind_looks = 0
+        self._blind_looks = Backoff(RETRIES, random)
 
     @property
     def lasts(self) -> bool:
@@ -52,24 +46,27 @@ class Outages:
     def failed(self, what: str, path: str, error: OSError) -> float:
         """Learn that something could not be read. Returns the seconds to wait before it is tried again."""
         self._tell(path, error)
-        self._failures[what] = self._failures.get(what, 0) + 1
-        return wait_seconds(self._failures[what], random.random())
+        if what not in self._failures:
+            self._failures[what] = Backoff(RETRIES, random)
+        return self._failures[what].failed()
 
     def cured(self, what: str) -> None:
         """Learn that something was read, or need not be read any more."""
-        if self._failures.pop(what, 0) and not self._unseen and not self._failures:
+        if self._failures.pop(what, None) and not self._unseen and not self._failures:
             self._observer.source_recovered(self._source)
 
     def looked(self, unseen: Mapping[str, OSError]) -> float:
-        """Learn which paths could not be looked at, of all there are. Returns the seconds to wait if there are any."""
+        """Take in which paths could not be looked at, of all there are. Returns the seconds to wait; 0 for none."""
         for path, error in unseen.items():
             self._tell(path, error)
             break
         was_out, self._unseen = bool(self._unseen), unseen
         if was_out and not unseen and not self._failures:
             self._observer.source_recovered(self._source)
-        self._blind_looks = self._blind_looks + 1 if unseen else 0
-        return wait_seconds(max(1, self._blind_looks), random.random())
+        if unseen:
+            return self._blind_looks.failed()
+        self._blind_looks.succeeded()
+        return 0.0
 
     async def hold(self, path: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try until there is no outage. Raises what the attempt raises else."""

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow.ipc
 import pytest
 
 from streambatch.connectors.files import follow, outage
-from streambatch.connectors.files.outage import Outages, is_passing, wait_seconds
+from streambatch.connectors.files.outage import Outages, is_passing
 from streambatch.connectors.files.source import FileSource
 from streambatch.connectors.files.table_file import TableFile
 from streambatch.core.errors import SourceError
@@ -29,7 +30,7 @@ LINES = b"".join(b"%d\n" % i for i in range(600_000))
 
 @pytest.fixture(autouse=True)
 def _try_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outage, "RETRY_SECONDS_MAX", 0.01)
+    monkeypatch.setattr(outage, "RETRIES", replace(outage.RETRIES, longest_seconds=0.01))
     monkeypatch.setattr(follow, "LOOK_SECONDS", 0.01)
 
 
@@ -61,8 +62,9 @@ def append(path: Path, raw: bytes) -> None:
 
 def test_waits_double_up_to_a_limit(anyio_backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert [wait_seconds(n, 1.0) for n in (1, 2, 3, 6, 7, 10_000)] == [0.1, 0.2, 0.4, 3.2, 5.0, 5.0]
-    assert wait_seconds(1, 0.0) == 0.05
+    waits = [outage.RETRIES.wait_seconds(n, lambda: 1.0) for n in (1, 2, 3, 6, 7, 10_000)]
+    assert waits == [0.1, 0.2, 0.4, 3.2, 5.0, 5.0]
+    assert outage.RETRIES.wait_seconds(1, lambda: 0.0) == 0.05
 
 
 def test_what_passes(anyio_backend: str) -> None:
