@@ -28,6 +28,7 @@ from streambatch import (
 from streambatch.core.batches import Batch, Stamps
 from streambatch.core.chunks import Chunk, Partition
 from streambatch.core.outcomes import Outcome
+from streambatch.core.wrapping import as_source
 from streambatch.scoring.factory import encoder_for, transform_for
 
 BATCH = 512
@@ -83,7 +84,7 @@ def measure(rounds: int, call_seconds: float) -> list[Cost]:
     """Score so many batches of each case, in turn; the places of the poison are drawn anew for each."""
     model = Picky(call_seconds)
     schema = RecordSchema(id="id", features="features", shape=(FEATURES,))
-    sources = [MemorySource([])]
+    sources = [as_source(MemorySource([]))]
     transform = transform_for(sources, schema, [Standardize(MEAN, SCALE)], model, encoder_for("jsonl", schema))
     random = np.random.default_rng(1)
     calls: dict[str, list[int]] = {case: [] for case in CASES}

@@ -26,6 +26,7 @@ from streambatch.core.intake import Memory
 from streambatch.core.outcomes import Outcome
 from streambatch.core.text import encodable
 from streambatch.core.units import format_duration, format_size
+from streambatch.core.wrapping import as_source
 from streambatch.daemon.daemon import drift_of, tracing_of
 from streambatch.scoring.executors.choice import is_async
 from streambatch.scoring.factory import encoder_for, transform_for
@@ -135,9 +136,8 @@ def _size(path: Path) -> int:
 async def _print_sample(assembly: Assembly, records: int) -> None:
     config = assembly.config
     sources = [part.options for part in config.sources]
-    transform = transform_for(
-        sources, config.record, assembly.steps, assembly.model, encoder_for("jsonl", config.record)
-    )
+    encoder = encoder_for("jsonl", config.record)
+    transform = transform_for(list(map(as_source, sources)), config.record, assembly.steps, assembly.model, encoder)
     for source in sources:
         if isinstance(source, FileSource):
             for batch in _batches(await read_sample(source, records, config), config.batch.max_records):

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable
 
-from streambatch.core.protocols import Source
+from streambatch.core.parts import Source
 
 
-def distinctly_named(sources: Sequence[Source]) -> list[Source]:
+def distinctly_named(sources: Iterable[Source]) -> list[Source]:
     """Return the sources, each with a name of its own: a second `file` becomes `file_2`."""
     seen: dict[str, int] = {}
     named = []
     for source in sources:
         seen[source.name] = number = seen.get(source.name, 0) + 1
-        named.append(source if number == 1 else _renamed(source, f"{source.name}_{number}"))
+        named.append(source if number == 1 else source.named(f"{source.name}_{number}"))
     return named
-
-
-def _renamed(source: Any, name: str) -> Source:
-    renamed: Source = replace(source, name=name)  # every source in a config, or given by hand, is a dataclass
-    return renamed

@@ -10,11 +10,12 @@ nothing, unless a class overrides it. Nobody asks a part for its type or for the
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from streambatch.core.clock import Clock, SystemClock
 from streambatch.core.durable import Commit, Mark, Notes, Saved
@@ -23,7 +24,7 @@ from streambatch.core.types import BoolArray, FloatArray
 if TYPE_CHECKING:
     from streambatch.core.backlog import Backlog
     from streambatch.core.intake import Intake
-    from streambatch.core.spooling import SpoolOptions
+    from streambatch.core.spooling import SpoolOptions, SpoolStatus
 
 WhenFull = Literal["block", "drop_newest"]
 
@@ -66,11 +67,18 @@ class Source(ABC):
     """Whether each record's score, or error, goes back to where the record came from."""
     spool: SpoolOptions | None = None
     """The spool that is to stand between it and the pipeline."""
+    dedupe_window: float | None = None
+    """Seconds for which a spool remembers the key of a request; None for a day."""
 
     @property
     def is_finite(self) -> bool:
         """Whether it ends by itself."""
         return False
+
+    def named(self, name: str) -> Source:
+        """Return the same options under another name."""
+        renamed: Source = dataclasses.replace(cast("Any", self), name=name)
+        return renamed
 
     @abstractmethod
     def build(self, site: Site) -> Reader:
@@ -113,6 +121,11 @@ class Reader(ABC):
 
     def backlog(self) -> Backlog | None:
         """Return what it has before it, as of the last look, at any time; None if it can't tell."""
+        return None
+
+    @property
+    def spool(self) -> SpoolStatus | None:
+        """The spool that stands between it and the pipeline, as it is now; None without one."""
         return None
 
     @property

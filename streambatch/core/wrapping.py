@@ -7,19 +7,62 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from streambatch.core.durable import Commit, Mark, Notes, Saved
 from streambatch.core.intake import Intake
 from streambatch.core.parts import Claim, Reader, Sink, Site, Source, Writer
 
 
-def as_source(source: Any) -> Source:
+class RunningSource(Protocol):
+    """A source that is options and reader in one object. What else a `Reader` has, it may have too."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def format(self) -> str: ...
+
+    @property
+    def is_finite(self) -> bool: ...
+
+    async def run(self, intake: Intake) -> None:
+        """See `Reader.run`."""
+        ...
+
+
+class WritingSink(Protocol):
+    """A sink that is options and writer in one object. What else a `Writer` has, it may have too."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def format(self) -> str: ...
+
+    async def open(self, header: bytes) -> None:
+        """See `Writer.open`."""
+        ...
+
+    async def write(self, payload: bytes) -> None:
+        """See `Writer.write`."""
+        ...
+
+    async def sync(self) -> int:
+        """See `Writer.sync`."""
+        ...
+
+    async def close(self) -> None:
+        """See `Writer.close`."""
+        ...
+
+
+def as_source(source: Source | RunningSource) -> Source:
     """Return a source; one that runs itself is wrapped."""
     return source if isinstance(source, Source) else WrappedSource(source)
 
 
-def as_sink(sink: Any) -> Sink:
+def as_sink(sink: Sink | WritingSink) -> Sink:
     """Return a sink; one that writes itself is wrapped."""
     return sink if isinstance(sink, Sink) else WrappedSink(sink)
 
@@ -33,10 +76,14 @@ class WrappedSource(Source):
         self.when_full = getattr(source, "when_full", "block")
         self.reply = bool(getattr(source, "reply", False))
         self.spool = getattr(source, "spool", None)
+        self.dedupe_window = getattr(source, "dedupe_window", None)
 
     @property
     def is_finite(self) -> bool:
         return bool(self.wrapped.is_finite)
+
+    def named(self, name: str) -> Source:
+        return WrappedSource(dataclasses.replace(self.wrapped, name=name))
 
     def build(self, site: Site) -> Reader:
         """Return a reader of its own for each run, if the source is a dataclass."""
@@ -57,7 +104,7 @@ class WrappedReader(Reader):
     """The running part of a source that is its own reader."""
 
     def __init__(self, source: Any) -> None:
-        self.name, self._source = source.name, source
+        self.name, self.wrapped = source.name, source
         self.is_resumable = hasattr(source, "resume") and hasattr(source, "notes")
         self.counts_recovered = bool(getattr(source, "counts_recovered", False))
         self._acked = getattr(source, "acked", None)
@@ -65,14 +112,14 @@ class WrappedReader(Reader):
         self._listening = getattr(source, "listening", None)
 
     async def run(self, intake: Intake) -> None:
-        await self._source.run(intake)
+        await self.wrapped.run(intake)
 
     def resume(self, saved: Mapping[str, Saved]) -> None:
         if self.is_resumable:
-            self._source.resume(saved)
+            self.wrapped.resume(saved)
 
     def notes(self) -> Mapping[str, Notes | None]:
-        return self._source.notes() if self.is_resumable else {}
+        return self.wrapped.notes() if self.is_resumable else {}
 
     def acked(self, positions: Mapping[str, int]) -> None:
         if self._acked is not None:
@@ -83,7 +130,7 @@ class WrappedReader(Reader):
 
     @property
     def address(self) -> str | None:
-        return getattr(self._source, "bound", None)
+        return getattr(self.wrapped, "bound", None)
 
     async def listening(self) -> str | None:
         return await self._listening() if self._listening is not None else None
@@ -113,7 +160,7 @@ class WrappedWriter(Writer):
     """The running part of a sink that is its own writer."""
 
     def __init__(self, sink: Any, site: Site) -> None:
-        self.name, self._sink = sink.name, sink
+        self.name, self.wrapped = sink.name, sink
         self.is_rewindable = hasattr(sink, "restore") and hasattr(sink, "mark")
         self.is_identified = hasattr(sink, "write_batch")
         self.is_segmented = all(hasattr(sink, name) for name in ("durable_writes", "close_due", "finish"))
@@ -121,38 +168,38 @@ class WrappedWriter(Writer):
             sink.timed_by(site.clock)
 
     async def open(self, header: bytes) -> None:
-        await self._sink.open(header)
+        await self.wrapped.open(header)
 
     async def write(self, payload: bytes) -> None:
-        await self._sink.write(payload)
+        await self.wrapped.write(payload)
 
     async def write_batch(self, payload: bytes, batch_id: str) -> None:
-        await self._sink.write_batch(payload, batch_id)
+        await self.wrapped.write_batch(payload, batch_id)
 
     async def sync(self) -> int:
-        return int(await self._sink.sync())
+        return int(await self.wrapped.sync())
 
     async def close(self) -> None:
-        await self._sink.close()
+        await self.wrapped.close()
 
     def restore(self, mark: Mark | None, commit: Commit) -> None:
         if self.is_rewindable:
-            self._sink.restore(mark, commit)
+            self.wrapped.restore(mark, commit)
 
     def mark(self) -> Mark:
-        return self._sink.mark() if self.is_rewindable else {}
+        return self.wrapped.mark() if self.is_rewindable else {}
 
     @property
     def durable_writes(self) -> int:
-        return int(self._sink.durable_writes) if self.is_segmented else 0
+        return int(self.wrapped.durable_writes) if self.is_segmented else 0
 
     async def close_due(self) -> None:
         if self.is_segmented:
-            await self._sink.close_due()
+            await self.wrapped.close_due()
 
     async def finish(self) -> None:
         if self.is_segmented:
-            await self._sink.finish()
+            await self.wrapped.finish()
 
 
 def _fresh(part: Any) -> Any:

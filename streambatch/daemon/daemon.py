@@ -228,8 +228,7 @@ class Daemon:
         along.start_soon(self._notifier.keep, self.pipeline)
         along.start_soon(self._reloader.keep)
         for source in self.pipeline.sources:
-            if hasattr(source, "listening"):
-                along.start_soon(self._say_listening, source)
+            along.start_soon(self._say_listening, source.name)
         if self._progress is not None:
             along.start_soon(self._show, self._progress)
 
@@ -251,8 +250,10 @@ class Daemon:
         """Whether a hang-up is the end of the terminal it all was started from, and not somebody's wish to reload."""
         return self._had_terminal and not stderr_is_terminal()
 
-    async def _say_listening(self, source: Any) -> None:
-        self._log.info("listening", source=source.name, address=await source.listening())
+    async def _say_listening(self, source: str) -> None:
+        address = await self.pipeline.listening(source)
+        if address is not None:
+            self._log.info("listening", source=source, address=address)
 
     async def _show(self, progress: Progress) -> None:
         try:

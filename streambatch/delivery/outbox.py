@@ -21,12 +21,7 @@ from streambatch.core.clock import Clock
 from streambatch.core.durable import Commit, Mark
 from streambatch.core.events import Observer
 from streambatch.core.outcomes import Outcome, Reject
-from streambatch.core.protocols import (
-    IdentifiedSink,
-    RewindableOutput,
-    SegmentedSink,
-    Sink,
-)
+from streambatch.core.parts import Writer
 from streambatch.delivery.outages import Holding
 from streambatch.delivery.posting import Refuse, post
 from streambatch.delivery.replies import send_replies
@@ -105,7 +100,7 @@ class Outbox:
 
     def __init__(
         self,
-        sink: Sink,
+        sink: Writer,
         dead_letters: DeadLetters,
         *,
         clock: Clock,
@@ -124,12 +119,9 @@ class Outbox:
         self._early: dict[int, Finished] = {}
         self._ready: list[Finished] = []
         self._ready_size = 0
-        # Asked once: what a protocol has is looked up anew each time, as long as a batch takes to be written.
-        self._segments = sink if isinstance(sink, SegmentedSink) else None
-        self._identified = sink if isinstance(sink, IdentifiedSink) else None
-        self._rewindable = sink if isinstance(sink, RewindableOutput) else None
-        if self._segments is not None:
-            self._segments.timed_by(clock)
+        self._segments = sink if sink.is_segmented else None
+        self._identified = sink if sink.is_identified else None
+        self._rewindable = sink if sink.is_rewindable else None
         self._unsynced: deque[_Written] = deque()
         self._unsynced_batches = self._writes = 0
         self._marks: dict[str, Mark] = {}
@@ -283,7 +275,7 @@ class Outbox:
             await self._hold(SINK, partial(self._sink.write, payload))
             self._writes += 1
 
-    async def _post(self, sink: IdentifiedSink, finished: list[Finished]) -> None:
+    async def _post(self, sink: Writer, finished: list[Finished]) -> None:
         if self._checkpoints is not None:
             await self._hold(SINK, partial(self._checkpoints.intend, [batch for batch, _ in finished]))
         for batch, outcome in finished:

@@ -8,7 +8,7 @@ from functools import partial
 from streambatch.core.batches import Batch
 from streambatch.core.errors import SinkRefused
 from streambatch.core.outcomes import Outcome, Reject
-from streambatch.core.protocols import IdentifiedSink
+from streambatch.core.parts import Writer
 from streambatch.delivery.refusals import Refusals, ends_of_lines
 
 Hold = Callable[[Callable[[], Awaitable[object]]], Awaitable[None]]
@@ -17,7 +17,7 @@ Refuse = Callable[[Batch, int, str], Reject]
 """Makes the reject of a record of the batch, by its index there, with what the sink said."""
 
 
-async def post(sink: IdentifiedSink, batch: Batch, outcome: Outcome, name: str, hold: Hold, refuse: Refuse) -> None:
+async def post(sink: Writer, batch: Batch, outcome: Outcome, name: str, hold: Hold, refuse: Refuse) -> None:
     """Send a batch's scores under its name; records that are refused alone become rejects of the outcome.
 
     Raises SinkRefused when lines and scores don't match, so that none is to blame.
@@ -34,7 +34,7 @@ async def post(sink: IdentifiedSink, batch: Batch, outcome: Outcome, name: str, 
             outcome.refuse(refuse(batch, row if outcome.index is None else int(outcome.index[row]), str(why)))
 
 
-async def _halved(sink: IdentifiedSink, refusals: Refusals, hold: Hold) -> list[tuple[int, SinkRefused]]:
+async def _halved(sink: Writer, refusals: Refusals, hold: Hold) -> list[tuple[int, SinkRefused]]:
     while (part := refusals.next_part()) is not None:
         try:
             await hold(partial(sink.write_batch, part.payload, part.id))

@@ -21,7 +21,7 @@ from streambatch.core.clock import Clock
 from streambatch.core.durable import Mark
 from streambatch.core.ledger import Ledger
 from streambatch.core.outcomes import Outcome
-from streambatch.core.protocols import ResumableSource, Source
+from streambatch.core.parts import Reader
 from streambatch.core.report import Counts
 from streambatch.durability.digests import Digests, Point
 from streambatch.durability.store.store import StateStore
@@ -50,7 +50,7 @@ class Checkpointer:
         store: StateStore,
         state: State,
         ledger: Ledger,
-        sources: Sequence[Source],
+        readers: Sequence[Reader],
         *,
         clock: Clock,
         dump: Callable[[Any], bytes],
@@ -58,9 +58,7 @@ class Checkpointer:
     ) -> None:
         self._left = left
         self._store, self._ledger, self._clock, self._dump = store, ledger, clock, dump
-        self._sources: Mapping[str, ResumableSource] = {
-            source.name: source for source in sources if isinstance(source, ResumableSource)
-        }
+        self._sources = {reader.name: reader for reader in readers if reader.is_resumable}
         self._state_id, self._next_number = state.state_id, state.next_batch
         self._numbers: dict[int, int] = {}
         self._entries: deque[JournalEntry] = deque()

@@ -24,7 +24,7 @@ from streambatch.core.clock import Clock
 from streambatch.core.errors import StateError, StateOutage
 from streambatch.core.ledger import Ledger
 from streambatch.core.options import options
-from streambatch.core.protocols import ResumableSource, Source
+from streambatch.core.parts import Reader
 from streambatch.core.report import RunReport
 from streambatch.core.units import Duration
 from streambatch.delivery.outages import Holding
@@ -40,8 +40,6 @@ from streambatch.storage.folder import StateFolder
 
 PRUNE_SECONDS = 3600.0
 """How often old runs are forgotten."""
-READING = ("type", "format", "framing", "compression")
-"""Options of a source that change how its bytes become records."""
 
 
 @options
@@ -89,25 +87,30 @@ class Durability:
         self._has_begun = self._is_proven = False
 
     async def resume(
-        self, sources: Sequence[Source], ledger: Ledger, transform: Transform, outbox: Outbox
+        self,
+        readers: Sequence[Reader],
+        readings: Mapping[str, Mapping[str, Any]],
+        ledger: Ledger,
+        transform: Transform,
+        outbox: Outbox,
     ) -> Recut | None:
         """Open the state, tell every part how far it has come, and begin a run. Returns what is to be cut again.
 
+        readings: by source, the options that decide how its bytes become records.
         Raises HeldError, StateError, or StepError for steps that don't fit their stored state.
         """
         self._folder.__enter__()
         await outbox.holding.through("state", self._open)
         state, intents = self._found
-        readings = {source.name: _reading(source) for source in sources}
         for name, reading in readings.items():
             self._store.check_reading(name, reading)
         transform.restore(state.steps)
         transform.is_proven = self._is_proven
-        _resume(sources, state, ledger)
+        _resume(readers, state, ledger)
         dump = partial(dump_states, transform.steps)  # and not the transform's own: its model may be replaced
-        recut = _plan(state, intents, sources)
+        recut = _plan(state, intents, readers)
         self._checkpointer = Checkpointer(
-            self._store, state, ledger, sources, clock=self._clock, dump=dump, left=partial(_left, recut)
+            self._store, state, ledger, readers, clock=self._clock, dump=dump, left=partial(_left, recut)
         )
         outbox.restore(self._checkpointer, state.outputs)
         await outbox.holding.through("state", lambda: self._begin(readings))
@@ -218,13 +221,13 @@ def durability_in(
     return Durability(folder, run=run, pipeline=pipeline, clock=clock, provenance=provenance, runs=runs)
 
 
-def _plan(state: State, intents: Sequence[Intent], sources: Sequence[Source]) -> Recut | None:
+def _plan(state: State, intents: Sequence[Intent], readers: Sequence[Reader]) -> Recut | None:
     """Return what is to be cut again; of sources that are no more nothing is waited for."""
     if not intents:
         return None
-    resumable = {source.name for source in sources if isinstance(source, ResumableSource)}
+    resumable = {reader.name for reader in readers if reader.is_resumable}
     recut = Recut([_planned(state.state_id, intent) for intent in intents], resumable)
-    for gone in recut.awaited - {source.name for source in sources}:
+    for gone in recut.awaited - {reader.name for reader in readers}:
         recut.give_up(gone)
     return recut
 
@@ -239,16 +242,11 @@ def _planned(state_id: str, intent: Intent) -> PlannedBatch:
     return PlannedBatch(ranges=intent.ranges, id=batch_id(state_id, intent), changed_id=batch_id(state_id, changed))
 
 
-def _resume(sources: Sequence[Source], state: State, ledger: Ledger) -> None:
-    for source in sources:
-        saved = state.partitions.get(source.name, {})
-        if isinstance(source, ResumableSource):
-            source.resume(saved)
-            for name, partition in saved.items() if not getattr(source, "counts_recovered", False) else ():
+def _resume(readers: Sequence[Reader], state: State, ledger: Ledger) -> None:
+    for reader in readers:
+        saved = state.partitions.get(reader.name, {})
+        if reader.is_resumable:
+            reader.resume(saved)
+            for name, partition in saved.items() if not reader.counts_recovered else ():
                 if partition.read_to > partition.position:
-                    ledger.resume(Partition(source.name, name), partition.read_to)
-
-
-def _reading(source: Source) -> dict[str, Any]:
-    found = {name: getattr(source, name, None) for name in READING}
-    return {name: value for name, value in found.items() if value is not None}
+                    ledger.resume(Partition(reader.name, name), partition.read_to)

@@ -25,13 +25,14 @@ from streambatch.core.chunks import Chunk, Fault
 from streambatch.core.clock import Clock, SystemClock
 from streambatch.core.errors import OptionError, first_cause
 from streambatch.core.events import Observer
-from streambatch.core.protocols import Source
+from streambatch.core.parts import Site, Source
 from streambatch.core.units import format_size
+from streambatch.core.wrapping import RunningSource, as_source
 from streambatch.microbatch.batcher import Batcher
 from streambatch.microbatch.inbox import Inbox, InboxAborted, QueueLimits
 from streambatch.microbatch.intake import SourceIntake
 from streambatch.microbatch.window import BatchPolicy, Window
-from streambatch.spool.source import spooled
+from streambatch.spool.source import reader_of
 
 Item = TypeVar("Item")
 
@@ -49,7 +50,7 @@ def microbatches(
 
 @overload
 def microbatches(
-    source: Source,
+    source: Source | RunningSource,
     *,
     max_records: int = 512,
     max_wait: float = 0.05,
@@ -61,7 +62,7 @@ def microbatches(
 
 
 def microbatches(
-    source: AsyncIterable[Any] | Source,
+    source: AsyncIterable[Any] | Source | RunningSource,
     *,
     max_records: int = 512,
     max_wait: float = 0.05,
@@ -87,7 +88,7 @@ def microbatches(
             if value is not None:
                 raise OptionError(option, value, "nothing, for what is no source: items have no size in bytes")
         return ItemBatches(source, BatchPolicy(max_records=max_records, max_wait=max_wait), clock)
-    if not callable(getattr(source, "run", None)):
+    if not isinstance(source, Source) and not callable(getattr(source, "run", None)):
         found = type(source).__name__
         raise TypeError(f"microbatches: expected a source or what `async for` takes, found {found}")
     policy = BatchPolicy(
@@ -97,7 +98,7 @@ def microbatches(
     if policy.max_bytes > limits.memory:
         allowed = f"at most limits.memory, which is {format_size(limits.memory)}: it would never fill"
         raise OptionError("max_bytes", format_size(policy.max_bytes), allowed)
-    return SourceBatches(source, policy, queue or QueueLimits(), limits, clock)
+    return SourceBatches(as_source(source), policy, queue or QueueLimits(), limits, clock)
 
 
 class SourceBatch:
@@ -278,7 +279,8 @@ class SourceBatches(_Reading):
 
     def __init__(self, source: Source, policy: BatchPolicy, queue: QueueLimits, limits: Limits, clock: Clock) -> None:
         super().__init__()
-        self._source, self._clock = spooled(source, None), clock
+        self._source, self._clock = source, clock
+        self._reader = reader_of(source, Site(clock=clock))
         self._inbox, self._memory = Inbox(queue.within(limits.memory // 4)), Budget(limits.memory)
         self._batcher = Batcher(self._inbox, Window(policy), clock)
         self._receipts = _Receipts()
@@ -288,12 +290,16 @@ class SourceBatches(_Reading):
     def counts(self) -> Mapping[str, int]:
         return self._receipts.counts
 
+    async def listening(self) -> str | None:
+        """Wait until the source listens, and return its address; return None at once if it never does."""
+        return await self._reader.listening()
+
     async def __anext__(self) -> SourceBatch:
         """Wait for a batch and return it; cancelled, it loses nothing. Raises what the source raised."""
         if self._tasks is None or self._is_left:
             raise self._end()
         if self._batch is not None:
-            self._source.acked(self._batch.positions())
+            self._reader.acked(self._batch.positions())
             self._memory.give(self._batch.size)
             self._batch = None
         batch = await self._batcher.next()
@@ -305,7 +311,7 @@ class SourceBatches(_Reading):
     async def _read(self) -> None:
         intake = SourceIntake(
             self._source.name,
-            getattr(self._source, "when_full", "block"),
+            self._source.when_full,
             self._inbox,
             self._receipts,
             self._memory,
@@ -314,7 +320,7 @@ class SourceBatches(_Reading):
             run_id=secrets.token_hex(4),
         )
         try:
-            await self._source.run(intake)
+            await self._reader.run(intake)
         except Exception as error:
             cause = first_cause(error)
             if not isinstance(cause, InboxAborted):

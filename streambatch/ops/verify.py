@@ -23,6 +23,7 @@ from streambatch.core.batches import Batch, Stamps
 from streambatch.core.chunks import Chunk
 from streambatch.core.errors import ConfigError, StreambatchError
 from streambatch.core.outcomes import Outcome
+from streambatch.core.wrapping import as_source
 from streambatch.durability.store.reader import StateReader
 from streambatch.durability.stored import JournalEntry
 from streambatch.ops.comparison import Buried, Written, letter_differences, score_differences
@@ -327,7 +328,7 @@ def _transform(config: Config, assembly: Assembly) -> Transform:
     sources: list[Any] = [part.options for part in config.sources]
     encoder = encoder_for(config.sink.options.format, config.record)
     sources += replay_sources(config)
-    return transform_for(sources, config.record, assembly.steps, assembly.model, encoder)
+    return transform_for(list(map(as_source, sources)), config.record, assembly.steps, assembly.model, encoder)
 
 
 def _is_journal_whole(reader: StateReader, manifest: Mapping[str, Any]) -> bool:

@@ -2,12 +2,13 @@
 written in order and acked.
 
 Whatever ends a run, every record received is by then scored, dead-lettered, dropped by config, or counted as unacked.
-The pipeline knows protocols, never a concrete source, model or sink.
+The pipeline knows what parts are, never a concrete source, model or sink.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from streambatch.core.events import Observer, Observers
 from streambatch.core.ledger import Ledger
 from streambatch.core.naming import distinctly_named
 from streambatch.core.outcomes import Outcome
-from streambatch.core.protocols import CountableSource, ResumableSource, Sink, Source
+from streambatch.core.parts import Sink, Site, Source
 from streambatch.core.report import Ended, RunReport, Snapshot
 from streambatch.core.schema import RecordSchema
+from streambatch.core.wrapping import RunningSource, WritingSink, as_sink, as_source
 from streambatch.delivery.dead_letter_log import DeadLetterLog, stop_share, too_many_dead
 from streambatch.delivery.dead_letters import DeadLetterOptions
 from streambatch.delivery.outbox import Outbox
@@ -40,7 +42,7 @@ from streambatch.pipeline.status import Vitals
 from streambatch.scoring.executors.choice import Workers, make_executor, terms_of
 from streambatch.scoring.factory import encoder_for, transform_for
 from streambatch.scoring.transform import Transform
-from streambatch.spool.source import SpooledSource, spooled
+from streambatch.spool.source import reader_of
 from streambatch.storage.folder import StateFolder
 
 TURN_SECONDS = 0.004
@@ -59,10 +61,10 @@ class Pipeline:
     def __init__(
         self,
         *,
-        sources: Sequence[Source],
+        sources: Sequence[Source | RunningSource],
         record: RecordSchema,
         model: Any,
-        sink: Sink,
+        sink: Sink | WritingSink,
         name: str = "pipeline",
         batch: BatchPolicy | None = None,
         preprocess: Sequence[Any] = (),
@@ -77,27 +79,27 @@ class Pipeline:
         observer: Observer | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self.name, self.sink, self.model, self._record = name, sink, model, record
+        self.name, self.sink, self.model, self._record = name, as_sink(sink), model, record
         self.state_dir = state_dir.path if isinstance(state_dir, StateFolder) else state_dir
-        self.sources = distinctly_named(sources)
+        self.sources = distinctly_named(map(as_source, sources))
         self.clock: Clock = clock or SystemClock()
         self.observer = observer or Observer()
         self.workers, self.delivery = workers or Workers(), delivery or Delivery()
-        self._vitals = Vitals(name, sink.name, clock=self.clock, observer=self.observer)
+        self._vitals = Vitals(name, self.sink.name, clock=self.clock, observer=self.observer)
         self.run_id = self._vitals.run_id
         limits, dead_letter = limits or Limits(), dead_letter or DeadLetterOptions()
-        self.ledger = Ledger()
-        self._told = Observers(self.observer, self._vitals)
-        self._sources = [spooled(source, self.state_dir) for source in self.sources]
-        for source in self._sources:
-            self.ledger.add_source(source.name, is_resumable=isinstance(source, ResumableSource))
-        self._by_name = {source.name: source for source in self._sources}
+        self.ledger, self._told = Ledger(), Observers(self.observer, self._vitals)
+        site = Site(pipeline=name, state_dir=self.state_dir, clock=self.clock)
+        self._readers = {source.name: reader_of(source, site) for source in self.sources}
+        self._writer = self.sink.build(replace(site, part=f"sink.{self.sink.name}"))
+        for reader in self._readers.values():
+            self.ledger.add_source(reader.name, is_resumable=reader.is_resumable)
         self._intakes: dict[str, SourceIntake] = {}
-        self.inbox = Inbox((queue or QueueLimits()).within(limits.memory // 4), self._by_name)
+        self.inbox = Inbox((queue or QueueLimits()).within(limits.memory // 4), self._readers)
         self.budget = Budget(limits.memory)
         self._window = Window(batch or BatchPolicy())
         self._batcher = Batcher(self.inbox, self._window, self.clock)
-        self._encoder = encoder_for(sink.format, record)
+        self._encoder = encoder_for(self.sink.format, record)
         self._preprocess = tuple(preprocess)
         self._transform = transform_for(self.sources, record, preprocess, model, self._encoder)
         self._executor = make_executor(self.workers, self._transform, self._scored, self.clock.monotonic)
@@ -109,7 +111,7 @@ class Pipeline:
         self._is_finite = all(source.is_finite for source in self.sources)
         self._stop_at = stop_share(dead_letter, is_finite=self._is_finite)
         self._outbox = Outbox(
-            sink,
+            self._writer,
             self._dead_letters,
             clock=self.clock,
             observer=self.observer,
@@ -201,19 +203,22 @@ class Pipeline:
             policy=self._window.policy,
             workers=self.workers,
             worker_restarts=getattr(self._executor, "restarts", 0),
-            spools={source.name: source.status for source in self._sources if isinstance(source, SpooledSource)},
             intakes=self._intakes,
-            countable={source.name: source for source in self._sources if isinstance(source, CountableSource)},
+            readers=self._readers.values(),
         )
 
     def is_resumable(self, source: str) -> bool:
         """Whether what is not acked of a source is read again by the next run with the same state folder."""
-        return self._durability is not None and isinstance(self._by_name[source], ResumableSource)
+        return self._durability is not None and self._readers[source].is_resumable
+
+    async def listening(self, source: str) -> str | None:
+        """Wait until a source listens, and return its address; return None at once if it never does."""
+        return await self._readers[source].listening()
 
     @property
     def safe_records(self) -> int:
         """Records that are not scored and wait in a spool, or were left to be cut again by the next run."""
-        in_spools = sum(source.backlog_records for source in self._sources if isinstance(source, SpooledSource))
+        in_spools = sum(spool.backlog_records for reader in self._readers.values() if (spool := reader.spool))
         return in_spools + self._batcher.left_records
 
     async def _open_run_close(self) -> None:
@@ -239,14 +244,16 @@ class Pipeline:
 
     async def _resume(self) -> None:
         if self._durability is not None:
-            recut = await self._durability.resume(self._sources, self.ledger, self._transform, self._outbox)
+            readings = {source.name: source.reading() for source in self.sources}
+            readers = list(self._readers.values())
+            recut = await self._durability.resume(readers, readings, self.ledger, self._transform, self._outbox)
             self._batcher = Batcher(self.inbox, self._window, self.clock, recut)
         await self._outbox.open(self._encoder.header())
 
     async def _close_outputs(self) -> None:
         with anyio.CancelScope(shield=True):
             try:
-                await self.sink.close()
+                await self._writer.close()
             finally:
                 await self._dead_letters.close()
 
@@ -255,30 +262,25 @@ class Pipeline:
         async with anyio.create_task_group() as reading:
             reading.start_soon(self._stop_reading, reading.cancel_scope)
             async with anyio.create_task_group() as sources:
-                for source in self._sources:
+                for source in self.sources:
                     sources.start_soon(self._run_source, source, name=f"source {source.name}")
             reading.cancel_scope.cancel()
         self.inbox.close("shutdown" if self._stop_asked.is_set() else "flush")
         self._vitals.enter("draining")
 
     async def _run_source(self, source: Source) -> None:
-        if not isinstance(source, ResumableSource):
+        reader = self._readers[source.name]
+        if not reader.is_resumable:
             self._batcher.give_up(source.name)
-        await source.run(self._intake(source))
+        await reader.run(self._intake(source))
         if not self._stop_asked.is_set():  # or it may not have come to its end
             self._batcher.give_up(source.name)
 
     def _intake(self, source: Source) -> SourceIntake:
         intake = self._intakes[source.name] = SourceIntake(
-            source.name,
-            getattr(source, "when_full", "block"),
-            self.inbox,
-            self.ledger,
-            self.budget,
-            clock=self.clock,
-            observer=self._told,
-            run_id=self.run_id,
-        )
+            source.name, source.when_full, self.inbox, self.ledger, self.budget,
+            clock=self.clock, observer=self._told, run_id=self.run_id,
+        )  # fmt: skip
         return intake
 
     async def _stop_reading(self, scope: anyio.CancelScope) -> None:
@@ -341,7 +343,7 @@ class Pipeline:
 
     def _acked(self, batch: Batch, outcome: Outcome) -> None:
         for partition, position in self.ledger.acked(batch, outcome).items():
-            self._by_name[partition.source].acked({partition.name: position})
+            self._readers[partition.source].acked({partition.name: position})
         if outcome.dead and (error := too_many_dead(self.ledger.totals(), self._stop_at)) is not None:
             self._fail(error)
 

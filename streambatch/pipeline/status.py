@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 
 from streambatch.core.batches import TRIGGERS, Batch
@@ -11,9 +11,8 @@ from streambatch.core.budget import Budget
 from streambatch.core.clock import Clock
 from streambatch.core.events import Observer, State
 from streambatch.core.ledger import Ledger
-from streambatch.core.protocols import CountableSource
+from streambatch.core.parts import Reader
 from streambatch.core.report import DriverState, Ended, Quantiles, RunReport, Snapshot
-from streambatch.core.spooling import SpoolStatus
 from streambatch.core.text import encodable
 from streambatch.delivery.outbox import Outbox
 from streambatch.microbatch.inbox import Inbox
@@ -101,9 +100,8 @@ class Vitals(Observer):
         policy: BatchPolicy,
         workers: Workers,
         worker_restarts: int,
-        spools: Mapping[str, SpoolStatus],
         intakes: Mapping[str, SourceIntake],
-        countable: Mapping[str, CountableSource],
+        readers: Collection[Reader],
     ) -> Snapshot:
         """Return counts and state of this moment."""
         now = self._clock.monotonic()
@@ -130,14 +128,14 @@ class Vitals(Observer):
             batch_target_wait=policy.max_wait,
             workers=workers.count,
             worker_restarts=worker_restarts,
-            spools=dict(spools),
+            spools={reader.name: spool for reader in readers if (spool := reader.spool) is not None},
             drivers=self._drivers(now, in_flight, outbox, is_supervised=workers.timeout is not None),
             latency=self._latency.as_dict(),
             not_ready=self._not_ready(now, outbox),
             last_synced_wall=outbox.last_synced_wall,
             last_written_wall=outbox.last_written_wall,
             waiting_seconds={name: intake.waited(now) for name, intake in intakes.items()},
-            backlogs={name: source.backlog() for name, source in countable.items()},
+            backlogs={reader.name: backlog for reader in readers if (backlog := reader.backlog()) is not None},
         )
 
     def _drivers(

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from streambatch.codecs.formats import TABLES, framing_for_format, resolve_format
 from streambatch.codecs.rows import validate
 from streambatch.core.codec import Decoder, Encoder, Framing
-from streambatch.core.protocols import Source
+from streambatch.core.parts import Source
 from streambatch.core.schema import RecordSchema
 from streambatch.scoring.states import name_of
 from streambatch.scoring.transform import SourceFormat, Transform
@@ -56,7 +56,7 @@ def transform_for(
     if len(bound) == len(steps) and hasattr(model, "bind"):
         model.bind(schema.feature_shape)
     name = name_of(model)
-    replying = _reply_encoder(schema, encoder) if any(getattr(source, "reply", False) for source in sources) else None
+    replying = _reply_encoder(schema, encoder) if any(source.reply for source in sources) else None
     return Transform(formats, [*bound, *steps[len(bound) :]], model, encoder, model_name=name, reply_encoder=replying)
 
 

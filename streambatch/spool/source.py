@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -23,7 +24,7 @@ from streambatch.core.durable import Notes, Saved
 from streambatch.core.errors import OptionError
 from streambatch.core.events import Observer, Refusal
 from streambatch.core.intake import CountingIntake, Intake, Memory
-from streambatch.core.protocols import Source
+from streambatch.core.parts import Reader, Site, Source
 from streambatch.core.spooling import (
     DEDUPE_SECONDS,
     KeyReused,
@@ -48,52 +49,41 @@ REQUEST_SHARE = 4
 """One part in so many of a spool is the most that a request may take."""
 
 
-class SpooledSource:
-    """Runs a source with a spool between it and the pipeline. Its folder is `<state_dir>/spool/<name>`.
+class SpooledReader(Reader):
+    """Runs a reader with a spool between it and the pipeline. Its folder is `<state_dir>/spool/<name>`.
 
-    The spool belongs to whoever holds the state_dir: two processes must not run it at once.
-
-    counts_recovered: it tells itself which records an earlier run had received.
+    The spool belongs to the holder of the state_dir: two processes must not run it at once.
     """
 
+    is_resumable = True
     counts_recovered = True
 
-    def __init__(self, source: Source, options: SpoolOptions, state_dir: Path) -> None:
-        self.source, self.options = source, options
-        self.folder = state_dir / FOLDER / source.name
+    def __init__(self, reader: Reader, options: SpoolOptions, dedupe_window: float, state_dir: Path) -> None:
+        self.name, self._reader, self._options, self._dedupe_window = reader.name, reader, options, dedupe_window
+        self.folder = state_dir / FOLDER / reader.name
         self._saved: Saved | None = None
         self._log: SpoolLog | None = None
         self._is_noted = False
 
     @property
-    def name(self) -> str:
-        return self.source.name
-
-    @property
-    def is_finite(self) -> bool:
-        return False
-
-    @property
-    def format(self) -> str:
-        return self.source.format
-
-    @property
-    def status(self) -> SpoolStatus:
-        """The spool as it is now; as it was at last once the source has ended."""
+    def spool(self) -> SpoolStatus:
+        """The spool as it is now; as it was at last once the reader has ended."""
         if self._log is None:
-            return SpoolStatus(size=0, capacity=self.options.max_bytes, corrupt_segments=0, backlog_records=0)
+            return SpoolStatus(size=0, capacity=self._options.max_bytes, corrupt_segments=0, backlog_records=0)
         return self._log.status
 
     @property
-    def backlog_records(self) -> int:
-        """Records that are durable in the spool and were not handed over."""
-        return self.status.backlog_records
+    def address(self) -> str | None:
+        return self._reader.address
+
+    async def listening(self) -> str | None:
+        return await self._reader.listening()
 
     async def run(self, intake: Intake) -> None:
-        """Recover the spool, then run the source and hand over what is stored, until cancelled.
+        """Recover the spool, then run the reader and hand over what is stored, until cancelled.
 
-        Cancelled, it stores what the source has read, hands over what is in memory, and leaves the rest in the spool.
-        Raises what the source raises, and SourceError when nothing can be stored any more.
+        Cancelled, it stores what the reader has read, hands over what is in memory, and leaves the rest in the spool.
+        Raises what the reader raises, and SourceError when nothing can be stored any more.
         """
         if not isinstance(intake, CountingIntake):
             raise TypeError(f"source {self.name}: a spool needs an intake that counts records before they are put")
@@ -112,7 +102,7 @@ class SpooledSource:
                 await log.close()
 
     def resume(self, saved: Mapping[str, Saved]) -> None:
-        """Learn how far the spool was acked; see durable.ResumableSource."""
+        """Take over how far the spool was acked."""
         self._saved = saved.get(PARTITION)
 
     def notes(self) -> Mapping[str, Notes | None]:
@@ -128,9 +118,6 @@ class SpooledSource:
         if position is not None and self._log is not None:
             self._log.acked(position)
 
-    def revoke(self, partition: str) -> None:
-        """A spool is no other reader's: there is nothing to do."""
-
     async def _run(self, intake: CountingIntake, log: SpoolLog) -> None:
         written, handed_over = anyio.Event(), anyio.Event()
         async with anyio.create_task_group() as tasks:
@@ -138,7 +125,7 @@ class SpooledSource:
             tasks.start_soon(_hand_over, log, intake, handed_over)
             tasks.start_soon(_hurry_when_cancelled, log)
             try:
-                await self.source.run(SpoolIntake(intake, log, self.options.max_bytes, self.folder))
+                await self._reader.run(SpoolIntake(intake, log, self._options.max_bytes, self.folder))
             finally:
                 log.stop()
                 with anyio.CancelScope(shield=True):
@@ -153,8 +140,8 @@ class SpooledSource:
         return SpoolLog(
             self.name,
             self.folder,
-            max_bytes=self.options.max_bytes,
-            window=getattr(self.source, "dedupe_window", None) or DEDUPE_SECONDS,
+            max_bytes=self._options.max_bytes,
+            window=self._dedupe_window,
             memory=intake.memory,
             clock=intake.clock,
             observer=intake.observer,
@@ -163,17 +150,17 @@ class SpooledSource:
         )
 
 
-def spooled(source: Source, state_dir: Path | None) -> Source:
-    """Return the source with the spool that its option `spool` asks for; the source itself if it asks for none.
+def reader_of(source: Source, site: Site) -> Reader:
+    """Return a new reader of a source, with the spool that its option `spool` asks for between it and the pipeline.
 
-    Raises OptionError when there is no state_dir to keep it in.
+    site: the pipeline's. Raises OptionError when there is no state_dir to keep it in.
     """
-    options: SpoolOptions | None = getattr(source, "spool", None)
-    if options is None:
-        return source
-    if state_dir is None:
+    site = replace(site, part=f"source.{source.name}")
+    if source.spool is None:
+        return source.build(site)
+    if site.state_dir is None:
         raise OptionError(f"{source.name}.spool", "no state_dir", "a spool only with a state_dir to keep it in")
-    return SpooledSource(source, options, state_dir)
+    return SpooledReader(source.build(site), source.spool, source.dedupe_window or DEDUPE_SECONDS, site.state_dir)
 
 
 async def _write(log: SpoolLog, written: anyio.Event) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from streambatch.core.durable import Mark
-from streambatch.core.protocols import RewindableOutput, SegmentedSink, Sink
+from streambatch.core.parts import Writer
 from streambatch.testing.rows import Row
 
 
@@ -21,25 +21,21 @@ class Kept:
         self.written: list[list[Row]] = []
         self._at_open = 0
 
-    def restore(self, sink: RewindableOutput) -> None:
-        """Forget what was not acked, and tell the sink where to go back to."""
+    def restore(self, writer: Writer) -> None:
+        """Forget what was not acked, and tell the writer where to go back to."""
         self.written = list(self.acked)
         self._at_open = len(self.written)
         mark = None if self.mark is None else msgspec.json.decode(msgspec.json.encode(self.mark))
-        sink.restore(mark, self.commit)
-
-    def mark_of(self, sink: Sink) -> Mark:
-        assert isinstance(sink, RewindableOutput)
-        return sink.mark()
+        writer.restore(mark, self.commit)
 
     async def commit(self, mark: Mark) -> None:
         self.mark, self.acked = mark, list(self.written)
 
-    async def checkpoint(self, sink: Sink) -> None:
-        """Ack what is durable, as a pipeline does while the sink is written."""
-        mark, count = self.mark_of(sink), len(self.written)
-        await sink.sync()
-        if isinstance(sink, SegmentedSink):
-            count = min(count, self._at_open + sink.durable_writes)
+    async def checkpoint(self, writer: Writer) -> None:
+        """Ack what is durable, as a pipeline does while the output is written."""
+        mark, count = writer.mark(), len(self.written)
+        await writer.sync()
+        if writer.is_segmented:
+            count = min(count, self._at_open + writer.durable_writes)
         if count >= len(self.acked):
             self.mark, self.acked = mark, self.written[:count]

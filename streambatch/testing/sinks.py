@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import anyio
 
-from streambatch.core.clock import SystemClock
 from streambatch.core.errors import SinkOutage, StreambatchError
-from streambatch.core.protocols import IdentifiedSink, RewindableOutput, SegmentedSink, Sink
+from streambatch.core.parts import Sink, Writer
+from streambatch.core.wrapping import WritingSink
 from streambatch.testing.conformance import Conformance, nothing_left_behind, skip, turns
 from streambatch.testing.kept import Kept
 from streambatch.testing.rows import Row, check_same, encoded, encoder_of_rows
+from streambatch.testing.writing import WritesRows, part_of, writer_of
 
 BATCHES, BATCH_ROWS, LARGE_ROWS = 20, 50, 60_000
 OUTAGE_WRITES = 100
@@ -35,8 +36,8 @@ class SinkConformance(Conformance):
     shows_synced: ClassVar[bool] = True
     overtakes: ClassVar[bool] = False
 
-    def make_sink(self, folder: Path) -> Sink:
-        """Return a new sink whose output is in `folder`, the same for the same folder."""
+    def make_sink(self, folder: Path) -> Sink | WritingSink:
+        """Return a sink whose output is in `folder`, the same for the same folder."""
         raise NotImplementedError("define make_sink: how is your sink made?")
 
     def read_rows(self, folder: Path) -> list[Row] | None:
@@ -71,33 +72,33 @@ class SinkConformance(Conformance):
     def test_rows_are_written_whole_and_in_order(self, tmp_path: Path) -> None:
         async def test(folder: Path) -> None:
             batches = [*_batches(BATCHES), _rows(10**6, LARGE_ROWS), *_batches(2, start=2 * 10**6)]
-            async with self._open(folder) as (sink, write):
+            async with self._open(folder) as (writer, write):
                 for batch in batches:
                     await write(batch)
-                await _complete(sink)
+                await _complete(writer)
             self._check(folder, [row for batch in batches for row in batch])
 
         self._run(test, tmp_path)
 
     def test_an_output_without_rows_is_one(self, tmp_path: Path) -> None:
         async def test(folder: Path) -> None:
-            async with self._open(folder) as (sink, _):
-                await _complete(sink)
+            async with self._open(folder) as (writer, _):
+                await _complete(writer)
             self._check(folder, [])
 
         self._run(test, tmp_path)
 
     def test_sync_returns_a_length_that_never_shrinks(self, tmp_path: Path) -> None:
         async def test(folder: Path) -> None:
-            async with self._open(folder) as (sink, write):
-                lengths = [await sink.sync()]
+            async with self._open(folder) as (writer, write):
+                lengths = [await writer.sync()]
                 for batch in _batches(BATCHES):
                     await write(batch)
-                    lengths.append(await sink.sync())
+                    lengths.append(await writer.sync())
                 for length in lengths:
                     assert type(length) is int, f"sync returned {length!r}; expected bytes, as an integer"
                 assert lengths == sorted(lengths), f"the length shrinks: {lengths}"
-                if sink.format in ("jsonl", "csv"):
+                if write.format in ("jsonl", "csv"):
                     assert lengths[-1] > lengths[0], f"the length stays {lengths[0]} whatever is written"
 
         self._run(test, tmp_path)
@@ -106,11 +107,11 @@ class SinkConformance(Conformance):
         async def test(folder: Path) -> None:
             if not self.shows_synced:
                 skip("its output is complete when it is closed")
-            async with self._open(folder) as (sink, write):
+            async with self._open(folder) as (writer, write):
                 written: list[Row] = []
                 for batch in _batches(3):
                     await write(batch)
-                    await sink.sync()
+                    await writer.sync()
                     written += batch
                     self._check(folder, written)
 
@@ -118,16 +119,16 @@ class SinkConformance(Conformance):
 
     def test_when_it_is_finished_every_write_is_durable(self, tmp_path: Path) -> None:
         async def test(folder: Path) -> None:
-            async with self._open(folder) as (sink, write):
-                if not isinstance(sink, SegmentedSink):
+            async with self._open(folder) as (writer, write):
+                if not writer.is_segmented:
                     skip("it has no segments")
                 for count, batch in enumerate(_batches(BATCHES), start=1):
                     await write(batch)
-                    await sink.sync()
-                    assert 0 <= sink.durable_writes <= count, f"{sink.durable_writes} of {count} writes are durable"
-                await sink.finish()
-                assert sink.durable_writes == BATCHES, (
-                    f"{sink.durable_writes} of {BATCHES} writes, all done, are durable"
+                    await writer.sync()
+                    assert 0 <= writer.durable_writes <= count, f"{writer.durable_writes} of {count} writes are durable"
+                await writer.finish()
+                assert writer.durable_writes == BATCHES, (
+                    f"{writer.durable_writes} of {BATCHES} writes, all done, are durable"
                 )
 
         self._run(test, tmp_path)
@@ -136,19 +137,19 @@ class SinkConformance(Conformance):
         async def test(folder: Path) -> None:
             done = anyio.Event()
 
-            async def sync_on(sink: Sink) -> None:
+            async def sync_on(writer: Writer) -> None:
                 while not done.is_set():
-                    await sink.sync()
+                    await writer.sync()
                     await turns(1)
 
-            async with self._open(folder) as (sink, write):
+            async with self._open(folder) as (writer, write):
                 async with anyio.create_task_group() as syncing:
-                    syncing.start_soon(sync_on, sink)
+                    syncing.start_soon(sync_on, writer)
                     for batch in _batches(BATCHES):
                         await write(batch)
                         await turns(1)
                     done.set()
-                await _complete(sink)
+                await _complete(writer)
             self._check(folder, [row for batch in _batches(BATCHES) for row in batch])
 
         self._run(test, tmp_path)
@@ -156,12 +157,12 @@ class SinkConformance(Conformance):
     def test_close_may_be_called_twice_and_without_open(self, tmp_path: Path) -> None:
         async def test(folder: Path) -> None:
             async with self.around(folder):
-                await self.make_sink(folder).close()
-            async with self._open(folder) as (sink, write):
+                await writer_of(self.make_sink(folder), folder).close()
+            async with self._open(folder) as (writer, write):
                 await write(_rows(0, 1))
-                await _complete(sink)
-                await sink.close()
-                await sink.close()
+                await _complete(writer)
+                await writer.close()
+                await writer.close()
             self._check(folder, _rows(0, 1))
 
         self._run(test, tmp_path)
@@ -169,13 +170,13 @@ class SinkConformance(Conformance):
     def test_an_output_that_is_there_is_kept_or_replaced_as_a_whole(self, tmp_path: Path) -> None:
         async def test(folder: Path) -> None:
             old, new = _rows(0, 5), _rows(5, 2)
-            async with self._open(folder) as (sink, write):
+            async with self._open(folder) as (writer, write):
                 await write(old)
-                await _complete(sink)
+                await _complete(writer)
             try:
-                async with self._open(folder) as (sink, write):
+                async with self._open(folder) as (writer, write):
                     await write(new)
-                    await _complete(sink)
+                    await _complete(writer)
             except StreambatchError:
                 return self._check(folder, old)
             rows = self.read_rows(folder)
@@ -189,14 +190,14 @@ class SinkConformance(Conformance):
                 own = folder / str(after)
                 own.mkdir()
                 before, cancelled, later = _rows(0, 5), _rows(5, 20_000), _rows(10**6, 5)
-                async with self._open(own) as (sink, write):
+                async with self._open(own) as (writer, write):
                     await write(before)
                     async with anyio.create_task_group() as tasks:
                         tasks.start_soon(write, cancelled)
                         await turns(after)
                         tasks.cancel_scope.cancel()
                     await write(later)
-                    await _complete(sink)
+                    await _complete(writer)
                 self._check_torn(own, before, cancelled, later)
 
         self._run(test, tmp_path)
@@ -204,17 +205,17 @@ class SinkConformance(Conformance):
     def test_a_write_that_failed_can_be_repeated(self, tmp_path: Path) -> None:
         async def test(folder: Path) -> None:
             first, second = _rows(0, 5), _rows(5, 5)
-            async with self._open(folder) as (sink, write):
+            async with self._open(folder) as (writer, write):
                 await write(first)
-                await sink.sync()
+                await writer.sync()
                 self.break_output(folder)
                 try:
-                    await self._fails(sink, write, second)
-                    await self._fails(sink, write, second)
+                    await self._fails(writer, write, second)
+                    await self._fails(writer, write, second)
                 finally:
                     self.mend_output(folder)
                 await write(second)
-                await _complete(sink)
+                await _complete(writer)
             self._check(folder, first + second)
 
         self._run(test, tmp_path)
@@ -223,19 +224,21 @@ class SinkConformance(Conformance):
         async def test(folder: Path) -> None:
             before, *batches = _batches(OUTAGE_WRITES + 2)
             written = list(before)
-            async with self._open(folder) as (sink, write):
+            async with self._open(folder) as (writer, write):
                 await write(before)
-                await sink.sync()
+                await writer.sync()
                 async with self.outage(folder):
                     # A sink that nobody answers may notice later than the write after which the other side left.
-                    while batches and await self._is_taken(sink, write, batches[0]):
+                    while batches and await self._is_taken(writer, write, batches[0]):
                         written += batches.pop(0)
                     assert len(batches) > 1, f"the other side is away, and {OUTAGE_WRITES} writes say nothing"
-                    assert not await self._is_taken(sink, write, batches[0]), "a second try in the outage says nothing"
+                    assert not await self._is_taken(writer, write, batches[0]), (
+                        "a second try in the outage says nothing"
+                    )
                 for batch in batches[:2]:
                     await write(batch)
                     written += batch
-                await _complete(sink)
+                await _complete(writer)
             self._check_repeated(folder, written)
 
         self._run(test, tmp_path)
@@ -244,42 +247,41 @@ class SinkConformance(Conformance):
         async def test(folder: Path) -> None:
             async with self.around(folder):
                 sink = self.make_sink(folder)
-                encoder = encoder_of_rows(sink.format)
-                async with nothing_left_behind(sink):
+                writer, encoder = writer_of(sink, folder), encoder_of_rows(sink.format)
+                async with nothing_left_behind(part_of(writer)):
                     is_open = False
                     async with self.outage(folder):
                         with suppress(SinkOutage):
-                            await sink.open(encoder.header())
+                            await writer.open(encoder.header())
                             is_open = True
                     if not is_open:
-                        await sink.open(encoder.header())
-                    await sink.write(encoded(encoder, _rows(0, 5)))
-                    await _complete(sink)
-                    await sink.close()
+                        await writer.open(encoder.header())
+                    await writer.write(encoded(encoder, _rows(0, 5)))
+                    await _complete(writer)
+                    await writer.close()
             self._check_repeated(folder, _rows(0, 5))
 
         self._run(test, tmp_path)
 
     def test_a_batch_may_come_twice_under_its_id(self, tmp_path: Path) -> None:
         async def test(folder: Path) -> None:
-            async with self._open(folder) as (sink, _):
-                if not isinstance(sink, IdentifiedSink):
+            async with self._open(folder) as (writer, write):
+                if not writer.is_identified:
                     skip("it takes no ids of batches")
-                encoder = encoder_of_rows(sink.format)
                 for number, batch in enumerate(_batches(3)):
                     for _ in range(2):
-                        await sink.write_batch(encoded(encoder, batch), f"run-{number}")
-                await _complete(sink)
+                        await writer.write_batch(write.payload(batch), f"run-{number}")
+                await _complete(writer)
             self._check_repeated(folder, [row for batch in _batches(3) for row in batch])
 
         self._run(test, tmp_path)
 
-    async def _is_taken(self, sink: Sink, write: Any, rows: Sequence[Row]) -> bool:
+    async def _is_taken(self, writer: Writer, write: WritesRows, rows: Sequence[Row]) -> bool:
         """Write while the other side is away. Returns whether the sink could not know that yet."""
         try:
             await write(rows)
         except SinkOutage as error:
-            _check_named(sink, error)
+            _check_named(writer, error)
             return False
         except Exception as error:
             raise AssertionError(f"expected a SinkOutage, found {error!r}") from error
@@ -289,17 +291,17 @@ class SinkConformance(Conformance):
         async def test(folder: Path) -> None:
             kept = Kept()
             for round in range(4):  # the first is a stop before anything was written
-                async with self._open(folder, kept) as (sink, write):
+                async with self._open(folder, kept) as (writer, write):
                     for batch in _batches(2 * round, start=1000 * round):
                         await write(batch)
                         kept.written.append(batch)
                         if len(kept.written) % 2:
-                            await kept.checkpoint(sink)
-            async with self._open(folder, kept) as (sink, write):
+                            await kept.checkpoint(writer)
+            async with self._open(folder, kept) as (writer, write):
                 last = _rows(10**6, 5)
                 await write(last)
                 kept.written.append(last)
-                await _complete(sink)
+                await _complete(writer)
             self._check(folder, [row for batch in kept.written for row in batch])
 
         self._run(test, tmp_path)
@@ -308,47 +310,42 @@ class SinkConformance(Conformance):
         async def test(folder: Path) -> None:
             kept = Kept()
             for batch in _batches(3):
-                async with self._open(folder, kept) as (sink, write):
+                async with self._open(folder, kept) as (writer, write):
                     await write(batch)
                     kept.written.append(batch)
-                    await _complete(sink)
-                    await kept.commit(kept.mark_of(sink))
+                    await _complete(writer)
+                    await kept.commit(writer.mark())
                 self._check(folder, [row for batch in kept.written for row in batch])
 
         self._run(test, tmp_path)
 
-    async def _fails(self, sink: Sink, write: Any, rows: Sequence[Row]) -> None:
+    async def _fails(self, writer: Writer, write: WritesRows, rows: Sequence[Row]) -> None:
         try:
             await write(rows)
         except StreambatchError as error:
-            _check_named(sink, error)
+            _check_named(writer, error)
         except Exception as error:
             raise AssertionError(f"expected a SinkError, found {error!r}") from error
         else:
             raise AssertionError("the output is broken, and write says nothing")
 
     @asynccontextmanager
-    async def _open(self, folder: Path, kept: Kept | None = None) -> AsyncIterator[tuple[Sink, Any]]:
-        """Open a sink as a pipeline does; what is kept is given back to it. Yields it, and what writes rows to it."""
+    async def _open(self, folder: Path, kept: Kept | None = None) -> AsyncIterator[tuple[Writer, WritesRows]]:
+        """Open a writer as a pipeline does, with what is kept of the output. Yields it, and what writes rows to it."""
         async with self.around(folder):
             sink = self.make_sink(folder)
-            encoder = encoder_of_rows(sink.format)
-
-            async def write(rows: Sequence[Row]) -> None:
-                await sink.write(encoded(encoder, rows))
-
-            if isinstance(sink, SegmentedSink):
-                sink.timed_by(SystemClock())
+            writer = writer_of(sink, folder)
+            write = WritesRows(writer, sink.format)
             if kept is not None:
-                if not isinstance(sink, RewindableOutput):
+                if not writer.is_rewindable:
                     skip("it can't be taken back")
-                kept.restore(sink)
-            async with nothing_left_behind(sink):
+                kept.restore(writer)
+            async with nothing_left_behind(part_of(writer)):
                 try:
-                    await sink.open(encoder.header())
-                    yield sink, write
+                    await writer.open(write.header())
+                    yield writer, write
                 finally:
-                    await sink.close()
+                    await writer.close()
 
     def _check(self, folder: Path, expected: Sequence[Row]) -> None:
         rows = self.read_rows(folder)
@@ -374,15 +371,15 @@ class SinkConformance(Conformance):
                 check_same(rows, [*before, *cancelled[:count], *later])
 
 
-def _check_named(sink: Sink, error: Exception) -> None:
-    assert sink.name in str(error), f"the error does not name sink {sink.name}: {error}"
+def _check_named(writer: Writer, error: Exception) -> None:
+    assert writer.name in str(error), f"the error does not name sink {writer.name}: {error}"
 
 
-async def _complete(sink: Sink) -> None:
+async def _complete(writer: Writer) -> None:
     """End the output as a pipeline does when its input has ended."""
-    if isinstance(sink, SegmentedSink):
-        await sink.finish()
-    await sink.sync()
+    if writer.is_segmented:
+        await writer.finish()
+    await writer.sync()
 
 
 def _rows(start: int, count: int) -> list[Row]:

@@ -1,6 +1,6 @@
 """The suite for sources: every record once, in order, with its position; bounded; and nothing left behind.
 
-It gives a source an intake that collects, and compares what arrives with the records that the source was made of.
+It builds a reader, gives it an intake that collects, and compares what arrives with the records of the source.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import anyio
 from streambatch.codecs.formats import framing_for_format
 from streambatch.core.budget import SMALLEST_MEMORY
 from streambatch.core.chunks import KEPT_OF_OVERSIZE, Chunk
-from streambatch.core.protocols import ResumableSource, Source
+from streambatch.core.parts import Reader, Site, Source
+from streambatch.core.wrapping import RunningSource, WrappedReader, as_source
+from streambatch.spool.source import reader_of
 from streambatch.testing.conformance import Conformance, nothing_left_behind, plain_errors, settled, skip, turns
 from streambatch.testing.fakes import CollectingIntake
 from streambatch.testing.resuming import AckedRecords, Found
@@ -39,23 +41,27 @@ class SourceConformance(Conformance):
 
     many: ClassVar[int] = 2000
 
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
         """Return a new source of exactly these records, in this order. folder: an empty one, for this test alone."""
         raise NotImplementedError("define make_source: how is your source made?")
 
-    async def send(self, source: Any, records: Sequence[bytes]) -> None:
+    async def send(self, reader: Any, records: Sequence[bytes]) -> None:
         """Send a running source its records, and return when they are on their way. For sources that are sent some.
 
-        What it raises fails the test, unless the source was stopped meanwhile.
+        reader: what `build` returned; of a source that runs itself, its copy that runs.
+        An exception fails the test, unless the reader was stopped meanwhile.
         """
 
     def around(self, folder: Path) -> AbstractAsyncContextManager[None]:
         """Return what must be there while a source is made and runs, such as a server that it connects to."""
         return _nothing()
 
-    def source_again(self, source: Any) -> Source:
-        """Return a source of the same input as one that was stopped, as after a restart. For those that can resume."""
-        again: Source = dataclasses.replace(source)
+    def source_again(self, source: Any) -> Source | RunningSource:
+        """Return a source of the same input as one that was stopped, as after a restart.
+
+        For sources that can resume, if their options can't be built again.
+        """
+        again: Source | RunningSource = source
         return again
 
     def record(self, number: int) -> bytes:
@@ -70,7 +76,7 @@ class SourceConformance(Conformance):
         """Return the position of each record, where all are of one partition and that is known; else None."""
         return None
 
-    def own_bytes(self, source: Source, chunk: Chunk, index: int) -> bytes:
+    def own_bytes(self, source: Source | RunningSource, chunk: Chunk, index: int) -> bytes:
         """Return record `index` of a chunk as `make_source` was given it."""
         return framing_for_format(source.format).strip(chunk.raw(index))
 
@@ -82,9 +88,9 @@ class SourceConformance(Conformance):
                 assert source.name, "name is empty"
                 assert isinstance(source.is_finite, bool), f"is_finite is {source.is_finite!r}; expected True or False"
                 framing_for_format(source.format)
-                source.acked({})
-                source.acked({"a partition it may not have": 1})
-                source.revoke("a partition it may not have")
+                reader = _reader(source, folder)
+                reader.acked({})
+                reader.acked({"a partition it may not have": 1})
 
         self._run(test, tmp_path)
 
@@ -217,7 +223,7 @@ class SourceConformance(Conformance):
     def test_it_resumes_where_records_were_acked(self, tmp_path: Path) -> None:
         async def test(folder: Path) -> None:
             records = self._records(self.many)
-            if not isinstance(self.make_source_alike(folder, records), ResumableSource):
+            if not _reader(self.make_source_alike(folder, records), folder).is_resumable:
                 skip("its records can't be read again")
             for at, (stops, share) in enumerate(product((1, self.many // 2, self.many), (0.0, 0.6, 1.0))):
                 await self._resume_twice(folder / str(at), records, stops, share)
@@ -235,50 +241,51 @@ class SourceConformance(Conformance):
             for wanted, part in ((stops, share), (stops // 2, share), (len(records), 1.0)):
                 if acked.stops:
                     source = self.source_again(source)
-                resumed: Any = source
-                resumed.resume(acked.saved())
+                reader = _reader(source, folder)
+                reader.resume(acked.saved())
                 count = min(wanted, len(records) - acked.count)
-                intake = await self._until(resumed, () if acked.stops else records, count)
-                acked.stopped(self._found(source, intake), resumed.notes(), part)
+                intake = await self._until(reader, () if acked.stops else records, count)
+                acked.stopped(self._found(source, intake), reader.notes(), part)
         self._check_records(acked.found, records)
 
-    async def _until(self, source: Any, records: Sequence[bytes], count: int) -> CollectingIntake:
-        """Run a source until so many records came, then stop it."""
+    async def _until(self, reader: Reader, records: Sequence[bytes], count: int) -> CollectingIntake:
+        """Run a reader until so many records came, then stop it."""
         intake = WatchedIntake()
-        async with nothing_left_behind(source), anyio.create_task_group() as reading:
-            reading.start_soon(self._run_source, source, intake)
+        async with nothing_left_behind(_part(reader)), anyio.create_task_group() as reading:
+            reading.start_soon(self._run_reader, reader, intake)
             if records:
-                await self.send(source, records)
+                await self.send(_part(reader), records)
             await intake.holds(count)
             reading.cancel_scope.cancel()
-        check_memory(intake, source)
+        check_memory(intake, reader)
         return intake
 
-    def make_source_alike(self, folder: Path, records: Sequence[bytes]) -> Source:
+    def make_source_alike(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
         """Return a source to ask for its format; it isn't run."""
         folder.joinpath("alike").mkdir(exist_ok=True)
         return self.make_source(folder / "alike", records)
 
     async def _read(
         self, folder: Path, records: Sequence[bytes], *, limit: int | None = None
-    ) -> tuple[CollectingIntake, Source]:
+    ) -> tuple[CollectingIntake, Source | RunningSource]:
         """Run a source until all records have come; one that ends must do so by itself, any other must go on."""
         _make(folder)
         intake = WatchedIntake()
         async with self.around(folder):
             source = self._made(folder, records, limit)
-            async with nothing_left_behind(source), anyio.create_task_group() as tasks:
+            reader = _reader(source, folder)
+            async with nothing_left_behind(_part(reader)), anyio.create_task_group() as tasks:
                 tasks.start_soon(intake.watch)
                 async with anyio.create_task_group() as reading:
-                    reading.start_soon(self._run_source, source, intake)
-                    reading.start_soon(self.send, source, records)
+                    reading.start_soon(self._run_reader, reader, intake)
+                    reading.start_soon(self.send, _part(reader), records)
                     if not source.is_finite:
                         await intake.holds(len(records))
                         await settled()
                         assert not intake.ended, "it is not finite, and ended by itself"
                         reading.cancel_scope.cancel()
                 tasks.cancel_scope.cancel()
-            check_memory(intake, source)
+            check_memory(intake, reader)
         return intake, source
 
     @asynccontextmanager
@@ -291,34 +298,34 @@ class SourceConformance(Conformance):
         if stalled:
             intake.stall()
         async with self.around(folder):
-            source = self._made(folder, records, None)
+            reader = _reader(self._made(folder, records, None), folder)
             try:
-                async with nothing_left_behind(source), anyio.create_task_group() as reading:
-                    reading.start_soon(self._run_source, source, intake)
-                    reading.start_soon(self._send, source, records, intake, reading.cancel_scope)
+                async with nothing_left_behind(_part(reader)), anyio.create_task_group() as reading:
+                    reading.start_soon(self._run_reader, reader, intake)
+                    reading.start_soon(self._send, reader, records, intake, reading.cancel_scope)
                     try:
                         yield intake, reading.cancel_scope
                     finally:
                         intake.go_on()
             finally:
-                check_memory(intake, source)
+                check_memory(intake, reader)
 
-    def _made(self, folder: Path, records: Sequence[bytes], limit: int | None) -> Source:
+    def _made(self, folder: Path, records: Sequence[bytes], limit: int | None) -> Source | RunningSource:
         source: Any = self.make_source(folder, records)
         if limit is not None and not hasattr(source, "max_record_bytes"):
             skip("it has no max_record_bytes")
-        made: Source = source if limit is None else dataclasses.replace(source, max_record_bytes=limit)
+        made: Source | RunningSource = source if limit is None else dataclasses.replace(source, max_record_bytes=limit)
         return made
 
-    async def _run_source(self, source: Source, intake: WatchedIntake) -> None:
-        await source.run(intake)
+    async def _run_reader(self, reader: Reader, intake: WatchedIntake) -> None:
+        await reader.run(intake)
         intake.ended = True
 
     async def _send(
-        self, source: Source, records: Sequence[bytes], intake: CollectingIntake, scope: anyio.CancelScope
+        self, reader: Reader, records: Sequence[bytes], intake: CollectingIntake, scope: anyio.CancelScope
     ) -> None:
         try:
-            await self.send(source, records)
+            await self.send(_part(reader), records)
         except Exception:
             if not scope.cancel_called and intake.failure is None:
                 raise
@@ -326,7 +333,7 @@ class SourceConformance(Conformance):
     def _records(self, count: int) -> list[bytes]:
         return [self.record(number) for number in range(count)]
 
-    def _found(self, source: Source, intake: CollectingIntake) -> Found:
+    def _found(self, source: Source | RunningSource, intake: CollectingIntake) -> Found:
         found: Found = {}
         for chunk in intake.chunks:
             each = found.setdefault(chunk.partition.name, [])
@@ -363,6 +370,15 @@ async def _after_some(intake: CollectingIntake) -> None:
 
 async def _while_it_waits(intake: CollectingIntake) -> None:
     await intake.is_waited_for()
+
+
+def _reader(source: Source | RunningSource, folder: Path) -> Reader:
+    return reader_of(as_source(source), Site(folder=folder, state_dir=folder / "state"))
+
+
+def _part(reader: Reader) -> Any:
+    """Return what its author knows as the running part."""
+    return reader.wrapped if isinstance(reader, WrappedReader) else reader
 
 
 def _positions(found: Found) -> list[list[int]]:

@@ -7,7 +7,8 @@ import numpy as np
 
 from streambatch.codecs.table.chunk import TableChunk
 from streambatch.core.chunks import Chunk
-from streambatch.core.protocols import Source
+from streambatch.core.parts import Reader, Source
+from streambatch.core.wrapping import RunningSource
 from streambatch.testing.fakes import CollectingIntake
 
 PUTS_IN_A_ROW = 20_000
@@ -36,7 +37,7 @@ class WatchedIntake(CollectingIntake):
         await super().put(chunk)
 
 
-def check_chunk(chunk: Chunk, source: Source) -> None:
+def check_chunk(chunk: Chunk, source: Source | RunningSource) -> None:
     """Check that a chunk is one, and of this source."""
     assert chunk.partition.source == source.name, f"{chunk} is of source {chunk.partition.source}, not {source.name}"
     assert chunk.partition.name, f"{chunk} has a partition without a name"
@@ -55,8 +56,8 @@ def _check_bytes(chunk: Chunk) -> None:
     assert ends[-1] <= len(payload), f"{chunk} ends at {ends[-1]} of {len(payload)} bytes"
 
 
-def check_memory(intake: CollectingIntake, source: Source) -> None:
-    """Check that a source gave back what it took."""
+def check_memory(intake: CollectingIntake, reader: Reader) -> None:
+    """Check that a reader gave back what it took."""
     used, lowest = intake.memory.used, intake.memory.lowest
-    assert lowest >= 0, f"{source.name} put {-lowest} bytes that it never took from the memory budget"
-    assert used == 0, f"{source.name} keeps {used} bytes of the memory budget"
+    assert lowest >= 0, f"{reader.name} put {-lowest} bytes that it never took from the memory budget"
+    assert used == 0, f"{reader.name} keeps {used} bytes of the memory budget"

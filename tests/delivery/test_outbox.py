@@ -16,6 +16,8 @@ from streambatch.core.durable import Commit, Mark
 from streambatch.core.errors import SinkError, StateOutage
 from streambatch.core.events import Observer
 from streambatch.core.outcomes import Outcome, Reject
+from streambatch.core.parts import Site
+from streambatch.core.wrapping import as_sink
 from streambatch.delivery import outbox as outboxes
 from streambatch.delivery.outbox import Finished, Marks, Outbox
 from tests.chunks import chunk_of
@@ -125,10 +127,11 @@ class Run:
         self.sink, self.dead_letters = sink, NoDeadLetters()
         self.written: list[int] = []
         self.acked: list[int] = []
+        clock = MovedClock()
         self.outbox = Outbox(
-            sink,
+            as_sink(sink).build(Site(clock=clock)),
             self.dead_letters,
-            clock=MovedClock(),
+            clock=clock,
             observer=Observer(),
             written=lambda batch, outcome: self.written.append(batch.sequence),
             acked=lambda batch, outcome: self.acked.append(batch.sequence),

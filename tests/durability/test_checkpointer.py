@@ -11,11 +11,12 @@ import pytest
 
 from streambatch.core.batches import Batch, Stamps
 from streambatch.core.chunks import Chunk, Partition
-from streambatch.core.durable import Notes, Saved
+from streambatch.core.durable import Notes
 from streambatch.core.errors import StateOutage
 from streambatch.core.intake import Intake
 from streambatch.core.ledger import Ledger
 from streambatch.core.outcomes import Outcome
+from streambatch.core.parts import Reader
 from streambatch.durability.checkpointer import Checkpointer
 from streambatch.durability.store.store import StateStore
 from tests.chunks import chunk_of
@@ -26,22 +27,16 @@ pytestmark = pytest.mark.anyio
 FILE = Partition("in", "a.jsonl")
 
 
-class Noting:
-    """A source that can be resumed, and what it notes."""
+class Noting(Reader):
+    """The reader of a source that can be resumed, and what it notes."""
 
-    name, format, is_finite = "in", "jsonl", True
+    name, is_resumable = "in", True
 
     def __init__(self) -> None:
         self.new: dict[str, Notes | None] = {}
 
     async def run(self, intake: Intake) -> None:
         raise AssertionError("not to be run")
-
-    def acked(self, positions: Mapping[str, int]) -> None: ...
-
-    def revoke(self, partition: str) -> None: ...
-
-    def resume(self, saved: Mapping[str, Saved]) -> None: ...
 
     def notes(self) -> Mapping[str, Notes | None]:
         new, self.new = self.new, {}

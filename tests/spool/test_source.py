@@ -22,9 +22,10 @@ from streambatch.connectors.sockets.unix import UnixSource
 from streambatch.core.chunks import Chunk
 from streambatch.core.durable import Saved
 from streambatch.core.errors import ConfigError, OptionError, SourceError, first_cause
-from streambatch.core.protocols import ResumableSource, Source
+from streambatch.core.parts import Site, Source
+from streambatch.core.wrapping import as_source
 from streambatch.spool import disk as spool_disk
-from streambatch.spool.source import KEPT_BYTES, SpooledSource, spooled
+from streambatch.spool.source import KEPT_BYTES, SpooledReader, reader_of
 from streambatch.testing.fakes import CollectingIntake
 from tests.connectors.intakes import ManualClock, until
 
@@ -84,10 +85,10 @@ def tcp(**more: Any) -> TcpSource:
 @asynccontextmanager
 async def running(
     source: Any, folder: Path, intake: CollectingIntake, saved: Saved | None = None
-) -> AsyncIterator[SpooledSource]:
+) -> AsyncIterator[SpooledReader]:
     """Run a source with its spool beside the test, and stop it gracefully at the end."""
-    with_spool = spooled(source, folder)
-    assert isinstance(with_spool, SpooledSource)
+    with_spool = reader_of(as_source(source), Site(state_dir=folder))
+    assert isinstance(with_spool, SpooledReader)
     if saved is not None:
         with_spool.resume({"spool": saved})
     with anyio.fail_after(30):
@@ -142,7 +143,7 @@ def full(error: int = errno.ENOSPC) -> OSError:
 async def test_what_is_posted_comes_in_as_one_partition(tmp_path: Path) -> None:
     source, intake = http(), CollectingIntake()
     async with running(source, tmp_path, intake) as with_spool:
-        assert isinstance(with_spool, ResumableSource)
+        assert with_spool.is_resumable
         for _ in range(3):
             assert await post(source, LINES) == (200, {"received": 1000})
         await intake.holds(3000)
@@ -364,11 +365,11 @@ async def test_a_full_spool_is_answered_before_the_first_block_and_drops_nothing
             taken += 1
         assert found == (429, {"received": 0, "error": "the queue is full"})
         assert 15 < taken < 30
-        assert with_spool.status.size <= 4 * MIB
+        assert with_spool.spool.size <= 4 * MIB
         intake.go_on()
         await intake.holds(taken * 10_000)
         with_spool.acked({"spool": intake.chunks[-1].position})
-        await until(lambda: with_spool.status.size < 3 * MIB)
+        await until(lambda: with_spool.spool.size < 3 * MIB)
         assert (await post(source, body)).status == 200
         await intake.holds((taken + 1) * 10_000)
         assert records(intake) == body * (taken + 1)
@@ -382,14 +383,14 @@ async def test_a_full_spool_keeps_a_socket_waiting(tmp_path: Path) -> None:
     async with running(source, tmp_path, intake) as with_spool:
         async with anyio.create_task_group() as clients:
             clients.start_soon(send, source, body)
-            await until(lambda: with_spool.status.size > 3 * MIB)
-            assert with_spool.status.size <= 4 * MIB
+            await until(lambda: with_spool.spool.size > 3 * MIB)
+            assert with_spool.spool.size <= 4 * MIB
             intake.go_on()
             while intake.count < 1_000_000:
                 await anyio.sleep(0.001)
                 if intake.chunks:
                     with_spool.acked({"spool": intake.chunks[-1].position})
-                assert with_spool.status.size <= 4 * MIB
+                assert with_spool.spool.size <= 4 * MIB
     assert records(intake) == body
     assert intake.observer.named("source_blocked")
 
@@ -415,12 +416,12 @@ async def test_a_full_disk_holds_and_goes_on(tmp_path: Path, monkeypatch: pytest
         is_full[0] = True
         async with anyio.create_task_group() as clients:
             clients.start_soon(client)
-            await until(lambda: with_spool.status.outage is not None)
+            await until(lambda: with_spool.spool.outage is not None)
             assert (await post(source, b"refused\n")).status == 429
             assert found == []
             is_full[0] = False
         assert found == [(200, {"received": 1})]
-        assert with_spool.status.outage is None
+        assert with_spool.spool.outage is None
         await intake.holds(2)
     assert records(intake) == b"first\nsecond\n"
     assert len(intake.observer.named("source_failed")) == 1
@@ -437,7 +438,7 @@ async def test_a_stop_does_not_wait_long_for_a_full_disk(tmp_path: Path, monkeyp
     with pytest.raises(BaseExceptionGroup) as caught:
         async with running(source, tmp_path, intake) as with_spool:
             await send(source, LINES)
-            await until(lambda: with_spool.status.outage is not None)
+            await until(lambda: with_spool.spool.outage is not None)
     assert "No space left on device" in str(first_cause(caught.value))
     assert intake.counts["received"] == 0
     assert intake.memory.used == 0
@@ -460,7 +461,7 @@ async def test_a_client_whose_request_a_full_disk_did_not_take_by_the_stop_is_to
     async with anyio.create_task_group() as clients:
         async with running(source, tmp_path, intake) as with_spool:
             clients.start_soon(client)
-            await until(lambda: with_spool.status.outage is not None)
+            await until(lambda: with_spool.spool.outage is not None)
     wanted = {"received": 0, "error": "the spool can't be written: No space left on device"}
     assert found == [(429, wanted)]
     assert intake.counts["received"] == 0
@@ -506,9 +507,9 @@ async def test_a_stop_stores_what_a_socket_brought_that_waits_for_room(tmp_path:
             clients.start_soon(client)
             log: Any = with_spool._log
             await until(lambda: waits_for_room(log) and log._pending_held >= log._share)
-            size_before = with_spool.status.size
+            size_before = with_spool.spool.size
     received = intake.counts["received"]
-    assert size_before + log._share <= with_spool.status.size
+    assert size_before + log._share <= with_spool.spool.size
     again = CollectingIntake()
     async with running(tcp(), tmp_path, again):
         await again.holds(received)
@@ -545,14 +546,14 @@ async def test_a_stop_leaves_in_the_spool_what_the_pipeline_has_no_room_for(tmp_
         await send(source, body)
         await until(lambda: intake.counts["received"] == 2_000_000)
         intake.go_on()
-    left = with_spool.backlog_records
+    left = with_spool.spool.backlog_records
     assert left > 0
     assert intake.count + left == 2_000_000
     source, again = tcp(), CollectingIntake()
     position = intake.chunks[-1].position
     async with running(source, tmp_path, again, Saved(position=position, read_to=len(body), notes={})) as with_spool:
         await again.holds(left)
-        assert with_spool.backlog_records == 0
+        assert with_spool.spool.backlog_records == 0
     assert records(intake) + records(again) == body
     assert again.counts == {"received": 0, "recovered": left}
     assert again.memory.peak <= again.memory.capacity
@@ -571,8 +572,8 @@ async def test_damage_costs_its_segment_and_is_counted(tmp_path: Path) -> None:
     segments[0].write_bytes(content)
     source, again = tcp(), CollectingIntake()
     async with running(source, tmp_path, again) as with_spool:
-        await until(lambda: with_spool.backlog_records == 0)
-        status = with_spool.status
+        await until(lambda: with_spool.spool.backlog_records == 0)
+        status = with_spool.spool
     assert status.corrupt_segments == 1
     found = records(again)
     begins = next(at for at, chunk in enumerate(again.chunks) if chunk.base >= int(segments[1].stem))
@@ -595,8 +596,8 @@ async def test_damage_that_is_found_while_it_runs_is_passed_over(tmp_path: Path)
             file.seek(segments[1].stat().st_size // 2)
             file.write(b"damage")
         intake.go_on()
-        await until(lambda: with_spool.backlog_records == 0)
-        assert with_spool.status.corrupt_segments == 1
+        await until(lambda: with_spool.spool.backlog_records == 0)
+        assert with_spool.spool.corrupt_segments == 1
         lost = intake.lost_records
         assert 0 < lost < 1_000_000
         await intake.holds(2_000_000 - lost)
@@ -664,8 +665,8 @@ async def test_options_that_do_not_go_together(make: Make, options: dict[str, An
 
 
 async def test_a_spool_needs_a_folder(tmp_path: Path) -> None:
-    plain = TcpSource("127.0.0.1:0")
-    assert spooled(plain, None) is plain
-    assert spooled(plain, tmp_path) is plain
+    plain = as_source(TcpSource("127.0.0.1:0"))
+    for state_dir in (None, tmp_path):
+        assert reader_of(plain, Site(state_dir=state_dir)).spool is None
     with pytest.raises(OptionError, match="state_dir"):
-        spooled(tcp(), None)
+        reader_of(as_source(tcp()), Site())
