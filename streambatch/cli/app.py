@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from streambatch.cli.early import stopping_cleanly
+from streambatch.cli.startup_signals import stopping_cleanly
 from streambatch.core.errors import StreambatchError
 from streambatch.core.text import repr_encodable
 from streambatch.version import __version__

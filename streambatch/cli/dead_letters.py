@@ -1,4 +1,4 @@
-"""`streambatch dead-letters`: which records died and why, and sending them through once more."""
+"""`streambatch dead-letters`: list the records that died, with the reasons, or replay them."""
 
 import json
 import sys
@@ -17,30 +17,30 @@ from streambatch.core.errors import ConfigError, ConfigProblem, HeldError, Strea
 from streambatch.core.outcomes import Stage
 from streambatch.durability.store.database import FILE_NAME
 from streambatch.durability.store.store import StateStore
-from streambatch.ops.letters import key_of
+from streambatch.ops.dead_letters import dead_letter_key
 from streambatch.ops.outputs import OutputError
-from streambatch.ops.replay import Filter, Replay, dead_letters, known_replays, replay
-from streambatch.ops.replaying import SUFFIX
+from streambatch.ops.replay import DeadLetterFilter, ReplayResult, dead_letters, replay, replay_history
+from streambatch.ops.replay_source import SUFFIX
 
 DONE, FAILED, UNFINISHED = 0, 1, 3
 Wanted = tuple[str | None, str | None, str | None, str | None]
 """Stage, reason, source, run."""
 RUNS_SHOWN = 12
-"""Runs that an error names; the others it counts."""
+"""Runs that an error lists; it counts the others."""
 
 
 def list_dead_letters(path: Path, overrides: Sequence[str], wanted: Wanted, limit: int, *, is_json: bool) -> int:
-    """Print the dead letters that are wanted. Returns the exit code."""
+    """Print the matching dead letters. Returns the exit code."""
     config, chosen = load_config(path, overrides=overrides), _filter(wanted)
-    done = known_replays(config).done
+    done = replay_history(config).done
     counts: Counter[tuple[str, str]] = Counter()
     replayed: Counter[tuple[str, str]] = Counter()
     try:
         _check_named(config, chosen)
         for letter in dead_letters(config):
-            if not chosen.takes(letter):
+            if not chosen.matches(letter):
                 continue
-            kind, is_replayed = (letter.stage, letter.reason), key_of(letter) in done
+            kind, is_replayed = (letter.stage, letter.reason), dead_letter_key(letter) in done
             counts[kind] += 1
             replayed[kind] += is_replayed
             if is_json:
@@ -57,7 +57,7 @@ def list_dead_letters(path: Path, overrides: Sequence[str], wanted: Wanted, limi
 
 
 def replay_dead_letters(path: Path, overrides: Sequence[str], wanted: Wanted, *, is_json: bool) -> int:
-    """Replay the dead letters that are wanted. Returns the exit code. Raises HeldError while the pipeline runs."""
+    """Replay the matching dead letters. Returns the exit code. Raises HeldError while the pipeline runs."""
     config, chosen = load_config(path, overrides=overrides), _filter(wanted)
     try:
         _check_named(config, chosen)
@@ -78,24 +78,25 @@ def replay_dead_letters(path: Path, overrides: Sequence[str], wanted: Wanted, *,
     return UNFINISHED if result.report is not None and not result.report.is_complete else DONE
 
 
-def _filter(wanted: Wanted) -> Filter:
-    """Return the filter. Raises ConfigError for a stage or reason that there is not."""
+def _filter(wanted: Wanted) -> DeadLetterFilter:
+    """Return the filter of a command's options. Raises ConfigError for an unknown stage or reason."""
     stage, reason, source, run = wanted
     for name, value, allowed in (("--stage", stage, get_args(Stage)), ("--reason", reason, get_args(Reason))):
         if value is not None and value not in allowed:
             raise ConfigError([ConfigProblem(name, repr(value), ", ".join(allowed))])
-    return Filter(stage, reason, source, run)
+    return DeadLetterFilter(stage, reason, source, run)
 
 
-def _check_named(config: Config, chosen: Filter) -> None:
-    """Raise ConfigError for a source or run that neither the config nor the state nor a dead letter names."""
+def _check_named(config: Config, chosen: DeadLetterFilter) -> None:
+    """Raise ConfigError for a source or run that is in neither the config nor the state nor a dead letter."""
     sources, runs = {part.options.name for part in config.sources}, dict[str, None]()
     if _misnamed(chosen, sources, runs) and (config.state_dir / FILE_NAME).exists():
         with StateStore.read(config.state_dir) as store:
             state = store.load()
             sources |= {name.removesuffix(SUFFIX) for name in (*state.readings, *state.partitions)}
             runs |= dict.fromkeys(run.run for run in store.runs())
-    if _misnamed(chosen, sources, runs):  # only then are all letters read for the names in them
+    # All dead letters may be gigabytes: they are read for their names only if the state doesn't know the name.
+    if _misnamed(chosen, sources, runs):
         for letter in dead_letters(config):
             sources.add(letter.source.removesuffix(SUFFIX))
             runs[letter.run] = None
@@ -103,7 +104,7 @@ def _check_named(config: Config, chosen: Filter) -> None:
         raise ConfigError(problems)
 
 
-def _misnamed(chosen: Filter, sources: Collection[str], runs: Collection[str]) -> list[ConfigProblem]:
+def _misnamed(chosen: DeadLetterFilter, sources: Collection[str], runs: Collection[str]) -> list[ConfigProblem]:
     problems = []
     if chosen.source is not None and chosen.source.removesuffix(SUFFIX) not in sources:
         allowed = sorted(name + end for name in sources for end in ("", SUFFIX))
@@ -127,7 +128,7 @@ def _print_counts(counts: Counter[tuple[str, str]], replayed: Counter[tuple[str,
         print("none")
 
 
-def _print_replay(result: Replay) -> None:
+def _print_replay(result: ReplayResult) -> None:
     print_rows(("left out", f"{count}: {why}") for why, count in result.left_out.items())
     if result.report is None:
         print("nothing to replay")

@@ -15,7 +15,7 @@ from typing import Any
 
 from streambatch.cli.admin_url import base_of
 from streambatch.core.errors import StreambatchError
-from streambatch.ops.live import Live, View
+from streambatch.ops.live_view import LiveView, View
 
 TIMEOUT_SECONDS = 3.0
 STATUS_BYTES_MAX = 8 << 20
@@ -58,7 +58,7 @@ class Watcher:
 
     def __init__(self, url: str, token: str | None) -> None:
         self.url, self._token = base_of(url), token
-        self._live, self._lock = Live(), threading.Lock()
+        self._live, self._lock = LiveView(), threading.Lock()
 
     def look(self) -> None:
         """Ask once."""
@@ -76,7 +76,7 @@ class Watcher:
         threading.Thread(target=self._keep_looking, args=(seconds,), name=f"watch {self.url}", daemon=True).start()
 
     def view(self) -> View:
-        """Return what is known, with the daemon's `url`; see ops/live.py."""
+        """Return what is known, with the daemon's `url`; see ops/live_view.py."""
         with self._lock:
             return {"url": self.url, **self._live.view()}
 

@@ -1,4 +1,4 @@
-"""Draws views of daemons (see ops/live.py) for a terminal of any width. Nothing here asks or waits.
+"""Draws views of daemons (see ops/live_view.py) for a terminal of any width. Nothing here asks or waits.
 
 Colours mean something: green is well, yellow wants a look, red is wrong; the rest is plain. What a daemon says is shown
 as text, control characters taken out.
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streambatch.core.units import format_duration, format_size
-from streambatch.ops.live import View
+from streambatch.ops.live_view import View
 
 BARS = "▁▂▃▄▅▆▇"
 """None fills its line: the histories of two lines would run into one another."""

@@ -43,11 +43,11 @@ from streambatch.observe import Metrics, MetricsObserver, sample_loop_lag
 from streambatch.observe.drift import Drift
 from streambatch.observe.logs import LogObserver, LogOptions, configure_logs, stderr_is_terminal
 from streambatch.observe.tracing import Tracing
-from streambatch.ops.reloading import Reloaded, Reloader
+from streambatch.ops.reloading import Reloader, ReloadResult
 from streambatch.pipeline.pipeline import Pipeline
 from streambatch.storage.folder import StateFolder
 from streambatch.version import __version__
-from streambatch.web.recent import Recent
+from streambatch.web.recent import RecentProblems
 from streambatch.web.watch import Watch
 
 DONE, FAILED, REFUSED, UNFINISHED = 0, 1, 2, 3
@@ -118,7 +118,7 @@ class Daemon:
             log_messages=messages,
             clock=self._clock,
         )
-        counting, recent = MetricsObserver(), Recent(self._clock)
+        counting, recent = MetricsObserver(), RecentProblems(self._clock)
         self._notifier = Notifier(drain_seconds=self._config.delivery.drain_timeout, clock=self._clock)
         self._tracing = tracing_of(self._config, self._clock)
         traced = () if self._tracing is None else (self._tracing,)
@@ -149,11 +149,11 @@ class Daemon:
         self._reloader = Reloader(assembly, self.pipeline, self, overrides=overrides)
 
     def reloading(self) -> None:
-        """See reloading.Told."""
+        """See reloading.ReloadListener."""
         self._notifier.reloading()
 
-    def reloaded(self, result: Reloaded, assembly: Assembly) -> None:
-        """See reloading.Told."""
+    def reloaded(self, result: ReloadResult, assembly: Assembly) -> None:
+        """See reloading.ReloadListener."""
         config, digest = assembly.config, result.model_digest
         self._metrics.config_reloaded(ok=result.ok, digest=config.digest)
         if result.model:
@@ -203,11 +203,11 @@ class Daemon:
     async def _start_along(self, along: TaskGroup) -> None:
         if self._config.http.listen != "off":
             from streambatch.web.app import create_app
-            from streambatch.web.feed import Feed
             from streambatch.web.lifecycle import lifecycle_routes
+            from streambatch.web.page_events import EventFeed
             from streambatch.web.server import serve
 
-            feed = Feed(self._watch)
+            feed = EventFeed(self._watch)
             app = create_app(
                 pipeline=self.pipeline,
                 registry=self._registry,
@@ -238,7 +238,7 @@ class Daemon:
             is_first = True
             async for number in signals:
                 if number == signal.SIGHUP and not self._has_lost_terminal():
-                    self._reloader.ask()
+                    self._reloader.request()
                     continue
                 self._log.info("stopping" if is_first else "stopping_hard", signal=signal.Signals(number).name)
                 if is_first:

@@ -1,7 +1,8 @@
-"""Proves from state and files alone that every record is accounted for: nothing is run, nothing changed.
+"""Prove from state and files alone that every record is accounted for. Nothing is run and nothing is changed.
 
-Counts balance, the journal has each partition's records once and in order, the files hold what was committed and as
-many records as were scored and died. A pipeline may run meanwhile: what is looked at is its last checkpoint.
+Three things are checked: the counts balance; the journal has each partition's records once and in order; the files hold
+the committed bytes and as many records as were scored and died. A pipeline may run meanwhile: its last checkpoint is
+audited.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from streambatch.connectors.files.source import FileSource
 from streambatch.core.report import Counts
 from streambatch.durability.store.reader import StateReader
 from streambatch.durability.stored import RunSummary, State
-from streambatch.ops.letters import Letters, layout_of
-from streambatch.ops.outputs import Layout, OutputError, Place, Segments, place_of
-from streambatch.ops.rereading import Files, gap_is_empty, notes_from
+from streambatch.ops.dead_letters import DeadLetterReader, dead_letter_layout
+from streambatch.ops.outputs import OutputError, OutputLayout, OutputPosition, OutputSegments, position_of
+from streambatch.ops.rereading import SourceFiles, gap_is_empty, notes_from
 from streambatch.ops.verify import sink_layout
 
-Key = tuple[str, str]
+PartitionKey = tuple[str, str]
 """A source and a partition."""
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that must hold. what: in words. expected, found: the two numbers that must be one. why: if not."""
+    """One check. what: its subject. expected, found: numbers that must be equal. why: what it means if not."""
 
     what: str
     expected: int
@@ -38,7 +39,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Audit(msgspec.Struct, kw_only=True):
-    """All that was checked. counts: of all runs since the state began, or was reset."""
+    """The result of an audit. counts: of all runs since the state was created or reset."""
 
     state_dir: str
     counts: dict[str, int] = {}
@@ -50,15 +51,16 @@ class Audit(msgspec.Struct, kw_only=True):
         return all(check.is_right for check in self.checks)
 
     def check(self, what: str, expected: int, found: int, why: str = "", *, is_right: bool | None = None) -> None:
-        """Add a check, right if both are the same, unless it is said."""
+        """Add a check. It is right if both numbers are equal, unless `is_right` says otherwise."""
         right = expected == found if is_right is None else is_right
         self.checks.append(Check(what=what, expected=expected, found=found, is_right=right, why="" if right else why))
 
 
 class _Run(NamedTuple):
-    """A run as its journal has it. scores: records scored by segment of the output; None where it has none.
+    """A run with what its journal says.
 
-    is_whole: nothing of the journal was forgotten.
+    is_whole: whether no entry of the journal was pruned. scores: records scored by segment of the output; the key is
+    None for an output without segments.
     """
 
     summary: RunSummary
@@ -68,29 +70,29 @@ class _Run(NamedTuple):
 
 
 def audit(config: Config, reader: StateReader) -> Audit:
-    """Check state and files."""
+    """Check the state, and the files that it speaks of."""
     state = reader.load()
     result = Audit(state_dir=str(config.state_dir))
     total = Counts()
     for counts in state.counts.values():
         total.add(counts)
     result.counts = total.as_records()
-    runs = [_look_at(reader, summary, result) for summary in reader.runs()]
+    runs = [_check_journal(reader, summary, result) for summary in reader.runs()]
     _check_identity(state, runs, result)
     for key, partition in _partitions(state):
         _check_chain(config, key, partition.position, partition.records, runs, result)
     _check_output(config, state, runs, result)
-    _check_letters(config, state, runs, result)
+    _check_dead_letters(config, state, runs, result)
     return result
 
 
-def _look_at(reader: StateReader, summary: RunSummary, result: Audit) -> _Run:
-    """Check one run's journal against its counts and what it read."""
+def _check_journal(reader: StateReader, summary: RunSummary, result: Audit) -> _Run:
+    """Check the journal of a run against its counts and the partitions that it read."""
     manifest, run = reader.manifest(summary.run), summary.run
     counts = summary.counts
-    ends: dict[Key, int] = {}
-    starts: dict[Key, int] = {}
-    records: Counter[Key] = Counter()
+    ends: dict[PartitionKey, int] = {}
+    starts: dict[PartitionKey, int] = {}
+    records: Counter[PartitionKey] = Counter()
     scores: Counter[int | None] = Counter()
     scored = dead = breaks = 0
     for entry in reader.journal(run):
@@ -104,7 +106,7 @@ def _look_at(reader: StateReader, summary: RunSummary, result: Audit) -> _Run:
             records[key] += each.records
     is_whole = (scored, dead) == (counts.scored, counts.dead_lettered)
     result.check(f"run {run}: ranges that don't follow each other", 0, breaks)
-    if not is_whole and _has_gone(manifest, starts):
+    if not is_whole and _is_pruned(manifest, starts):
         result.notes.append(f"run {run}: the beginning of its journal is no longer kept")
         return _Run(summary, manifest, False, scores)
     result.check(f"run {run}: scored, by its journal", counts.scored, scored, "the journal is not whole")
@@ -120,8 +122,8 @@ def _look_at(reader: StateReader, summary: RunSummary, result: Audit) -> _Run:
     return _Run(summary, manifest, is_whole, scores)
 
 
-def _has_gone(manifest: Mapping[str, Any], starts: Mapping[Key, int]) -> bool:
-    """Tell whether the beginning of a run's journal was forgotten: some partition begins later, or not at all."""
+def _is_pruned(manifest: Mapping[str, Any], starts: Mapping[PartitionKey, int]) -> bool:
+    """Whether the beginning of a run's journal was pruned: a partition begins later in it, or not at all."""
     return any(
         starts.get((source, read["partition"])) != read["first"]
         for source, known in manifest["sources"].items()
@@ -151,21 +153,23 @@ def _check_identity(state: State, runs: Sequence[_Run], result: Audit) -> None:
 
 
 def _was_reset(state: State, runs: Sequence[_Run], source: str) -> bool:
-    """Tell whether the counts of a source began anew after its first run."""
+    """Whether the counts of a source were reset after its first run."""
     received = sum(
         run.manifest["sources"].get(source, {"counts": {"received": 0}})["counts"]["received"] for run in runs
     )
     return bool(received != state.counts[source].received)
 
 
-def _partitions(state: State) -> Iterator[tuple[Key, Any]]:
+def _partitions(state: State) -> Iterator[tuple[PartitionKey, Any]]:
     for source, partitions in state.partitions.items():
         for name, partition in partitions.items():
             yield (source, name), partition
 
 
-def _check_chain(config: Config, key: Key, position: int, records: int, runs: Sequence[_Run], result: Audit) -> None:
-    """Follow a partition back from its position, run by run, to where it was begun: nothing twice, nothing left out."""
+def _check_chain(
+    config: Config, key: PartitionKey, position: int, records: int, runs: Sequence[_Run], result: Audit
+) -> None:
+    """Follow a partition back from its position, run by run: no record may be read twice, and none left out."""
     name = " ".join(key)
     end, missing, reads = position, records, list(_reads(key, runs))
     for read in reversed(reads):
@@ -183,23 +187,23 @@ def _check_chain(config: Config, key: Key, position: int, records: int, runs: Se
         result.check(f"{name}: records, by its runs", records, records - missing)
 
 
-def _reads(key: Key, runs: Sequence[_Run]) -> Iterator[Mapping[str, Any]]:
+def _reads(key: PartitionKey, runs: Sequence[_Run]) -> Iterator[Mapping[str, Any]]:
     for run in runs:
         for read in run.manifest["sources"].get(key[0], {"partitions": ()})["partitions"]:
             if read["partition"] == key[1]:
                 yield read
 
 
-def _is_gap_empty(config: Config, key: Key, read: Mapping[str, Any], end: int) -> bool:
+def _is_gap_empty(config: Config, key: PartitionKey, read: Mapping[str, Any], end: int) -> bool:
     for part in config.sources:
         if part.options.name == key[0] and isinstance(part.options, FileSource):
-            file = Files(part.options).find(notes_from(read["identity"], key[1]))
+            file = SourceFiles(part.options).find(notes_from(read["identity"], key[1]))
             return file is not None and gap_is_empty(part.options, file, key[1], read["last"], end)
     return False
 
 
 def _check_output(config: Config, state: State, runs: Sequence[_Run], result: Audit) -> None:
-    """Count the records in the output's files and compare with those that the journal says went there."""
+    """Compare the number of records in the output's files with that in the journal."""
     sink, mark = config.sink.options, state.outputs.get("sink")
     if not isinstance(sink, FileSink):
         result.notes.append(f"sink {sink.name} keeps no scores to count")
@@ -207,13 +211,13 @@ def _check_output(config: Config, state: State, runs: Sequence[_Run], result: Au
     if mark is None:
         return
     layout = sink_layout(sink)
-    segments, place = Segments(layout, mark), place_of(mark)
+    segments, place = OutputSegments(layout, mark), position_of(mark)
     _check_length("output", segments, place, result)
     since = _runs_since(runs, "sink", mark)
     if not since or not all(run.is_whole for run in since):
         result.notes.append("output: not counted; the journal of the runs that began it is no longer kept")
         return
-    start = place_of(since[-1].manifest["sinks"]["sink"]["from"])
+    start = position_of(since[-1].manifest["sinks"]["sink"]["from"])
     scores: Counter[int | None] = Counter()
     for run in since:
         scores.update(run.scores)
@@ -227,6 +231,7 @@ def _check_output(config: Config, state: State, runs: Sequence[_Run], result: Au
             if not layout.is_rotated:
                 result.check(f"{segments.name(number)}: scores", scores[number], 0, "the file is missing")
             continue
+        # A Parquet file has no footer, and so no readable row, before it is closed.
         if layout.format == "parquet" and not segments.is_closed(number):
             continue
         offset = start.length if number == start.segment else 0
@@ -236,21 +241,21 @@ def _check_output(config: Config, state: State, runs: Sequence[_Run], result: Au
 
 
 def _runs_since(runs: Sequence[_Run], output: str, mark: Mapping[str, Any]) -> list[_Run]:
-    """Return the runs that wrote to the output that this mark is of, the last one first."""
+    """Return the runs that wrote the output up to this mark, the last one first."""
     since: list[_Run] = []
-    after = place_of(mark)
+    after = position_of(mark)
     for run in reversed(runs):
         known = run.manifest["sinks"].get(output, {})
         if not known.get("to"):
             continue
-        if place_of(known["to"]) != after:
+        if position_of(known["to"]) != after:
             break
-        after = place_of(known["from"])
+        after = position_of(known["from"])
         since.append(run)
     return since
 
 
-def _count(segments: Segments, number: int, start: int, end: int | None, scores: int, result: Audit) -> None:
+def _count(segments: OutputSegments, number: int, start: int, end: int | None, scores: int, result: Audit) -> None:
     what = f"{segments.find(number)}: scores"
     try:
         records = segments.read(number, start, end)
@@ -262,8 +267,8 @@ def _count(segments: Segments, number: int, start: int, end: int | None, scores:
         result.check(what, scores, 0, str(error), is_right=False)
 
 
-def _check_length(name: str, segments: Segments, place: Place, result: Audit) -> None:
-    """Check that what was committed of the open segment is there."""
+def _check_length(name: str, segments: OutputSegments, place: OutputPosition, result: Audit) -> None:
+    """Check that the open segment has at least its committed length."""
     if not place.length:
         return
     path = segments.find(place.segment)
@@ -273,14 +278,14 @@ def _check_length(name: str, segments: Segments, place: Place, result: Audit) ->
     result.check(what, place.length, size, "what was committed is not there", is_right=size >= place.length or is_taken)
 
 
-def _check_letters(config: Config, state: State, runs: Sequence[_Run], result: Audit) -> None:
-    """Count the dead letters of each run; in each partition they follow each other, so that none is there twice."""
-    mark, layout = state.outputs.get("dead_letters"), layout_of(config)
+def _check_dead_letters(config: Config, state: State, runs: Sequence[_Run], result: Audit) -> None:
+    """Check the number of dead letters of each run, and that none is there twice."""
+    mark, layout = state.outputs.get("dead_letters"), dead_letter_layout(config)
     if mark is None:
         return
-    segments, place = Segments(layout, mark), place_of(mark)
+    segments, place = OutputSegments(layout, mark), position_of(mark)
     _check_length("dead letters", segments, place, result)
-    found, doubled, missing = _letters(layout, state, runs, mark)
+    found, doubled, missing = _count_dead_letters(layout, state, runs, mark)
     if isinstance(missing, str):
         result.check("dead letters", 0, 1, missing)
         return
@@ -293,20 +298,22 @@ def _check_letters(config: Config, state: State, runs: Sequence[_Run], result: A
     result.check("dead letters that are there twice", 0, doubled)
 
 
-def _letters(
-    layout: Layout, state: State, runs: Sequence[_Run], mark: Mapping[str, Any]
+def _count_dead_letters(
+    layout: OutputLayout, state: State, runs: Sequence[_Run], mark: Mapping[str, Any]
 ) -> tuple[Counter[str], int, int | str]:
-    """Return dead letters by run, how many are there twice, and the segments missing, or what is wrong with one."""
+    """Return the dead letters by run, the number of doubled ones, and the number of missing segments or an error."""
     found: Counter[str] = Counter()
     last: dict[tuple[str, str, bool], int] = {}
     doubled = 0
-    letters = Letters(layout, None, mark, mark)
+    letters = DeadLetterReader(layout, None, mark, mark)
     begun = {key: _runs_of(key, runs, partition.records) for key, partition in _partitions(state)}
     try:
         for letter in letters:
             found[letter.run] += 1
             partition = letter.source, letter.partition
             if letter.run in begun.get(partition, ()):
+                # Positions rise within a partition, so that one that doesn't is doubled. Those of records
+                # that the sink refused rise in an order of their own.
                 key = *partition, letter.stage == "sink"
                 doubled += letter.position <= last.get(key, -1)
                 last[key] = letter.position
@@ -315,8 +322,8 @@ def _letters(
     return found, doubled, len(letters.missing)
 
 
-def _runs_of(key: Key, runs: Sequence[_Run], records: int) -> set[str]:
-    """Return the runs that read a partition since its state was begun."""
+def _runs_of(key: PartitionKey, runs: Sequence[_Run], records: int) -> set[str]:
+    """Return the runs that read a partition since its state began, or was reset."""
     found: set[str] = set()
     for run in reversed(runs):
         for read in _reads(key, [run]):

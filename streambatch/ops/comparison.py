@@ -1,7 +1,7 @@
-"""Holds what a batch comes to when it is scored again against what the run wrote of it.
+"""Compare a batch that is scored again with the scores and dead letters that the run wrote of it.
 
-The journal says how many records of each batch were scored, how many died, and up to where the output went; so many
-are read back, and what follows stays in step whatever differs before it.
+The journal has for each batch the number of scores and dead letters and the end of the output. Exactly that many are
+read back, so that a batch that differs doesn't shift the comparison of those after it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from streambatch.core.batches import Batch
 from streambatch.core.outcomes import Outcome, Reject
 from streambatch.delivery.dead_letters import DeadLetter, encode_dead_letters
 from streambatch.durability.stored import JournalEntry
+from streambatch.ops.dead_letters import DeadLetterReader
 from streambatch.ops.differences import Difference
-from streambatch.ops.letters import Letters
 from streambatch.ops.outputs import (
     OutputError,
-    Place,
+    OutputPosition,
+    OutputSegments,
     Records,
-    Segments,
     first_difference,
-    place_of,
+    position_of,
     records_of,
     text_of,
 )
@@ -36,34 +36,36 @@ _LETTERS = msgspec.json.Decoder(DeadLetter)
 _COMPARED = ("stage", "reason", "source", "partition", "position", "record", "record_base64", "truncated")
 
 
-class Written:
-    """The scores that a run wrote to files, a batch at a time.
+class WrittenScores:
+    """The scores that a run wrote to files, read one batch at a time.
 
-    is_whole: nothing of the run's journal is missing; else what comes before its second write isn't looked at.
-    compared: records that were there to compare with. missing: segments that are there no more.
+    is_whole: whether the run's journal has all its batches. Without its beginning, it is known where a batch begins in
+    the output only from the second write on.
     """
 
-    def __init__(self, segments: Segments, start: Mapping[str, Any] | None, *, is_whole: bool) -> None:
-        self._segments, self._start = segments, place_of(start)
+    def __init__(self, segments: OutputSegments, start: Mapping[str, Any] | None, *, is_whole: bool) -> None:
+        self._segments, self._start = segments, position_of(start)
         self._records: Records | None = None
         self._segment: int | None = None
-        self._skipped: Place | None = None
+        self._skipped: OutputPosition | None = None
         self._is_whole = is_whole
         self.compared = 0
+        """Records that were there to compare with."""
         self.missing: list[str] = []
+        """Segments that are no longer there."""
 
     @property
     def is_rotated(self) -> bool:
         return self._segments.layout.is_rotated
 
     def take(self, entry: JournalEntry) -> tuple[Any, str] | None:
-        """Return the records that were written of a batch, and the file; None if they can't be told any more.
+        """Return the written records of a batch, and their file; None if they can't be found any more.
 
         Raises OutputError.
         """
         if entry.place is None or not entry.scored:
             return None
-        place = Place(*entry.place)
+        place = OutputPosition(*entry.place)
         if not self._is_whole and not self._has_begun(place):
             return None
         if place.segment != self._segment:
@@ -79,8 +81,8 @@ class Written:
             self._records.close()
         self._records = None
 
-    def _has_begun(self, place: Place) -> bool:
-        """Tell whether it is known where in its segment a batch begins, with the start of the journal lost."""
+    def _has_begun(self, place: OutputPosition) -> bool:
+        """Whether the beginning of a batch in its segment is known, though the journal's beginning is lost."""
         if self._skipped is None:
             self._skipped = place
         if place == self._skipped:
@@ -89,7 +91,7 @@ class Written:
         return True
 
     def _open(self, number: int) -> None:
-        """Go on in another segment."""
+        """Continue with another segment."""
         self.finish()
         self._segment = number
         if self._segments.find(number) is None:
@@ -99,7 +101,7 @@ class Written:
         self._records = self._segments.read(number, self._unterminated(number, offset))
 
     def _unterminated(self, number: int, offset: int) -> int:
-        """Return where records begin after what was there before: an unterminated line was given its end."""
+        """Return the offset of the first record written: an unterminated line that was there before got a newline."""
         layout = self._segments.layout
         if not offset or layout.compression != "none" or layout.format not in ("jsonl", "csv"):
             return offset
@@ -110,22 +112,22 @@ class Written:
             return offset + (not file.read(1).endswith(b"\n"))
 
 
-class Buried:
-    """The dead letters that a run wrote, a batch at a time."""
+class WrittenDeadLetters:
+    """The dead letters that a run wrote, read one batch at a time."""
 
-    def __init__(self, letters: Letters, run: str) -> None:
+    def __init__(self, letters: DeadLetterReader, run: str) -> None:
         self.letters = letters
         self._own: Iterator[DeadLetter] = (letter for letter in letters if letter.run == run)
 
     def take(self, count: int) -> list[DeadLetter]:
-        """Return the next ones. Raises OutputError."""
+        """Return the next `count` dead letters. Raises OutputError."""
         return list(islice(self._own, count))
 
 
 def score_differences(
     entry: JournalEntry, batch: Batch, outcome: Outcome, written: tuple[Any, str] | None, format: str
 ) -> list[Difference]:
-    """Return the records of a batch whose scores are not those that were written; of a table only the first."""
+    """Return the scores of a batch that differ from the written ones; for a table only the first."""
     scored = sum(outcome.scored.values())
     if scored != entry.scored:
         where = written[1] if written else "the journal"
@@ -147,10 +149,10 @@ def score_differences(
     ]
 
 
-def letter_differences(
+def dead_letter_differences(
     entry: JournalEntry, rejects: Sequence[Reject], letters: Sequence[DeadLetter]
 ) -> list[Difference]:
-    """Return what died otherwise than it did. Records that a sink refused are no matter of scoring."""
+    """Return the dead letters that differ, but for those of refused records: a sink wrote them, not scoring."""
     encoded = encode_dead_letters(rejects, at=0.0, pipeline="", run="")
     again = [_compared(_LETTERS.decode(line)) for line in encoded.splitlines()]
     then = [_compared(letter) for letter in letters if letter.stage != "sink"]
@@ -213,7 +215,7 @@ def _short(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> st
 
 
 def _id_in(text: str) -> int | str | None:
-    """Return the id in a score as people read it: a line of JSON or of CSV, or a row."""
+    """Return the id in the text of a score: a line of JSON or CSV, or a row of a table."""
     with suppress(ValueError, SyntaxError, LookupError, TypeError):
         found = msgspec.json.decode(text) if text.startswith('{"') else literal_eval(text)
         record_id = found["id"]

@@ -1,4 +1,4 @@
-"""What of a run is no longer as it was recorded: config, model, code. Pure: what was recorded and what is found in."""
+"""Differences between what a run recorded and what is found now, in config, model or code. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ What = Literal["config", "model", "input", "batch", "score", "dead_letter", "out
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One thing that is not as recorded. where: a key, a partition, a file; the rest names the record, if it is one."""
+    """One thing that is not as recorded. where: a key, partition or file. Other fields name a record, if it is one."""
 
     what: What
     where: str
@@ -37,7 +37,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             record += f", id {self.id})" if self.id is not None else ")"
         name = self.what.replace("_", " ")
         then, now = ("written", "scored again") if self.what in ("score", "dead_letter") else ("recorded", "found")
-        return f"{name} {self.where}{record}: {then} {_told(self.recorded)}, {now} {_told(self.found)}"
+        return f"{name} {self.where}{record}: {then} {_text(self.recorded)}, {now} {_text(self.found)}"
 
 
 def config_differences(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> list[Difference]:
@@ -52,18 +52,18 @@ def config_differences(recorded: Mapping[str, Any], found: Mapping[str, Any]) ->
 
 
 def code_differences(manifest: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return what of the code is another one now: recorded and found, by what it is."""
+    """Return the recorded and the running version of whatever differs, by its name."""
     recorded, found = code_of(manifest), running_code()
     return {name: (recorded[name], found[name]) for name in found if recorded[name] != found[name]}
 
 
 def code_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a manifest says of the code."""
+    """Return the versions that a manifest records."""
     return {**manifest["streambatch"], "python": manifest["python"], "numpy": manifest["numpy"]}
 
 
 def running_code() -> dict[str, Any]:
-    """Return the same of the code that runs now."""
+    """Return the versions that run now."""
     return {
         "version": __version__,
         "revision": code_revision(),
@@ -83,7 +83,7 @@ def _flat(value: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield key, list(value) if isinstance(value, tuple) else value
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     if value is None:
         return "nothing"
     return value if isinstance(value, str) else str(msgspec.json.encode(value), "utf-8")

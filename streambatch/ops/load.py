@@ -1,7 +1,7 @@
-"""How hard a pipeline worked between two of its statuses (the JSON of `/status`). Pure.
+"""Compute how hard a pipeline worked between two of its statuses (the JSON of `/status`). Pure.
 
-Counters of a status only grow within a run, and `uptime_seconds` is the pipeline's own clock, so that a difference says
-the same whoever asked, and however late the answers came.
+Counters of a status only grow within a run, and `uptime_seconds` is the pipeline's own clock. So a difference means the
+same for every client, and however late the answers came.
 """
 
 from __future__ import annotations
@@ -13,40 +13,42 @@ import msgspec
 
 Status = Mapping[str, Any]
 WORKER_STAGES = ("decode", "validate", "preprocess", "score", "encode")
-"""What a worker does with a batch, one after the other."""
+"""The stages of a worker, in the order a batch passes them."""
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened between two statuses of one run, and where the later one stands.
-
-    rates: records per second by count, `bytes` and `batches` too. latency: seconds by quantile of the records written
-    in between; empty if there were none. parts: mean seconds per record, by what it spent them on. Seconds per second:
-    busy, of work by stage; blocked, that the source held up most waited for room; syncing, that checkpoints took;
-    cores, of CPU. parked: by driver, what it waits for.
-    """
+    """How hard a pipeline worked between two statuses of one run, and its settings and fill at the later one."""
 
     seconds: float
     rates: Mapping[str, float]
+    """Records per second by count; `bytes` and `batches` per second as well."""
     latency: Mapping[str, float]
+    """Seconds by quantile, of the records written in between; empty without any."""
     parts: Mapping[str, float]
+    """Mean seconds per record by part of its way."""
     busy: Mapping[str, float]
+    """Seconds of work per second by stage, summed over workers."""
     triggers: Mapping[str, int]
     batches: int
     mean_records: float
     workers: int
     blocked: float
+    """Share of the time that the most blocked source waited for room."""
     syncing: float
+    """Share of the time that checkpoints took."""
     cores: float
+    """Seconds of CPU per second."""
     cpus: int
     queue_fill: float
     memory_fill: float
     inflight_batches: int
     parked: Mapping[str, str | None]
+    """What each driver waits for by design, if it does."""
     settings: Mapping[str, Any]
 
     @property
     def working(self) -> float:
-        """Share of the workers' time that went into batches; 1 when none was ever idle."""
+        """Share of the workers' time that batches took; 1 if no worker was ever idle."""
         return sum(self.busy[stage] for stage in WORKER_STAGES) / self.workers
 
     @property
@@ -56,7 +58,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_between(earlier: Status, later: Status) -> Load | None:
-    """Return the load between two statuses; None when they are not of one run, or of one moment."""
+    """Return the load between two statuses; None if they are of two runs, or of the same moment."""
     seconds = later["uptime_seconds"] - earlier["uptime_seconds"]
     if earlier["run"] != later["run"] or seconds <= 0:
         return None
@@ -102,7 +104,7 @@ def _rates(earlier: Status, later: Status, seconds: float) -> dict[str, float]:
 
 
 def _grown(earlier: Status, later: Status, key: str) -> dict[str, float]:
-    """Return by how much each number of a table grew."""
+    """Return the growth of each number in a table."""
     before = earlier[key]
     return {name: value - before.get(name, 0) for name, value in later[key].items()}
 

@@ -1,6 +1,6 @@
-"""Reads back what outputs hold: which files their segments are, and the records in them, in the order of writing.
+"""Read outputs back: find the files of their segments, and the records in them in the order of writing.
 
-Blocking. What lies past the end that a reader is given is not looked at: it may not be committed.
+Blocking. Nothing past the end that a reader is given is looked at, since it may not be committed.
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ _NOWHERE = Partition("", "")
 
 
 class OutputError(Exception):
-    """A file does not hold what an output writes. Says which and why."""
+    """A file does not hold what an output writes. Names the file and the reason."""
 
 
-class Place(NamedTuple):
-    """Where in an output: the number of a segment, and a length in bytes of its file."""
+class OutputPosition(NamedTuple):
+    """A position in an output: the number of a segment, and a length in bytes of its file."""
 
     segment: int
     length: int
 
 
-def place_of(mark: Mapping[str, Any] | None) -> Place:
-    """Return where an output goes on that has this mark; the beginning if it has none."""
+def position_of(mark: Mapping[str, Any] | None) -> OutputPosition:
+    """Return the position at which an output with this mark is continued; its beginning without a mark."""
     if not mark or "segment" not in mark:
-        return Place(1, 0)
+        return OutputPosition(1, 0)
+    # A segment that was being closed when the mark was stored gets no more records: its rename is completed at start.
     if mark.get("is_closing"):
-        return Place(mark["segment"] + 1, 0)
-    return Place(mark["segment"], mark["length"])
+        return OutputPosition(mark["segment"] + 1, 0)
+    return OutputPosition(mark["segment"], mark["length"])
 
 
-class Layout(NamedTuple):
-    """How an output lies in its files."""
+class OutputLayout(NamedTuple):
+    """The files of an output, and what they hold."""
 
     path: Path
     is_rotated: bool
@@ -50,40 +51,41 @@ class Layout(NamedTuple):
     compression: str = "none"
 
 
-class Segments:
-    """The files of an output. mark: how far it goes by the last checkpoint, which tells the open one's number."""
+class OutputSegments:
+    """The files of an output. mark: the last checkpoint's, which has the number of the open segment."""
 
-    def __init__(self, layout: Layout, mark: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, layout: OutputLayout, mark: Mapping[str, Any] | None = None) -> None:
         self.layout = layout
         self._open_number = int(mark["segment"]) if mark and "segment" in mark else None
         self._names = SegmentNames(layout.path)
 
     def find(self, number: int) -> Path | None:
-        """Return the file of a segment, be it closed or open; None if it is not there (any more)."""
+        """Return the file of a segment, closed or open; None if there is none, as when a reader took it away."""
         if not self.layout.is_rotated:
             return self.layout.path if self.layout.path.exists() else None
         closed = self._names.closed(number)
         if closed.exists():
             return closed
         open_number = self._open_number or max(self._names.found(), default=0) + 1
+        # The pipeline may have gone on to the next segment since the mark was stored.
         if number == open_number + 1 and self._names.closed(open_number).exists():
             open_number = number
         return self._names.open if number == open_number and self._names.open.exists() else None
 
     def closed(self) -> list[int]:
-        """Return the numbers of the segments that have their final names."""
+        """Return the numbers of the closed segments."""
         return list(self._names.found()) if self.layout.is_rotated else []
 
     def is_closed(self, number: int) -> bool:
-        """Tell whether a segment has its final name."""
+        """Whether a segment has its final name."""
         return self.layout.is_rotated and self._names.closed(number).exists()
 
     def name(self, number: int) -> Path:
-        """Return what a segment is called, there or not."""
+        """Return the final name of a segment, whether or not there is such a file."""
         return self._names.closed(number) if self.layout.is_rotated else self.layout.path
 
     def read(self, number: int, start: int = 0, end: int | None = None) -> Records:
-        """Return the records of a segment that is there, between two lengths of its file. Raises OutputError."""
+        """Return the records of a segment between two lengths of its file. Raises OutputError if it is not there."""
         path = self.find(number)
         if path is None:
             raise OutputError(f"{self.name(number)} is not there")
@@ -93,14 +95,14 @@ class Segments:
 
 
 class Records(Protocol):
-    """The records of one file, taken in their order."""
+    """The records of one file, taken in order."""
 
     def take(self, count: int) -> Any:
         """Return the next records, fewer at the end: bytes, or a table. Raises OutputError."""
         ...
 
     def count(self) -> int:
-        """Return how many are left; there are none after that. Raises OutputError."""
+        """Return the number of records left, and take them all. Raises OutputError."""
         ...
 
     def close(self) -> None: ...
@@ -109,11 +111,12 @@ class Records(Protocol):
 class TextRecords:
     """Lines or CSV rows."""
 
-    def __init__(self, path: Path, layout: Layout, start: int, end: int | None) -> None:
+    def __init__(self, path: Path, layout: OutputLayout, start: int, end: int | None) -> None:
         self._path = path
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  # closed by close()
-        part = _Part(self._file, start, end)
+        part = _FileRange(self._file, start, end)
         self._stream = _unpacked(part, layout.compression)
+        # Past the start of a CSV file there is no header to read: any row is a record.
         is_headed = layout.format == "csv" and start == 0
         self._framer: Any = framing_for_format(layout.format).framer(
             _NOWHERE, max_record_bytes=1 << 60, position=0 if is_headed else 1, columns=None if is_headed else ("",)
@@ -123,7 +126,7 @@ class TextRecords:
 
     def take(self, count: int) -> bytes:
         parts: list[bytes] = []
-        while count and self._more():
+        while count and self._has_chunk():
             chunk = self._chunks.pop(0)
             if chunk.count > count:
                 self._chunks.insert(0, chunk)
@@ -134,7 +137,7 @@ class TextRecords:
 
     def count(self) -> int:
         count = 0
-        while self._more():
+        while self._has_chunk():
             count += self._chunks.pop(0).count
         return count
 
@@ -142,9 +145,9 @@ class TextRecords:
         self._stream.close()
         self._file.close()
 
-    def _more(self) -> bool:
+    def _has_chunk(self) -> bool:
         while not self._chunks and not self._is_over:
-            with _told(self._path):
+            with _reading_errors(self._path):
                 block = self._stream.read(_BLOCK_BYTES)
             self._is_over = not block
             self._chunks = self._framer.feed(block, 0.0) if block else self._framer.end(0.0)
@@ -182,7 +185,7 @@ class TableRecords:
 
     def _next(self) -> Any:
         while self._rest is None or not self._rest.num_rows:
-            with _told(self._path):
+            with _reading_errors(self._path):
                 self._rest = next(self._batches, None)
             if self._rest is None:
                 break
@@ -190,16 +193,17 @@ class TableRecords:
 
 
 def records_of(payload: bytes, format: str) -> list[bytes]:
-    """Return the records of a payload as it was encoded: lines, or CSV rows."""
+    """Return the records of an encoded payload: lines, or CSV rows."""
     framer: Any = framing_for_format(format).framer(_NOWHERE, max_record_bytes=1 << 60, position=1, columns=("",))
     chunks = [*framer.feed(payload, 0.0), *framer.end(0.0)] if payload else []
     return [bytes(chunk.raw(at)) for chunk in chunks for at in range(chunk.count)]
 
 
 def first_difference(expected: Any, found: Any) -> int | None:
-    """Return the first row in which two tables with the same columns differ, bit for bit; None if there is none."""
+    """Return the first row in which two tables with equal columns differ in any bit; None if they don't differ."""
     if _digest(expected) == _digest(found):
         return None
+    # Compared by digests, since for Arrow a NaN differs from itself. Bisection then finds the row.
     rows = min(expected.num_rows, found.num_rows)
     low, high = 0, rows
     while low < high:
@@ -212,7 +216,7 @@ def first_difference(expected: Any, found: Any) -> int | None:
 
 
 def text_of(table: Any, row: int) -> str:
-    """Return a row as people read it."""
+    """Return a row as text."""
     values = table.slice(row, 1).to_pylist()
     return str(values[0]) if values else "nothing"
 
@@ -226,7 +230,7 @@ def _digest(table: Any) -> str:
     return digest.hexdigest()
 
 
-class _Part(io.RawIOBase):
+class _FileRange(io.RawIOBase):
     """The bytes of a file between two offsets."""
 
     def __init__(self, file: Any, start: int, end: int | None) -> None:
@@ -279,7 +283,7 @@ def _parquet(path: Path) -> Generator[Any, None, None]:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _reading_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, ValueError, zlib.error) as error:  # pyarrow's own are ValueErrors and OSErrors

@@ -1,7 +1,7 @@
-"""Reads the config again and has the pipeline go on by it: all of it, or nothing of it.
+"""Read the config again and apply all of it to the running pipeline, or nothing.
 
-What takes time or can fail is done beside the event loop and before anything is changed. It is bounded in time, and
-one reload is at work at a time. A config that names what can't change while the pipeline runs changes nothing.
+Everything that takes time or can fail is done in a thread, before anything is changed, and within a time limit. One
+reload runs at a time. A config with a change that needs a restart changes nothing.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from streambatch.pipeline.reload import Settings
 from streambatch.scoring.transform import Transform
 
 RELOAD_SECONDS = 60.0
-"""How long a new config, with its model, may take to load."""
+"""Time that a new config may take to load, with its model."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reloaded:
-    """What came of a reload. problems: why it failed. model: whether it is another one, or should have been."""
+class ReloadResult:
+    """The result of a reload. problems: why it failed. model: whether the model was replaced, or was to be."""
 
     ok: bool
     changes: Sequence[Change] = ()
@@ -40,13 +40,13 @@ class Reloaded:
     seconds: float = 0.0
 
 
-class Told(Protocol):
-    """Who is told before and after a reload, on the event loop."""
+class ReloadListener(Protocol):
+    """Called before and after each reload, on the event loop."""
 
     def reloading(self) -> None: ...
 
-    def reloaded(self, result: Reloaded, assembly: Assembly) -> None:
-        """`assembly` is what the pipeline now goes by: another one only if the reload went well."""
+    def reloaded(self, result: ReloadResult, assembly: Assembly) -> None:
+        """`assembly` is what the pipeline now runs with: the new one if the reload went well, else the old one."""
         ...
 
 
@@ -59,38 +59,38 @@ class _Prepared:
 
 
 class Reloader:
-    """Reloads one pipeline's config. `keep` runs along with the pipeline; all of it belongs on the event loop."""
+    """Reloads the config of one pipeline. `keep` must run beside the pipeline; call all methods on the event loop."""
 
     def __init__(
         self,
         assembly: Assembly,
         pipeline: Pipeline,
-        told: Told,
+        listener: ReloadListener,
         *,
         overrides: Sequence[str] = (),
         seconds_max: float = RELOAD_SECONDS,
     ) -> None:
-        self._running, self._pipeline, self._told, self._overrides = assembly, pipeline, told, tuple(overrides)
+        self._running, self._pipeline, self._listener, self._overrides = assembly, pipeline, listener, tuple(overrides)
         self._seconds_max = seconds_max
         self._turn = anyio.Lock()
-        self._asked = anyio.Event()
+        self._requested = anyio.Event()
         self._log: Any = structlog.get_logger()
         self._is_loading = False
 
-    def ask(self) -> None:
-        """Have the config reloaded soon; several that ask before it begins get one."""
-        self._asked.set()
+    def request(self) -> None:
+        """Request a reload. Several requests before it begins get one."""
+        self._requested.set()
 
     async def keep(self) -> None:
-        """Reload whenever somebody asks, until cancelled."""
+        """Reload after each request, until cancelled."""
         while True:
-            await self._asked.wait()
-            self._asked = anyio.Event()
+            await self._requested.wait()
+            self._requested = anyio.Event()
             async with self._turn:
                 await self._reload("signal")
 
-    async def reload(self) -> Reloaded | None:
-        """Reload now. Returns None while another reload is at work."""
+    async def reload(self) -> ReloadResult | None:
+        """Reload now and return the result; None while another reload is running."""
         try:
             self._turn.acquire_nowait()
         except anyio.WouldBlock:
@@ -100,11 +100,11 @@ class Reloader:
         finally:
             self._turn.release()
 
-    async def _reload(self, asked_by: str) -> Reloaded:
+    async def _reload(self, requested_by: str) -> ReloadResult:
         clock = self._pipeline.clock
         started = clock.monotonic()
-        self._log.info("reloading", config=str(self._running.config.path), asked_by=asked_by)
-        self._told.reloading()
+        self._log.info("reloading", config=str(self._running.config.path), asked_by=requested_by)
+        self._listener.reloading()
         try:
             prepared = await self._load()
             self._check_running()
@@ -124,12 +124,12 @@ class Reloader:
             result = self._result(False, problems=problems, model=_is_of_model(error), seconds=seconds)
             is_expected = isinstance(error, StreambatchError)
             self._log.error("reload_failed", error=str(error), exc_info=None if is_expected else error)
-        self._told.reloaded(result, self._running)
+        self._listener.reloaded(result, self._running)
         return result
 
-    def _result(self, ok: bool, **more: Any) -> Reloaded:
+    def _result(self, ok: bool, **more: Any) -> ReloadResult:
         running = self._running
-        return Reloaded(ok=ok, config_digest=running.config.digest, model_digest=running.model_digest, **more)
+        return ReloadResult(ok=ok, config_digest=running.config.digest, model_digest=running.model_digest, **more)
 
     def _check_running(self) -> None:
         state = self._pipeline.snapshot().state
@@ -137,7 +137,7 @@ class Reloader:
             raise _NotNow(f"the pipeline is {state}: a config is reloaded while it runs")
 
     async def _load(self) -> _Prepared:
-        """Prepare all that the new config asks for, in a thread of its own that may be left behind."""
+        """Build everything that the new config needs, in a thread of its own."""
         self._check_running()
         if self._is_loading:
             raise _NotNow("what an earlier reload began to load is still loading")
@@ -147,7 +147,7 @@ class Reloader:
         def settle(result: _Prepared | Exception) -> None:
             self._is_loading = False
             if loaded.done():
-                return  # nobody waits for it any more
+                return  # the time limit has passed
             if isinstance(result, Exception):
                 loaded.set_exception(result)
             else:
@@ -155,10 +155,12 @@ class Reloader:
 
         def work() -> None:
             result = self._outcome()
-            with contextlib.suppress(RuntimeError):  # the loop is gone
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(settle, result)
 
         self._is_loading = True
+        # A thread can't be cancelled. As a daemon thread one that hangs in a model's loader holds up no exit, and no
+        # slot of anyio's pool.
         threading.Thread(target=work, name="streambatch-reload", daemon=True).start()
         with anyio.move_on_after(self._seconds_max):
             return await loaded
@@ -169,11 +171,11 @@ class Reloader:
             return self._prepared()
         except Exception as error:
             return error
-        except BaseException as error:  # a module that wants the process to exit
+        except BaseException as error:  # such as SystemExit from a module that is imported
             return _NotNow(f"loading it raised {type(error).__name__}: {error}")
 
     def _prepared(self) -> _Prepared:
-        """Load, check and try the new config. Changes nothing."""
+        """Load the new config, compare it, and try its steps and model. Changes nothing."""
         running = self._running
         path = running.config.path
         config = load_config(path, overrides=self._overrides)
@@ -187,7 +189,7 @@ class Reloader:
 
 
 class _NotNow(StreambatchError):
-    """A reload can't be done as things are."""
+    """A reload can't be done at the moment."""
 
 
 def _is_of_model(error: Exception) -> bool:

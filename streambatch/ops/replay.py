@@ -1,8 +1,8 @@
-"""Replays dead letters: sends the records that died through the pipeline once more, after what they died of was mended.
+"""Replay dead letters: send the records that died through the pipeline again, after the cause was fixed.
 
-What was chosen is first made durable, in a file beside the dead letters; then a run of the same pipeline reads that
-file, with the same state and outputs. So each is scored once, or dies once more, also when the process is killed in the
-middle: the next replay begins with what is left. The pipeline itself must not run meanwhile.
+The chosen records are first made durable, in a file beside the dead letters. Then a run of the same pipeline reads that
+file, with the same state and outputs. So each record is scored once or dies once more, even if the process is killed:
+the next replay begins with what is left. The pipeline itself must not run meanwhile.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from streambatch.core.report import RunReport
 from streambatch.delivery.dead_letters import DeadLetter
 from streambatch.durability.store.database import FILE_NAME
 from streambatch.durability.store.store import StateStore
-from streambatch.ops.letters import Key, Letters, key_of, layout_of, record_of
-from streambatch.ops.replaying import SUFFIX, Chosen, chosen_path, read_chosen, replay_sources, replayed_to
-from streambatch.ops.rereading import Files, columns_in
+from streambatch.ops.dead_letters import DeadLetterKey, DeadLetterReader, dead_letter_key, dead_letter_layout, record_of
+from streambatch.ops.replay_source import SUFFIX, ChosenRecord, chosen_path, read_chosen, replay_sources, replayed_to
+from streambatch.ops.rereading import SourceFiles, columns_in
 from streambatch.pipeline.pipeline import Pipeline
 from streambatch.storage.files import sync_folder
 from streambatch.storage.folder import StateFolder
 
 Origin = tuple[str, str, int]
-"""Source, partition and position where a record was read first."""
+"""Source, partition and position at which a record was first read."""
 
 
-class Filter(NamedTuple):
-    """Which dead letters; what is None is not asked for."""
+class DeadLetterFilter(NamedTuple):
+    """Which dead letters to take; a field that is None takes all."""
 
     stage: str | None = None
     reason: str | None = None
     source: str | None = None
     run: str | None = None
 
-    def takes(self, letter: DeadLetter) -> bool:
-        """Tell whether a dead letter is one of them."""
+    def matches(self, letter: DeadLetter) -> bool:
+        """Whether a dead letter is to be taken."""
         return (
             self.stage in (None, letter.stage)
             and self.reason in (None, letter.reason)
@@ -56,30 +56,33 @@ class Filter(NamedTuple):
         )
 
 
-class Replay(msgspec.Struct, kw_only=True):
-    """What a replay did. pending: what one before had left. left_out: what can't be replayed, by why."""
+class ReplayResult(msgspec.Struct, kw_only=True):
+    """What a replay did."""
 
     chosen: int = 0
     pending: int = 0
+    """Records that an earlier replay had left."""
     left_out: dict[str, int] = {}
+    """Records that can't be replayed, by reason."""
     report: RunReport | None = None
 
     def leave_out(self, why: str) -> None:
         self.left_out[why] = self.left_out.get(why, 0) + 1
 
 
-class Known(NamedTuple):
-    """What was chosen before. done: what of it was replayed. origins: where a record was read first, by its replay."""
+class ReplayHistory(NamedTuple):
+    """What earlier replays chose, and how far they came."""
 
-    chosen: set[Key]
-    done: set[Key]
+    chosen: set[DeadLetterKey]
+    done: set[DeadLetterKey]
     origins: dict[tuple[str, int], Origin]
+    """Where a replayed record was first read, by the source and position of its replay."""
     pending: int
 
 
-def known_replays(config: Config) -> Known:
-    """Return what was chosen so far, and what became of it."""
-    known = Known(set(), set(), {}, 0)
+def replay_history(config: Config) -> ReplayHistory:
+    """Return what earlier replays of this config chose, and what of it was replayed."""
+    known = ReplayHistory(set(), set(), {}, 0)
     state = config.state_dir / FILE_NAME
     if not chosen_path(config).exists() or not state.exists():
         return known
@@ -97,31 +100,31 @@ def known_replays(config: Config) -> Known:
 
 
 def dead_letters(config: Config) -> Iterator[DeadLetter]:
-    """Yield a config's dead letters, as far as they are committed. Raises OutputError."""
+    """Yield a config's committed dead letters. Raises OutputError."""
     mark = None
     if (config.state_dir / FILE_NAME).exists():
         with StateStore.read(config.state_dir) as store:
             mark = store.load().outputs.get("dead_letters")
-    yield from Letters(layout_of(config), None, mark, mark)
+    yield from DeadLetterReader(dead_letter_layout(config), None, mark, mark)
 
 
-def replay(config: Config, wanted: Filter) -> Replay:
-    """Replay the dead letters that are wanted and were not replayed yet, after those that a killed replay left.
+def replay(config: Config, wanted: DeadLetterFilter) -> ReplayResult:
+    """Replay the matching dead letters that were not replayed yet, after those that a killed replay left.
 
-    Raises HeldError while the pipeline runs, StateError while batches wait that were sent and not acked, and whatever
-    ends a run.
+    Raises HeldError while the pipeline runs, StateError while batches were sent to a sink and not acked, and every
+    error that ends a run.
     """
-    result = Replay()
+    result = ReplayResult()
     with StateFolder(config.state_dir) as folder:
         _check_settled(config)
-        _mend(chosen_path(config))
-        known = known_replays(config)
+        _cut_torn_line(chosen_path(config))
+        known = replay_history(config)
         chosen = _choose(config, wanted, known, result)
         if chosen:
             _append(chosen_path(config), chosen)
         result.chosen, result.pending = len(chosen), known.pending
         if chosen or known.pending:
-            result.report = anyio.run(_run, _replaying(config), folder)
+            result.report = anyio.run(_run, _replaying_config(config), folder)
     return result
 
 
@@ -135,13 +138,13 @@ def _check_settled(config: Config) -> None:
             )
 
 
-def _choose(config: Config, wanted: Filter, known: Known, result: Replay) -> list[Chosen]:
-    """Return what is to be replayed; of a record that died several times the last."""
+def _choose(config: Config, wanted: DeadLetterFilter, known: ReplayHistory, result: ReplayResult) -> list[ChosenRecord]:
+    """Return the records to replay; of a record that died several times, its last dead letter."""
     sources: dict[str, Any] = {part.options.name: part.options for part in config.sources}
-    headers = _Headers(sources)
-    chosen: dict[Origin, list[Chosen]] = {}
+    headers = _CsvHeaders(sources)
+    chosen: dict[Origin, list[ChosenRecord]] = {}
     for letter in dead_letters(config):
-        if not wanted.takes(letter) or key_of(letter) in known.chosen:
+        if not wanted.matches(letter) or dead_letter_key(letter) in known.chosen:
             continue
         origin = known.origins.get((letter.source, letter.position))
         origin = origin or (letter.source, letter.partition, letter.position)
@@ -155,27 +158,29 @@ def _choose(config: Config, wanted: Filter, known: Known, result: Replay) -> lis
             result.leave_out("the header of its CSV is no longer there")
         else:
             record = _framed(record_of(letter), source.format)
-            key = key_of(letter)
-            chosen.setdefault(origin, []).append(Chosen(**key._asdict(), origin=origin, record=record, columns=columns))
-    return [one for several in chosen.values() for one in _only_last(several)]
+            key = dead_letter_key(letter)
+            chosen.setdefault(origin, []).append(
+                ChosenRecord(**key._asdict(), origin=origin, record=record, columns=columns)
+            )
+    return [one for several in chosen.values() for one in _last_with_record(several)]
 
 
-def _only_last(several: list[Chosen]) -> Iterator[Chosen]:
-    """Yield all, of which only the last has its record: the others are the same one, and only marked."""
+def _last_with_record(several: list[ChosenRecord]) -> Iterator[ChosenRecord]:
+    """Yield all of them, the record kept in the last one only: the others are marked as replayed with it."""
     yield from (msgspec.structs.replace(one, record=b"") for one in several[:-1])
     yield several[-1]
 
 
-class _Headers:
-    """The headers of files of CSV."""
+class _CsvHeaders:
+    """The headers of the CSV files that records came from, each read once."""
 
     def __init__(self, sources: dict[str, Any]) -> None:
         self._sources = sources
-        self._files: dict[str, Files] = {}
+        self._files: dict[str, SourceFiles] = {}
         self._found: dict[tuple[str, str], tuple[str, ...] | None] = {}
 
     def find(self, origin: Origin) -> tuple[str, ...] | None:
-        """Return the columns of a partition; None if it is no file that is there."""
+        """Return the columns of a partition; None if its file is not there or it is no file."""
         name, partition, _ = origin
         if (name, partition) not in self._found:
             self._found[name, partition] = self._read(name, partition)
@@ -185,7 +190,7 @@ class _Headers:
         source = self._sources[name]
         if not isinstance(source, FileSource):
             return None
-        files = self._files.setdefault(name, Files(source))
+        files = self._files.setdefault(name, SourceFiles(source))
         file = files.find(FileNotes(path=partition))
         return columns_in(source, file) if file is not None else None
 
@@ -196,8 +201,8 @@ def _framed(record: bytes, format: str) -> bytes:
     return record + b"\n"
 
 
-def _mend(path: Path) -> None:
-    """Cut off a last line that was being written when the process was killed."""
+def _cut_torn_line(path: Path) -> None:
+    """Cut off the last line of the file if a kill left it half written."""
     if not path.exists():
         return
     with path.open("rb+") as file:
@@ -208,7 +213,7 @@ def _mend(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _append(path: Path, chosen: list[Chosen]) -> None:
+def _append(path: Path, chosen: list[ChosenRecord]) -> None:
     with path.open("ab") as file:
         file.write(msgspec.json.Encoder().encode_lines(chosen))
         file.flush()
@@ -216,8 +221,8 @@ def _append(path: Path, chosen: list[Chosen]) -> None:
     sync_folder(path.parent)
 
 
-def _replaying(config: Config) -> Config:
-    """Return the config with replays in place of its sources."""
+def _replaying_config(config: Config) -> Config:
+    """Return the config with replays in place of its sources, and without a limit on how many may die."""
     parts = (ConfiguredPart(type="replay", options=source) for source in replay_sources(config))
     return replace(config, sources=tuple(parts), dead_letter=replace(config.dead_letter, stop_at=1.0))
 

@@ -1,7 +1,7 @@
-"""Reads again what a run has read of a partition, from its first to its last position, as the source did.
+"""Read the records of a partition again, from the first to the last position that a run read, as its source did.
 
-The file is found by what began it, whatever it is called by now. Reading is pulled, a block at a time, so that
-partitions can be read side by side in any order. Blocking: nothing else goes on meanwhile.
+The file is found by the hash of its first bytes, whatever its name is now. Records are read on demand, a block at a
+time, so that partitions can be read side by side in any order. Blocking.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BLOCK_BYTES = 1 << 20
 
 
 class FoundFile(NamedTuple):
-    """A file that is, or was, a partition. compression: how it is compressed now. is_changed: it begins differently."""
+    """The file of a partition. compression: how it is compressed now. is_changed: whether its first bytes differ."""
 
     path: str
     compression: str
@@ -39,24 +39,24 @@ class FoundFile(NamedTuple):
 
 
 class Candidate:
-    """A file that may be one that was read."""
+    """A file that may be the one that was read."""
 
     def __init__(self, path: str, inode: int, option: str) -> None:
         self.path, self.inode, self._option = path, inode, option
 
     @cached_property
     def head(self) -> bytes:
-        """What begins it."""
+        """Its first bytes."""
         with open(self.path, "rb") as file:
             return file.read(HEAD_BYTES)
 
     @property
     def compression(self) -> str:
-        """How it is compressed by its source's option. Raises OSError."""
+        """Its compression, by the source's option. Raises OSError."""
         return compression_of(self.head, self._option)
 
     def fitting(self, identity: Identity) -> FoundFile | None:
-        """Return the file if it is the one, as it is or compressed since. Raises OSError."""
+        """Return the file if its first bytes fit, as they are or once unpacked. Raises OSError."""
         if identity.fits(self.head):
             return FoundFile(self.path, self.compression, False)
         packed = detect(self.head)
@@ -67,8 +67,8 @@ class Candidate:
         return None
 
 
-class Files:
-    """The files that one source matches, and those beside them."""
+class SourceFiles:
+    """The files that match the path of a source, and the other files in their folders."""
 
     def __init__(self, source: FileSource) -> None:
         self._compression = source.compression
@@ -82,7 +82,7 @@ class Files:
                 self._add_folder(os.path.dirname(pattern))
 
     def find(self, notes: FileNotes) -> FoundFile | None:
-        """Return the file that was noted so; None if it is there no more."""
+        """Return the file that a run noted so; None if it is no longer there."""
         for folder in folders_of(notes.path, notes.home):
             self._add_folder(folder)
         identity = notes.identity
@@ -90,11 +90,12 @@ class Files:
         by_inode = [each for each in self._seen.values() if each.inode == notes.inode]
         if identity.length:
             for candidate in (*(each for each in by_inode if each in by_path), *by_inode, *by_path):
-                if found := _tried(candidate, identity):
+                if found := _fitting(candidate, identity):
                     return found
             for candidate in sorted(self._seen.values(), key=lambda each: each.path):
-                if found := _tried(candidate, identity):
+                if found := _fitting(candidate, identity):
                     return found
+        # No file has those first bytes: the one of that name, or that inode, was changed.
         for candidate in (*by_path, *by_inode):
             with suppress(OSError):
                 return FoundFile(candidate.path, candidate.compression, identity.length > 0)
@@ -115,20 +116,19 @@ class Files:
                 self._seen.setdefault((status.st_dev, status.st_ino), Candidate(path, status.st_ino, self._compression))
 
 
-class Rereading:
-    """The records of a partition between two positions, taken in their order.
-
-    problem: why it could not be read to the end, if so. digest: of all that was taken, as a run records it.
-    """
+class PartitionReader:
+    """The records of a partition between two positions, taken in order."""
 
     def __init__(self, chunks: Iterator[Chunk]) -> None:
         self._chunks = chunks
         self._next: Chunk | None = None
         self._digest: Any = None
         self.problem: str | None = None
+        """Why the partition can't be read to the end, if it can't."""
 
     @property
     def digest(self) -> str | None:
+        """The digest of all records taken so far, as a run records it; None before the first."""
         return self._digest.hexdigest() if self._digest is not None else None
 
     def take(self, start: int, end: int) -> list[Chunk]:
@@ -137,7 +137,7 @@ class Rereading:
         return self._take(end)
 
     def finish(self, last: int) -> None:
-        """Take what is left, for the digest."""
+        """Take the records that are left, so that the digest covers them."""
         self._take(last)
 
     def _take(self, end: int) -> list[Chunk]:
@@ -166,22 +166,22 @@ class Rereading:
         return self._next
 
 
-def reread(source: FileSource, file: FoundFile, partition: str, first: int, last: int) -> Rereading:
+def reread(source: FileSource, file: FoundFile, partition: str, first: int, last: int) -> PartitionReader:
     """Return the records of a file between two positions."""
     key = Partition(source.name, partition)
     if source.format in TABLES:
-        return Rereading(_rows(source, file, key, first, last))
-    return Rereading(_records(source, file, key, first, last))
+        return PartitionReader(_rows(source, file, key, first, last))
+    return PartitionReader(_records(source, file, key, first, last))
 
 
 def gap_is_empty(source: FileSource, file: FoundFile, partition: str, start: int, end: int) -> bool:
-    """Tell whether no record lies between two positions, as where only blank lines do."""
+    """Whether no record lies between two positions, but only blank lines, say."""
     reading = reread(source, file, partition, start, end)
     return not reading.take(start, end) and reading.problem is None
 
 
 def columns_in(source: FileSource, file: FoundFile) -> tuple[str, ...] | None:
-    """Return the columns that a file of CSV names; None if it can't be read."""
+    """Return the columns in the header of a CSV file; None if it can't be read."""
     framer = framing_for_format(source.format).framer(Partition(source.name, ""), max_record_bytes=1 << 20)
     with suppress(OSError, Corrupt), open(file.path, "rb") as opened:
         for block in _unpacked(opened, file.compression, _BLOCK_BYTES):
@@ -192,11 +192,11 @@ def columns_in(source: FileSource, file: FoundFile) -> tuple[str, ...] | None:
 
 
 def notes_from(identity: Mapping[str, Any], partition: str) -> FileNotes:
-    """Return what a manifest says that a file was known by."""
+    """Return the notes of a file from a manifest."""
     return msgspec.convert({"path": partition, **identity}, FileNotes)
 
 
-def _tried(candidate: Candidate, identity: Identity) -> FoundFile | None:
+def _fitting(candidate: Candidate, identity: Identity) -> FoundFile | None:
     with suppress(OSError):
         return candidate.fitting(identity)
     return None
@@ -218,7 +218,7 @@ def _records(source: FileSource, file: FoundFile, partition: Partition, first: i
 def _framer(
     source: FileSource, file: BinaryIO, compression: str, partition: Partition, first: int
 ) -> tuple[Framer, int]:
-    """Return a framer for what comes after `first`, and where to read on."""
+    """Return a framer for the records after position `first`, and the position to read from."""
     framing = framing_for_format(source.format)
     start = FramerStart(partition=partition, max_record_bytes=source.max_record_bytes)
     if not first or not framing.has_header:
@@ -228,15 +228,16 @@ def _framer(
         framer.feed(block, 0.0)
         if (columns := framer.columns) is not None:
             return framing.framer_from(start.at(first, columns)), first
-    raise ValueError("it has no header any more")
+    raise ValueError("it no longer has a header")
 
 
 def _from(file: BinaryIO, compression: str, position: int) -> Iterator[bytes]:
-    """Yield what follows a position."""
+    """Yield the bytes after a position of the unpacked file."""
     if compression == "none":
         file.seek(position)
         yield from _unpacked(file, compression, _BLOCK_BYTES)
         return
+    # Compressed data has no random access: everything before the position is unpacked and dropped.
     for block in _unpacked(file, compression, _BLOCK_BYTES):
         skipped = min(position, len(block))
         position -= skipped

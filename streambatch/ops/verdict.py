@@ -1,8 +1,8 @@
-"""Which stage limits a pipeline, and what to change. Pure: a load in, a verdict out.
+"""Judge which stage limits a pipeline, and what to change. Pure: a load in, a verdict out.
 
-The rules are tried in the order of RULES and the first that has something to say is right: what stands still comes
-before what is busy, what is at the end of the way before what has to wait for it, what costs least to change before
-what costs more. A knob is a key of the config that this version takes; where none helps, the sentence says what does.
+The rules in RULES are tried in order, and the first that applies decides. A stage that stands still comes before one
+that is busy, a stage at the end of the way before those that wait for it, and a cheap change before a costly one. A
+knob is a config key of this version; where no knob helps, the sentence says what does.
 """
 
 from __future__ import annotations
@@ -21,41 +21,41 @@ Stage = Literal[
 ]
 
 BUSY = 0.7
-"""A sink that writes this share of the time limits: what is left goes into getting from one write to the next."""
+"""A sink that writes this share of the time limits: the rest is needed to get from one write to the next."""
 WORKING = 0.5
-"""Workers that are busy this share of the time limit while input waits: with small or quick batches the rest goes into
-handing over, which waits for Python's lock as well."""
+"""Workers that are busy this share of the time limit while input waits: with small or quick batches, handing them over
+takes the rest, which waits for Python's lock as well."""
 PRESSED_FILL = 0.1
 PRESSED_BLOCKED = 0.2
-"""More input is there than is taken: the queue holds a tenth of what it may, or a source waits a fifth of the time."""
+"""Input waits if the queue is a tenth full, or a source is blocked a fifth of the time."""
 SMALL_RECORDS = 64
 QUICK_SECONDS = 0.002
-"""A batch costs about 0.1 to 0.5 ms whatever is in it: one of few records, done in less than this, is mostly cost."""
+"""Any batch costs about 0.1 to 0.5 ms. For few records, done in less than this, it is most of it."""
 USUAL_RECORDS = 512
 SHORT_WAIT_SECONDS = 0.005
 IDLE_CORES = 0.5
-"""CPU that is worth saving while nothing limits."""
+"""CPU use that is worth reducing while nothing limits."""
 LOOP_CORES = 0.8
-"""CPU at which the event loop, a single thread, has no time left if nobody else used it."""
+"""CPU use at which the event loop, a single thread, has no time left, if it is what uses it."""
 WAITING_SHARE = 0.5
-"""Workers that use less CPU than this share of their time wait for something else."""
+"""Workers that use less CPU than this share of their busy time wait for something."""
 LOCKED_CORES = 1.5
-"""CPU of several threads that take turns; above 1 for what numpy and pyarrow do without Python's lock."""
+"""CPU use of threads that take turns at Python's lock; above 1, since numpy and pyarrow release it at times."""
 ALL_CORES = 0.9
 SYNCING = 0.5
 FULL_MEMORY = 0.9
 STILL_SECONDS = 2.0
-"""Time without a batch written after which something stands still."""
+"""Time without a written batch after which something stands still."""
 
 EXECUTORS: tuple[str, ...] = get_args(get_type_hints(Workers)["executor"])
-"""What `workers.executor` may be in this version."""
+"""Values of `workers.executor` in this version."""
 _MAY_WAIT = ("preprocess", "score")
-"""Stages that run other people's code, which may wait for something; the others only compute."""
+"""Stages that run the user's code, which may wait for something; the others only compute."""
 _TEXT_FORMATS = ("jsonl", "csv", "length_prefixed")
 
 
 class Knob(msgspec.Struct, frozen=True):
-    """A key of the config to change. now, to: values as the config holds them."""
+    """A config key to change. now, to: values as the config holds them."""
 
     key: str
     direction: Literal["raise", "lower", "change"]
@@ -67,7 +67,10 @@ _THREAD = Knob("workers.executor", "change", "inline", "thread")
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Which stage limits, in one sentence why and what to do, and the figures that say so. knob: None if none helps."""
+    """The stage that limits, a sentence with the reason and the remedy, and the figures behind it.
+
+    knob: the config key to change; None if none helps.
+    """
 
     stage: Stage
     sentence: str
@@ -76,26 +79,26 @@ class Verdict(msgspec.Struct, frozen=True):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the verdict as a status holds it."""
-        told: dict[str, Any] = msgspec.to_builtins(self)
-        return told
+        verdict: dict[str, Any] = msgspec.to_builtins(self)
+        return verdict
 
 
 class Rule(NamedTuple):
-    """One way to be limited. judge: returns the verdict, or None where this is not it."""
+    """One way to be limited. judge: returns the verdict, or None if it doesn't apply. reason: of its place in RULES."""
 
     judge: Callable[[Load], Verdict | None]
     reason: str
 
 
 def judge(load: Load | None) -> Verdict | None:
-    """Return what limits; None while nothing is known yet."""
+    """Return the verdict on a load; None without a load."""
     if load is None:
         return None
     return next(verdict for rule in RULES if (verdict := rule.judge(load)) is not None)
 
 
 def is_pressed(load: Load) -> bool:
-    """Tell whether more input is there than is taken."""
+    """Whether input waits."""
     is_behind = load.parked.get("batch") == "backpressure" and load.queue_fill > 0
     return load.queue_fill >= PRESSED_FILL or load.blocked >= PRESSED_BLOCKED or is_behind
 
@@ -178,13 +181,13 @@ def _workers_are_busy(load: Load) -> Verdict | None:
 
 
 def _holds_the_lock(load: Load) -> bool:
-    """Tell whether decoding and encoding take most of what one thread of Python can do; reading then starves."""
+    """Whether decoding and encoding take most of what one thread of Python can do, so that reading starves."""
     is_one_core = LOOP_CORES <= load.cores <= LOCKED_CORES and load.settings["workers"]["executor"] != "process"
     return is_one_core and load.busiest not in _MAY_WAIT and load.working * load.workers >= load.cores / 2
 
 
 def _of_workers(load: Load, stage: str) -> tuple[str, Knob | None]:
-    """Return what to do about workers that are busy, mostly with this stage."""
+    """Return the remedy for workers that are busy, mostly with this stage."""
     count, cpus = load.workers, load.cpus
     in_stages = load.working * count
     lighter = _lighter_knob(load, stage)
@@ -207,7 +210,7 @@ def _of_workers(load: Load, stage: str) -> tuple[str, Knob | None]:
 
 
 def _lighter(load: Load, stage: str) -> str:
-    """Return how this stage gets along with less work."""
+    """Return the sentence on how to give this stage less work."""
     knob = _lighter_knob(load, stage)
     if knob is None:
         return "A cheaper model or fewer steps helps." if stage in _MAY_WAIT else "Fewer fields help."
@@ -309,17 +312,17 @@ RULES: tuple[Rule, ...] = (
     Rule(_batches_are_small, "larger batches cost nothing, and the rest can't be judged before"),
     Rule(_workers_are_busy, "the usual case: one stage of the workers takes the time"),
     Rule(_checkpoints_are_slow, "workers and sink are idle, and the disk is not"),
-    Rule(_memory_is_short, "nobody is busy, and there is no room to put more"),
-    Rule(_queue_is_short, "nobody is busy, and the queue can't hold the next batch"),
-    Rule(_wait_is_short, "nothing is behind, at a cost that needn't be"),
+    Rule(_memory_is_short, "no stage is busy, and there is no room for more"),
+    Rule(_queue_is_short, "no stage is busy, and the queue can't hold the next batch"),
+    Rule(_wait_is_short, "no input waits, but it costs more CPU than it must"),
     Rule(_reading_is_busy, "the CPU is in use, by none of the stages after the source"),
-    Rule(_something_is_behind, "input waits, and nobody is busy enough to be blamed for it"),
+    Rule(_something_is_behind, "input waits, and no stage is busy enough to be the cause"),
     Rule(_input_is_scarce, "no input waits"),
 )
 
 
 def _larger_batches(load: Load) -> Knob | None:
-    """Return the knob to have larger batches, where batches are full and not large yet."""
+    """Return the knob for larger batches, if batches are full and not large yet."""
     now = load.settings["batch"]["max_records"]
     is_full = load.mean_records >= BUSY * now
     if not is_full or now >= USUAL_RECORDS:
@@ -337,7 +340,7 @@ def _more_workers(load: Load, count: int) -> Knob:
 
 
 def _main_trigger(load: Load) -> tuple[str, float]:
-    """Return why most batches closed, and the share of those."""
+    """Return the trigger that closed most batches, and its share."""
     closed = sum(load.triggers.values())
     if not closed:
         return "", 0.0

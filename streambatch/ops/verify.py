@@ -1,8 +1,8 @@
-"""Verifies a past run: reads again what it read, scores it again in the journal's batches with the recorded config and
-the model that is there, and compares with what it wrote, bit for bit.
+"""Verify a past run: read its input again, score it in the journal's batches, compare the output bit for bit.
 
-Changes nothing and holds nothing: a pipeline may run meanwhile. What can't be looked at any more is said, and no
-difference: sockets keep no records, and readers take closed segments away.
+The recorded config is used, and the model that is there now. Nothing is changed and no lock is held: a pipeline may run
+meanwhile. Input or output that no longer exists is noted and is no difference, since sockets keep no records and
+readers may take closed segments away.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from streambatch.core.outcomes import Outcome
 from streambatch.core.wrapping import as_source
 from streambatch.durability.store.reader import StateReader
 from streambatch.durability.stored import JournalEntry
-from streambatch.ops.comparison import Buried, Written, letter_differences, score_differences
+from streambatch.ops.comparison import WrittenDeadLetters, WrittenScores, dead_letter_differences, score_differences
+from streambatch.ops.dead_letters import DeadLetterReader, dead_letter_layout
 from streambatch.ops.differences import Difference, What, code_differences, config_differences
-from streambatch.ops.letters import Letters, layout_of
-from streambatch.ops.outputs import Layout, OutputError, Segments
-from streambatch.ops.replaying import ReplaySource, replay_sources
-from streambatch.ops.rereading import Files, FoundFile, Rereading, notes_from, reread
+from streambatch.ops.outputs import OutputError, OutputLayout, OutputSegments
+from streambatch.ops.replay_source import ReplaySource, replay_sources
+from streambatch.ops.rereading import FoundFile, PartitionReader, SourceFiles, notes_from, reread
 from streambatch.scoring.executors.choice import is_async
 from streambatch.scoring.factory import encoder_for, transform_for
 from streambatch.scoring.transform import Transform
 
 DIFFERENCES_KEPT = 100
-"""Differences of one kind that are told one by one; the others are counted."""
-Verdict = Literal["agrees", "differs"]
+"""Differences of one kind that are listed; the rest is counted."""
 CAUSES_FIRST: tuple[What, ...] = ("config", "model", "input", "output", "batch", "score", "dead_letter")
+"""The order in which differences are listed: a different model explains different scores."""
 
 
-class Input(msgspec.Struct, kw_only=True):
-    """What was read of one partition, then and now.
+class VerifiedInput(msgspec.Struct, kw_only=True):
+    """A partition as the run read it, and as it is now.
 
-    status: `gone`, where it can't be read again. path: where its file is now.
+    status: `gone` if it can't be read again. recorded, found: digests. path: where its file is now.
     """
 
     source: str
@@ -59,12 +59,12 @@ class Input(msgspec.Struct, kw_only=True):
 
 
 class Verification(msgspec.Struct, kw_only=True):
-    """What came of it. counts: batches and records, by what became of them. totals: differences by kind."""
+    """The result of verifying a run. counts: batches and records by outcome. totals: differences by kind."""
 
     run: str
-    verdict: Verdict = "agrees"
+    verdict: Literal["agrees", "differs"] = "agrees"
     counts: dict[str, int] = {}
-    inputs: list[Input] = []
+    inputs: list[VerifiedInput] = []
     code: dict[str, tuple[Any, Any]] = {}
     totals: dict[str, int] = {}
     differences: list[Difference] = []
@@ -83,15 +83,15 @@ class Verification(msgspec.Struct, kw_only=True):
 
 
 async def verify_run(config: Config, reader: StateReader, run: str) -> Verification:
-    """Verify a run against its state. config: as it is now.
+    """Verify a run against the state. config: the current one.
 
-    Raises StateError for a run that isn't kept.
+    Raises StateError for a run that is not kept.
     """
     manifest = reader.manifest(run)
     result = Verification(run=run, code=code_differences(manifest))
     recorded = _recorded_config(config, manifest, result)
     assembly = _assembled(recorded, manifest, result)
-    inputs = _Inputs(recorded, manifest, result)
+    inputs = _RecordedInputs(recorded, manifest, result)
     if assembly is not None:
         await _Scoring(recorded, reader, manifest, inputs, result).run(_transform(recorded, assembly))
     inputs.finish()
@@ -101,25 +101,26 @@ async def verify_run(config: Config, reader: StateReader, run: str) -> Verificat
     return result
 
 
-class _Inputs:
-    """The partitions that a run has read, open to be read again."""
+class _RecordedInputs:
+    """The partitions that a run read, opened to be read again."""
 
     def __init__(self, config: Config, manifest: Mapping[str, Any], result: Verification) -> None:
         self._result = result
-        self._open: dict[tuple[str, str], tuple[Rereading, Input]] = {}
+        self._open: dict[tuple[str, str], tuple[PartitionReader, VerifiedInput]] = {}
         self._lost: set[tuple[str, str]] = set()
         self._unkept: set[str] = set()
         sources: list[Any] = [part.options for part in config.sources]
         self._sources = {source.name: source for source in [*sources, *replay_sources(config)]}
-        files: dict[str, Files] = {}
+        files: dict[str, SourceFiles] = {}
         for name, known in manifest["sources"].items():
             for read in known["partitions"]:
-                self._look(name, read, files)
+                self._open_partition(name, read, files)
 
     def take(self, entry: JournalEntry) -> list[Chunk] | None:
-        """Return the records of a batch; None if they can't all be read again."""
+        """Return the records of a batch; None if some of them can't be read again."""
         readings = [self._open.get((each.source, each.partition)) for each in entry.ranges]
         chunks: list[Chunk] = []
+        # Readable partitions are read even if another one of the batch is lost: the next batch begins after them.
         for each, opened in zip(entry.ranges, readings, strict=True):
             if opened is not None:
                 chunks += opened[0].take(each.start, each.end)
@@ -137,7 +138,7 @@ class _Inputs:
         return chunks
 
     def finish(self) -> None:
-        """Read what is left, and compare digests."""
+        """Read the rest of each partition, and compare the digests."""
         for name in sorted(self._unkept):
             self._result.notes.append(f"source {name} keeps no records: batches with some of it can't be scored again")
         for reading, known in self._open.values():
@@ -154,8 +155,8 @@ class _Inputs:
                 known.status = "changed"
                 self._result.differ([_changed(known)])
 
-    def _look(self, name: str, read: Mapping[str, Any], files: dict[str, Files]) -> None:
-        known = Input(
+    def _open_partition(self, name: str, read: Mapping[str, Any], files: dict[str, SourceFiles]) -> None:
+        known = VerifiedInput(
             source=name, partition=read["partition"], first=read["first"], last=read["last"], status="same",
             recorded=read["sha256"],
         )  # fmt: skip
@@ -163,11 +164,11 @@ class _Inputs:
         source = self._sources.get(name)
         if isinstance(source, ReplaySource):
             known.path = str(source.path)
-            reading = Rereading(source.chunks(known.first, known.last))
+            reading = PartitionReader(source.chunks(known.first, known.last))
             self._open[name, known.partition] = (reading, known)
         elif isinstance(source, FileSource):
             if name not in files:
-                files[name] = Files(source)
+                files[name] = SourceFiles(source)
             found = files[name].find(notes_from(read["identity"], known.partition))
             if found is not None:
                 self._begin(source, found, known)
@@ -176,49 +177,62 @@ class _Inputs:
         else:
             self._lose(known, "its records are no longer there" if source else "the config has no such source")
 
-    def _begin(self, source: FileSource, found: FoundFile, known: Input) -> None:
+    def _begin(self, source: FileSource, found: FoundFile, known: VerifiedInput) -> None:
         known.path = found.path
         reading = reread(source, found, known.partition, known.first, known.last)
         self._open[source.name, known.partition] = (reading, known)
 
-    def _lose(self, known: Input, why: str) -> None:
+    def _lose(self, known: VerifiedInput, why: str) -> None:
         known.status = "gone"
         self._lost.add((known.source, known.partition))
         self._result.notes.append(f"{known.source} {known.partition}: {why}, so that it can't be read again")
 
 
 class _Scoring:
-    """Scores the batches of a run again and compares."""
+    """Scores the batches of a run again and compares them with what was written."""
 
     def __init__(
-        self, config: Config, reader: StateReader, manifest: Mapping[str, Any], inputs: _Inputs, result: Verification
+        self,
+        config: Config,
+        reader: StateReader,
+        manifest: Mapping[str, Any],
+        inputs: _RecordedInputs,
+        result: Verification,
     ) -> None:
         self._reader, self._run, self._inputs, self._result = reader, manifest["run"], inputs, result
         sink, marks = config.sink.options, manifest["sinks"]
         outputs = reader.load().outputs
         self._format = sink.format
         self._is_whole = _is_journal_whole(reader, manifest)
-        self._written: Written | None = None
+        self._written: WrittenScores | None = None
         if isinstance(sink, FileSink):
-            segments = Segments(sink_layout(sink), outputs.get("sink"))
-            self._written = Written(segments, marks.get("sink", {}).get("from"), is_whole=self._is_whole)
+            segments = OutputSegments(sink_layout(sink), outputs.get("sink"))
+            self._written = WrittenScores(segments, marks.get("sink", {}).get("from"), is_whole=self._is_whole)
         else:
             result.notes.append(
                 f"sink {sink.name} keeps no scores to compare with: counts and dead letters are compared"
             )
-        buried = marks.get("dead_letters", {})
-        letters = Letters(layout_of(config), buried.get("from"), buried.get("to"), outputs.get("dead_letters"))
-        self._buried: Buried | None = Buried(letters, self._run) if self._is_whole else None
+        sent = marks.get("dead_letters", {})
+        letters = DeadLetterReader(
+            dead_letter_layout(config), sent.get("from"), sent.get("to"), outputs.get("dead_letters")
+        )
+        self._dead_letters: WrittenDeadLetters | None = (
+            WrittenDeadLetters(letters, self._run) if self._is_whole else None
+        )
         self._is_lost = False
 
     async def run(self, transform: Transform) -> None:
-        """Score all batches."""
+        """Score and compare all batches of the journal."""
         transform.restore(self._reader.steps_from(self._run))
         if not self._is_whole:
             self._result.notes.append("the beginning of its journal was forgotten, see [runs] keep")
             self._is_lost = transform.is_ordered
         for at, entry in enumerate(self._reader.journal(self._run)):
-            chunks, written, letters = self._inputs.take(entry), self._take(entry), self._dug(entry)
+            chunks, written, letters = (
+                self._inputs.take(entry),
+                self._take_scores(entry),
+                self._take_dead_letters(entry),
+            )
             self._result.count("batches")
             self._is_lost |= chunks is None and transform.is_ordered
             if chunks is None or self._is_lost:
@@ -240,11 +254,11 @@ class _Scoring:
         except OutputError as error:
             differences.append(_output_difference(entry, error))
         if letters is not None:
-            differences += letter_differences(entry, outcome.rejects, letters)
+            differences += dead_letter_differences(entry, outcome.rejects, letters)
         self._result.differ(differences)
         self._result.count("batches_different" if differences else "batches_same")
 
-    def _take(self, entry: JournalEntry) -> Any:
+    def _take_scores(self, entry: JournalEntry) -> Any:
         if self._written is None:
             return None
         try:
@@ -254,16 +268,16 @@ class _Scoring:
             self._written = None
             return None
 
-    def _dug(self, entry: JournalEntry) -> Any:
-        if self._buried is None or self._buried.letters.missing:
+    def _take_dead_letters(self, entry: JournalEntry) -> Any:
+        if self._dead_letters is None or self._dead_letters.letters.missing:
             return None
         try:
-            letters = self._buried.take(entry.dead)
+            letters = self._dead_letters.take(entry.dead)
         except OutputError as error:
             self._result.differ([_output_difference(entry, error, "dead_letter")])
-            self._buried = None
+            self._dead_letters = None
             return None
-        return None if self._buried.letters.missing else letters
+        return None if self._dead_letters.letters.missing else letters
 
     def _finish(self) -> None:
         if self._written is not None:
@@ -271,7 +285,7 @@ class _Scoring:
             self._result.count("scores_compared", self._written.compared)
             for lost in self._written.missing:
                 self._lost_output(lost)
-        for path in self._buried.letters.missing if self._buried is not None else ():
+        for path in self._dead_letters.letters.missing if self._dead_letters is not None else ():
             self._result.notes.append(f"{path} is there no longer: dead letters are compared up to there")
         if self._is_lost:
             self._result.notes.append(
@@ -279,7 +293,7 @@ class _Scoring:
             )
 
     def _lost_output(self, path: str) -> None:
-        """A closed segment may have been taken away by its reader; one file may not."""
+        """Record that a file of the output is missing. A closed segment may be: its reader may take it away."""
         assert self._written is not None
         if self._written.is_rotated:
             self._result.notes.append(f"{path} is there no longer: its scores can't be compared")
@@ -287,14 +301,14 @@ class _Scoring:
             self._result.differ([Difference(what="output", where=path, recorded="scores", found="no file")])
 
 
-def sink_layout(sink: FileSink) -> Layout:
-    """Return how a file sink's output lies in its files."""
+def sink_layout(sink: FileSink) -> OutputLayout:
+    """Return the files of a file sink's output."""
     compression = sink.compression or "none"
-    return Layout(Path(sink.path), sink.rotation is not None, sink.format, compression)
+    return OutputLayout(Path(sink.path), sink.rotation is not None, sink.format, compression)
 
 
 def _recorded_config(config: Config, manifest: Mapping[str, Any], result: Verification) -> Config:
-    """Return the config that the run had, as far as it can be had again."""
+    """Return the config of the run, or the current one if its parts can't be built any more."""
     if manifest["config_digest"] == config.digest:
         return config
     try:
@@ -303,13 +317,13 @@ def _recorded_config(config: Config, manifest: Mapping[str, Any], result: Verifi
         result.differ(config_differences(manifest["config"], config.effective))
         result.notes.append(f"the recorded config can't be used any more, the one that is there is: {error}")
         return config
-    # What the code that ran did not know yet has its default in both.
+    # An option that the recorded version did not have yet gets its default on both sides.
     result.differ(config_differences(recorded.effective, config.effective) if recorded.digest != config.digest else [])
     return recorded
 
 
 def _assembled(config: Config, manifest: Mapping[str, Any], result: Verification) -> Assembly | None:
-    """Return steps and model, and say whether the model is the recorded one."""
+    """Return steps and model, and record whether the model is the recorded one."""
     recorded, where = manifest["model"].get("sha256"), str(manifest["model"].get("path"))
     try:
         assembly = Assembly(config)
@@ -332,7 +346,7 @@ def _transform(config: Config, assembly: Assembly) -> Transform:
 
 
 def _is_journal_whole(reader: StateReader, manifest: Mapping[str, Any]) -> bool:
-    """Tell whether the journal has all of the run's batches: old ones are forgotten before the run is."""
+    """Whether the journal has all of the run's batches: old ones are pruned before the run itself."""
     journal = sum(entry.scored + entry.dead for entry in reader.journal(manifest["run"]))
     return bool(journal == manifest["counts"]["scored"] + manifest["counts"]["dead_lettered"])
 
@@ -353,7 +367,7 @@ def _now() -> float:
     return 0.0
 
 
-def _changed(known: Input) -> Difference:
+def _changed(known: VerifiedInput) -> Difference:
     where = f"{known.source} {known.partition}" + (f" ({known.path})" if known.path != known.partition else "")
     return Difference(what="input", where=where, recorded=known.recorded, found=known.found)
 

@@ -1,4 +1,4 @@
-"""Answers of the admin port as all of them are: kept by nobody on the way, and taken for what they say they are."""
+"""JSON answers of the admin port, with the headers that all its answers carry: not cached, type not guessed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
 def json_answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Return an answer in JSON: of what JSON has no form for, the text, and every text as `encodable` writes it."""
+    """Return a value as a JSON answer. Values without a JSON form become their text; texts are made `encodable`."""
     shown = _encodable(msgspec.to_builtins(value, enc_hook=str))
     body = msgspec.json.format(msgspec.json.encode(shown), indent=2) + b"\n"
     return Response(body, status, headers={**HEADERS, **(headers or {})}, media_type="application/json")

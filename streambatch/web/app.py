@@ -1,8 +1,7 @@
-"""What the admin port answers. Every answer is made at once from one snapshot; nothing here waits, writes or changes.
+"""The app of the admin port: metrics, probes, status, config and the live page.
 
-The live page's events alone go on. What is not for everybody is behind a Guard.
-
-`/livez` and `/readyz` are asked every few seconds by probes and say in plain text what is wrong, if something is.
+Every answer is made from one snapshot and at once: nothing here waits, writes or changes anything. Only the events of
+the live page go on. Everything but metrics and probes is behind a Guard.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from starlette.routing import Route
 from streambatch.core.report import STUCK_SECONDS
 from streambatch.net.addresses import parse_address
 from streambatch.web.answers import HEADERS, json_answer
-from streambatch.web.feed import FOLLOWERS_MAX, EventStream, Feed
 from streambatch.web.guard import Guard
 from streambatch.web.page import POLICY, Page
+from streambatch.web.page_events import FOLLOWERS_MAX, EventFeed, EventStream
 from streambatch.web.status import drivers_of
 from streambatch.web.watch import Watch, Watched
 
 OPEN = ("/metrics", "/livez", "/readyz", "/healthz")
-"""What answers everybody who reaches the port."""
+"""Paths that answer every client that reaches the port."""
 PAGES = ("/", *OPEN, "/status", "/config", "/events")
 _PAGE_HEADERS = {**HEADERS, "content-security-policy": POLICY, "referrer-policy": "no-referrer"}
 _ASSET_HEADERS = {**HEADERS, "cache-control": "public, max-age=31536000, immutable"}
@@ -43,15 +42,15 @@ def create_app(
     registry: CollectorRegistry,
     effective_config: Mapping[str, object],
     watch: Watch,
-    feed: Feed,
+    feed: EventFeed,
     listen: str = "localhost:0",
     token: str | None = None,
     more: Sequence[Route] = (),
 ) -> Starlette:
-    """Return the app of one pipeline; serve it on the pipeline's event loop.
+    """Return the app of one pipeline. It must be served on the pipeline's event loop, where snapshots are taken.
 
-    effective_config: shown as it is, so secrets must be redacted already. watch, feed: run both along with it.
-    listen, token: as in `[http]`. more: routes beside the pages.
+    effective_config: shown unchanged, so its secrets must be redacted already. watch, feed: their `keep` and `run`
+    must run beside it. listen, token: as in `[http]`. more: routes beside the pages.
     """
     page = Page()
     pages = _Pages(pipeline, registry, effective_config, watch, feed, page)
@@ -68,10 +67,11 @@ def create_app(
     }
     guard = Middleware(Guard, open_paths=(*OPEN, *page.assets), token=token, host=parse_address(listen)[0])
     app = Starlette(
-        routes=[*(Route(path, _at_once(answer), methods=["GET"]) for path, answer in answers.items()), *more],
+        routes=[*(Route(path, _on_the_event_loop(answer), methods=["GET"]) for path, answer in answers.items()), *more],
         middleware=[guard],
         exception_handlers={HTTPException: _refused},
     )
+    # `/status/` is an unknown path like any other, with an answer that lists the pages.
     app.router.redirect_slashes = False
     return app
 
@@ -83,14 +83,14 @@ class _Pages:
         registry: CollectorRegistry,
         config: Mapping[str, object],
         watch: Watch,
-        feed: Feed,
+        feed: EventFeed,
         page: Page,
     ) -> None:
         self._pipeline, self._registry, self._config = pipeline, registry, config
         self._watch, self._feed, self._page = watch, feed, page
 
     def page(self, request: Request) -> Response:
-        return HTMLResponse(self._page.render(self._watch.live.view()), headers=_PAGE_HEADERS)
+        return HTMLResponse(self._page.render(self._watch.live_view.view()), headers=_PAGE_HEADERS)
 
     def asset(self, request: Request) -> Response:
         asset = self._page.assets[request.url.path]
@@ -116,10 +116,10 @@ class _Pages:
 
     def livez(self, request: Request) -> Response:
         stuck = self._pipeline.snapshot().stuck(STUCK_SECONDS)
-        return _verdict([f"{driver}: stuck for more than {STUCK_SECONDS:.0f} s" for driver in stuck])
+        return _probe_answer([f"{driver}: stuck for more than {STUCK_SECONDS:.0f} s" for driver in stuck])
 
     def readyz(self, request: Request) -> Response:
-        return _verdict(self._pipeline.snapshot().not_ready)
+        return _probe_answer(self._pipeline.snapshot().not_ready)
 
     def healthz(self, request: Request) -> Response:
         snapshot = self._pipeline.snapshot()
@@ -142,9 +142,10 @@ class _Pages:
         return json_answer(self._config)
 
 
-def _at_once(answer: Callable[[Request], Response]) -> Callable[[Request], Any]:
-    """Return an endpoint that answers on the event loop; Starlette would send a plain function to a thread."""
+def _on_the_event_loop(answer: Callable[[Request], Response]) -> Callable[[Request], Any]:
+    """Return an endpoint that answers on the event loop."""
 
+    # Starlette runs a plain function in a thread, where the pipeline's state must not be read.
     async def endpoint(request: Request) -> Response:
         response = answer(request)
         response.headers["date"] = formatdate(usegmt=True)
@@ -153,7 +154,7 @@ def _at_once(answer: Callable[[Request], Response]) -> Callable[[Request], Any]:
     return endpoint
 
 
-def _verdict(reasons: list[str]) -> Response:
+def _probe_answer(reasons: list[str]) -> Response:
     text = "\n".join(reasons) if reasons else "ok"
     return PlainTextResponse(text + "\n", 503 if reasons else 200, headers=HEADERS)
 

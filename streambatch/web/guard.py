@@ -1,8 +1,8 @@
-"""Who may see what the admin port shows.
+"""Decide which requests to the admin port are answered.
 
-Metrics and probes answer everybody. All else is for who is on this machine, or who has the token: whatever path is not
-said to be open is closed. A page of another site, open in a browser on this machine, gets nothing either: its requests
-name another host (DNS rebinding) or another origin.
+Metrics and probes answer every client. Everything else needs the token, or a client on this machine. A path that is not
+listed as open is closed. A page of another site in a browser on this machine gets no answer either: its requests name
+another host (DNS rebinding) or another origin.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from streambatch.web.answers import HEADERS, json_answer
 
 PAGE = "/"
-"""Where a token may come with the address, once: a cookie takes its place."""
+"""The only path that takes a token in its query; a cookie replaces it at once."""
 _SAFE = ("GET", "HEAD")
 _NO_TOKEN = (
     "this address is not a loopback address and no token is set: set [http] token, or listen on 127.0.0.1; "
@@ -32,18 +32,18 @@ _WRONG_TOKEN = (
 )
 
 
-class Listener(Protocol):
-    """What a request came in by."""
+class AdminConnection(Protocol):
+    """The connection of a request, as far as the Guard needs it."""
 
     @property
     def is_loopback(self) -> bool: ...
 
 
 class Guard:
-    """Lets requests through to `app`, or answers them itself: 403 for who can't be let in, 401 for want of the token.
+    """Middleware that passes allowed requests to `app` and answers the others: 403, or 401 if a token would help.
 
-    token: what `[http] token` says. host: what the port listens on as the config says it, a name one may ask by.
-    Whether it listens on this machine alone is told by `state.connection` of a request; not told, it doesn't.
+    token: the value of `[http] token`. host: the host in `[http] listen`, which requests may name.
+    A request without `state.connection` counts as one from another machine.
     """
 
     def __init__(self, app: ASGIApp, *, open_paths: Collection[str], token: str | None, host: str) -> None:
@@ -58,12 +58,13 @@ class Guard:
         await (answer or self._app)(scope, receive, send)
 
     def _answer(self, request: Request) -> Response | None:
-        """Return what is answered instead of what was asked for, if anything."""
+        """Return the answer that takes the place of the app's, or None to let the request through."""
+        # Checked before the token: a page on another port of this host is the same site, so it can send the cookie.
         if (refusal := _foreign_origin(request)) is not None:
             return refusal
         if self._brings_token(request):
             return self._with_cookie() if _token_in_address(request) is not None else None
-        listener: Listener | None = request.scope.get("state", {}).get("connection")
+        listener: AdminConnection | None = request.scope.get("state", {}).get("connection")
         if listener is not None and listener.is_loopback:
             return self._foreign_host(request)
         if self._token is None:
@@ -81,7 +82,7 @@ class Guard:
         return found is not None and hmac.compare_digest(found.encode(), self._token)
 
     def _with_cookie(self) -> Response:
-        """Send the browser to the page without the token, which would else stay in its address and its history."""
+        """Redirect the browser to the page without the token, which would stay in its address bar and history."""
         response = Response(status_code=303, headers={**HEADERS, "location": PAGE})
         response.headers["referrer-policy"] = "no-referrer"
         response.set_cookie(self._cookie, self._cookie_value, httponly=True, samesite="strict")
@@ -96,7 +97,7 @@ class Guard:
 
 
 def _foreign_origin(request: Request) -> Response | None:
-    """Refuse what a page of another origin has a browser send, cookies and all."""
+    """Return a refusal of a request that a page of another origin made the browser send, cookies included."""
     origin = request.headers.get("origin")
     if request.method in _SAFE or origin is None or origin.partition("://")[2] == request.headers.get("host"):
         return None

@@ -1,4 +1,4 @@
-"""What a request to the admin port can have a daemon do; served where `[http] lifecycle` is on, behind the Guard."""
+"""Routes that change a running daemon: `POST /-/reload`. Served if `[http] lifecycle` is on, behind the Guard."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from streambatch.ops.reloading import Reloaded
+from streambatch.ops.reloading import ReloadResult
 from streambatch.web.answers import json_answer
 
 RELOAD = "/-/reload"
 
 
-def lifecycle_routes(reload: Callable[[], Awaitable[Reloaded | None]]) -> list[Route]:
+def lifecycle_routes(reload: Callable[[], Awaitable[ReloadResult | None]]) -> list[Route]:
     """Return the routes. reload: returns None while another reload is at work."""
 
     async def answer(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""What this process has used of the machine, as far as the system tells."""
+"""CPU time and memory that this process uses, as far as the system reports them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 
 def process_now() -> dict[str, Any]:
-    """Return CPU seconds of all threads and worker processes, how many CPUs there are to use, and the memory in use.
+    """Return pid, CPU seconds of all threads and child processes, usable CPUs, and resident memory in bytes.
 
-    The memory is this process's own, and None where the system doesn't tell.
+    The memory is that of this process alone, and None where the system doesn't report it.
     """
     ended = os.times()
     cpu_seconds = time.process_time() + ended.children_user + ended.children_system + _children_seconds("self")
@@ -23,7 +23,7 @@ def process_now() -> dict[str, Any]:
 
 @cache
 def cpus() -> int:
-    """Return how many CPUs the process may use: those it is bound to, or fewer where a container allows less."""
+    """Return the number of CPUs that the process may use, by its affinity and its container's quota."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -33,7 +33,7 @@ def cpus() -> int:
 
 
 def rss_bytes() -> int | None:
-    """Return the memory that the process holds; None where the system doesn't say."""
+    """Return the resident memory in bytes; None where the system doesn't report it."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
@@ -41,7 +41,7 @@ def rss_bytes() -> int | None:
 
 
 def _children_seconds(process: str) -> float:
-    """Return the CPU seconds of the processes that a process started and that go on; 0 where nothing is told."""
+    """Return the CPU seconds of the running descendants of a process; 0 where the system doesn't report them."""
     seconds = 0.0
     for children in Path("/proc", process, "task").glob("*/children"):
         with suppress(OSError, ValueError, IndexError):  # it may end while it is asked

@@ -1,7 +1,7 @@
-"""The last dead letters and errors of a pipeline, for whoever looks at its status.
+"""Keep the last dead letters and errors of a pipeline, for its status.
 
-Holds so many of each and no more, whatever comes: an error that repeats is one entry that counts, and of a batch full
-of dead records only the last few are looked at. Never the bytes of a record.
+The number of both is bounded: an error that repeats is one entry with a count, and of a batch full of dead records only
+the last few are looked at. The bytes of a record are never kept.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from streambatch.core.text import encodable, shortened
 from streambatch.web.status import date_of
 
 KEPT = 20
-"""Dead letters, and errors, that are remembered."""
+"""Number of dead letters, and of errors, that are kept."""
 TEXT_MAX = 240
 """Characters kept of an error's text."""
 
 
-class Recent(Observer):
-    """Remembers; `dead_letters` and `errors` return the newest first, ready for JSON."""
+class RecentProblems(Observer):
+    """An observer that keeps the last dead letters and errors, the newest first, ready for JSON."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -33,12 +33,12 @@ class Recent(Observer):
 
     @property
     def dead_letters(self) -> list[dict[str, Any]]:
-        """What died last: `at`, `stage`, `reason`, `source`, `partition`, `position`, `error`."""
+        """The last dead letters: `at`, `stage`, `reason`, `source`, `partition`, `position`, `error`."""
         return list(reversed(self._dead))
 
     @property
     def errors(self) -> list[dict[str, Any]]:
-        """What went wrong last: `where`, `error`, `at`, `last_at`, `times`, and `over_at`, None while it lasts."""
+        """The last errors: `where`, `error`, `at`, `last_at`, `times`, and `over_at`, None while an outage lasts."""
         return [dict(error) for error in reversed(self._errors)]
 
     def batch_written(self, batch: Batch, outcome: Outcome) -> None:
@@ -62,17 +62,17 @@ class Recent(Observer):
         self._note(f"source {source}", str(error))
 
     def source_recovered(self, source: str) -> None:
-        self._over(f"source {source}")
+        self._note_end(f"source {source}")
 
     def sink_failed(self, sink: str, error: BaseException) -> None:
         self._note(f"sink {sink}", str(error))
 
     def sink_recovered(self, sink: str) -> None:
-        self._over(f"sink {sink}")
+        self._note_end(f"sink {sink}")
 
     def synced(self, seconds: float, *, ok: bool) -> None:
         if ok:
-            self._over("checkpoint")
+            self._note_end("checkpoint")
         else:
             self._note("checkpoint", "outputs could not be made durable")
 
@@ -85,7 +85,7 @@ class Recent(Observer):
                 return
         self._errors.append({"where": where, "error": error, "at": at, "last_at": at, "times": 1, "over_at": None})
 
-    def _over(self, where: str) -> None:
+    def _note_end(self, where: str) -> None:
         for known in self._errors:
             if known["over_at"] is None and known["where"] == where:
                 known["over_at"] = self._now()

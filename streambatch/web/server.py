@@ -1,8 +1,8 @@
-"""Serves the admin app over HTTP inside the caller's task group.
+"""Serve the admin app over HTTP inside the caller's task group.
 
-Whoever holds connections half-open or won't take in answers can't keep a probe out: connections are bounded, the one
-that has waited longest makes room for a new one, and each has a deadline to send its request and take in the answer.
-An answer that goes on and on has one for each of its parts.
+A client that holds connections half-open or doesn't read its answers can't keep a probe out. Connections are bounded,
+the one that has waited longest makes room for a new one, and each has a deadline to send its request and read the
+answer. An endless answer has a deadline for each of its parts.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from streambatch.net.http_server import HttpConnection, HttpServer
 CONNECTIONS_MAX = 128
 KEEP_ALIVE_SECONDS = 5
 REQUEST_SECONDS = 10.0
-"""How long a connection may take over a request, or over an answer that was made."""
+"""Time a client has to send a request, and again to read its answer."""
 GRACE_SECONDS = 1.0
-"""How long answers may take to leave once serving is cancelled."""
+"""Time that answers have to be sent once serving is cancelled."""
 
 
 async def serve(app: Starlette, listen: str, *, task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED) -> None:
-    """Serve until cancelled; started, with the address as `host:port`, once clients can connect.
+    """Serve until cancelled. Reports as started, with the address as `host:port`, once clients can connect.
 
-    listen: `host:port`; with port 0 the system chooses. Needs asyncio. Cancelled, it closes every connection, those
-    with an answer on its way after at most GRACE_SECONDS. Raises ConfigError when it can't have the address.
+    listen: `host:port`; the system chooses a free port for 0. Needs asyncio. When cancelled, closes every connection;
+    those with an unfinished answer after at most GRACE_SECONDS. Raises ConfigError if the address can't be bound.
     """
     with ExitStack() as opened:
         try:
@@ -47,17 +47,17 @@ async def serve(app: Starlette, listen: str, *, task_status: TaskStatus[str] = a
         address = address_of(listeners[0])
         server = HttpServer(
             app,
-            partial(_Connection, _is_loopback(listeners)),
+            partial(_AdminConnection, _is_loopback(listeners)),
             keep_alive_seconds=KEEP_ALIVE_SECONDS,
             started=lambda: task_status.started(address),
         )
         await server.run_until_cancelled(listeners)
 
 
-class _Connection(HttpConnection):
-    """One client's connection, with a deadline. Handlers find it as `request.state.connection`.
+class _AdminConnection(HttpConnection):
+    """One client's connection, with a deadline. Handlers get it as `request.state.connection`.
 
-    is_loopback: whether only this machine can reach the port.
+    is_loopback: whether the port can be reached from this machine only.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class _Connection(HttpConnection):
             self._make_room()
 
     def streamed(self) -> None:
-        """Give a client that took in what came before as long again for the next part of an answer."""
+        """Move the deadline: the client has read the part before, and has the whole time for the next one."""
         self._is_streaming = True
         self.expire_in(REQUEST_SECONDS)
 
@@ -94,8 +94,8 @@ class _Connection(HttpConnection):
         super().shutdown()
 
     def _make_room(self) -> None:
-        """Cut off the connection that has waited longest; those that streams go to wait for nothing."""
-        others = [each for each in self.connections if isinstance(each, _Connection) and each is not self]
+        """Cut off the connection that has waited longest; one that receives events goes last."""
+        others = [each for each in self.connections if isinstance(each, _AdminConnection) and each is not self]
         oldest = min(others, key=lambda each: (each._is_streaming, each.expires_at))
         self.connections.discard(oldest)
         oldest.transport.abort()

@@ -1,4 +1,4 @@
-"""A pipeline's snapshot as `/status` and `/healthz` show it: no monotonic clock, ages and dates instead."""
+"""A pipeline's snapshot as JSON for `/status` and `/healthz`, with ages and dates in place of monotonic times."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def status_of(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def work_of(snapshot: Snapshot, counting: MetricsObserver) -> dict[str, Any]:
-    """Return what was done since the start, as counters: differences of two statuses say how hard a pipeline works.
+    """Return counters since the start; the difference of two statuses tells how hard a pipeline works.
 
-    latency_parts: what the records written spent their time on, in seconds summed over records. latency_buckets: how
-    many were written within so many seconds of their arrival, and not within the bound before.
+    latency_parts: seconds that the written records spent in each part of their way, summed over records.
+    latency_buckets: number of records by the upper bound of their latency in seconds; each record counts once.
     """
     batches = counting.batches
     batches.fold()
@@ -60,7 +60,7 @@ def work_of(snapshot: Snapshot, counting: MetricsObserver) -> dict[str, Any]:
 
 
 def drivers_of(snapshot: Snapshot) -> dict[str, Any]:
-    """Return how long ago each driver turned, and what it waits for, if it does by design."""
+    """Return the seconds since each driver last turned, and what it waits for if it waits by design."""
     return {
         name: {"seconds_since_turn": snapshot.taken_at - driver.turned_at, "parked": driver.parked}
         for name, driver in snapshot.drivers.items()

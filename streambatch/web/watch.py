@@ -1,6 +1,6 @@
-"""Watches a pipeline from beside it: its full status, which stage limits it, its last errors and runs.
+"""The full status of a pipeline: its snapshot, which stage limits it, its last errors and runs.
 
-Everything is put together from what is there; the pipeline never waits for a watcher.
+Everything is read from what the pipeline and its observers hold already: the pipeline never waits for its watcher.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from streambatch.core.errors import StreambatchError
 from streambatch.core.report import Snapshot
 from streambatch.durability.store.store import StateStore
 from streambatch.observe import MetricsObserver
-from streambatch.ops.live import Live
+from streambatch.ops.live_view import LiveView
 from streambatch.ops.verdict import judge
 from streambatch.version import __version__
 from streambatch.web.process import process_now
-from streambatch.web.recent import Recent
+from streambatch.web.recent import RecentProblems
 from streambatch.web.status import date_of, status_of, work_of
 
 SAMPLE_SECONDS = 1.0
 RUNS_SECONDS = 30.0
-"""How old the run history may get."""
+"""Time between two looks at the stored runs."""
 RUNS_KEPT = 10
 _SETTINGS = {
     "batch": ("max_records", "max_bytes", "max_wait", "target_latency"),
@@ -36,27 +36,27 @@ _SETTINGS = {
     "delivery": ("checkpoint_interval",),
     "http": ("listen",),
 }
-"""Options that say how a pipeline may be turned; none of them can hold a secret."""
+"""Options that a verdict or the live page names. None of them can hold a secret."""
 
 
 class Watched(Protocol):
-    """A pipeline, as far as its watcher sees it."""
+    """A pipeline, as far as its watcher needs it."""
 
     def snapshot(self) -> Snapshot: ...
 
 
 class Watch:
-    """The status of one pipeline; call it on the pipeline's event loop.
+    """The status of one pipeline. Its methods must be called on the pipeline's event loop.
 
-    live: fed once every SAMPLE_SECONDS while `keep` runs. config: the effective one, for the settings that are shown.
-    state_dir: where past runs are; None without.
+    `live_view` gets a status every SAMPLE_SECONDS while `keep` runs. config: the effective one, for the settings shown.
+    state_dir: the folder with past runs, or None.
     """
 
     def __init__(
         self,
         pipeline: Watched,
         counting: MetricsObserver,
-        recent: Recent,
+        recent: RecentProblems,
         *,
         clock: Clock,
         config: Mapping[str, Any],
@@ -69,14 +69,14 @@ class Watch:
         self._state_dir = state_dir
         self._runs: list[dict[str, Any]] | None = None
         self._verdict: dict[str, Any] | None = None
-        self.live = Live()
+        self.live_view = LiveView()
 
     def reloaded(self, config: Mapping[str, Any], config_digest: str | None, model_digest: str | None) -> None:
-        """Learn what the pipeline goes by from now on."""
+        """Show another config and model from now on."""
         self._about = _about(config, config_digest, model_digest)
 
     def status(self) -> dict[str, Any]:
-        """Return the status of this moment, with the verdict of the last sample."""
+        """Return the current status, with the verdict of the last sample."""
         snapshot = self._pipeline.snapshot()
         status = {
             **status_of(snapshot),
@@ -92,7 +92,7 @@ class Watch:
         return status
 
     async def keep(self) -> None:
-        """Take a sample every second and learn of past runs now and then, until cancelled."""
+        """Take a sample every second and read the past runs every RUNS_SECONDS, until cancelled."""
         async with anyio.create_task_group() as tasks:
             if self._state_dir is not None:
                 tasks.start_soon(self._keep_runs, self._state_dir)
@@ -101,10 +101,10 @@ class Watch:
                 await anyio.sleep(SAMPLE_SECONDS)
 
     def sample(self) -> None:
-        """Feed `live` and judge which stage limits."""
+        """EventFeed `live` and judge which stage limits."""
         status = self.status()
-        self.live.update(status, self._clock.wall())
-        verdict = judge(self.live.load)
+        self.live_view.update(status, self._clock.wall())
+        verdict = judge(self.live_view.load)
         self._verdict = status["verdict"] = None if verdict is None else verdict.as_dict()
 
     async def _keep_runs(self, state_dir: Path) -> None:
@@ -123,7 +123,7 @@ def _about(config: Mapping[str, Any], config_digest: str | None, model_digest: s
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of an effective config a verdict or a page may name."""
+    """Return the options of an effective config that a verdict or the page may name."""
     settings: dict[str, Any] = {
         section: {key: config[section][key] for key in keys if key in config[section]}
         for section, keys in _SETTINGS.items()
@@ -138,7 +138,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def past_runs(state_dir: Path) -> list[dict[str, Any]] | None:
-    """Return the last runs in short, the newest first; None where state can't be read. Blocks on the disk."""
+    """Return a summary of the last runs, the newest first; None if the state can't be read. Blocks on the disk."""
     try:
         with StateStore.read(state_dir) as state:
             runs = state.runs()

@@ -30,7 +30,7 @@ from streambatch.cli.admin_url import base_of
 from streambatch.cli.top_client import UnreachableError, fetch
 from streambatch.cli.top_view import draw, sparkline
 from streambatch.core.errors import ConfigError
-from streambatch.ops.live import Live, View
+from streambatch.ops.live_view import LiveView, View
 from tests.e2e.running import PATIENCE_SECONDS, running
 from tests.ops.loads import status_of
 
@@ -212,7 +212,7 @@ def test_an_address_among_others_that_is_none_is_refused(option: tuple[str, ...]
 
 
 def view_of(*, is_down: bool = False, **changes: Any) -> View:
-    live = Live()
+    live = LiveView()
     for second in range(30):
         live.update(status_of(seconds=float(second), records=1000 * second, **changes), float(second))
     if is_down:
@@ -271,7 +271,7 @@ def test_it_fits_into_80_columns_and_24_lines() -> None:
 def test_a_daemon_that_is_down_says_so_and_shows_what_was_last_known() -> None:
     shown = " ".join(drawn([view_of(is_down=True)], 100).split())
     assert "connection refused (http://127.0.0.1:9464); below is what was last known" in shown
-    never = Live()
+    never = LiveView()
     never.lost("no answer within 3 s", 0.0)
     shown = drawn([{"url": "http://127.0.0.1:9464", **never.view()}], 100)
     assert "no answer within 3 s" in shown
@@ -279,7 +279,7 @@ def test_a_daemon_that_is_down_says_so_and_shows_what_was_last_known() -> None:
 
 
 def test_before_its_first_status_there_is_nothing_to_show() -> None:
-    assert "waiting" in drawn([{"url": "http://127.0.0.1:9464", **Live().view()}], 80)
+    assert "waiting" in drawn([{"url": "http://127.0.0.1:9464", **LiveView().view()}], 80)
 
 
 def test_several_are_a_table_with_what_to_turn_below() -> None:

@@ -17,8 +17,8 @@ from streambatch.core.clock import SystemClock
 from streambatch.net.addresses import parse_address
 from streambatch.observe import MetricsObserver
 from streambatch.web.app import create_app
-from streambatch.web.feed import Feed
-from streambatch.web.recent import Recent
+from streambatch.web.page_events import EventFeed
+from streambatch.web.recent import RecentProblems
 from streambatch.web.server import serve
 from streambatch.web.watch import Watch
 from tests.snapshots import FakePipeline
@@ -52,7 +52,7 @@ class Admin(NamedTuple):
 
     app: Starlette
     watch: Watch
-    feed: Feed
+    feed: EventFeed
 
 
 def admin_of(
@@ -64,8 +64,10 @@ def admin_of(
     token: str | None = None,
 ) -> Admin:
     pipeline, clock = pipeline or FakePipeline(), SystemClock()
-    watch = Watch(pipeline, MetricsObserver(), Recent(clock), clock=clock, config=CONFIG, config_digest="c0ffee" * 10)
-    feed = Feed(watch)
+    watch = Watch(
+        pipeline, MetricsObserver(), RecentProblems(clock), clock=clock, config=CONFIG, config_digest="c0ffee" * 10
+    )
+    feed = EventFeed(watch)
     app = create_app(
         pipeline=pipeline,
         registry=registry or CollectorRegistry(),

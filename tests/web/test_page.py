@@ -37,7 +37,7 @@ def view_of(**changes: Any) -> dict[str, Any]:
     """Return the view of a pipeline that was sampled once, with changes."""
     admin = admin_of(FakePipeline(snapshot_of()))
     admin.watch.sample()
-    return {**admin.watch.live.view(), **changes}
+    return {**admin.watch.live_view.view(), **changes}
 
 
 class Outline(HTMLParser):
@@ -72,7 +72,7 @@ def test_every_place_of_the_page_is_filled_and_every_figure_has_a_place() -> Non
 
 
 def test_before_anything_is_known_there_is_a_page_too() -> None:
-    view = admin_of().watch.live.view()
+    view = admin_of().watch.live_view.view()
     assert shown(view)["html"]["state"] == "Unknown"
     Outline(Page().render(view))
 

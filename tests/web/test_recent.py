@@ -12,7 +12,7 @@ from streambatch.core.batches import Batch, Stamps
 from streambatch.core.chunks import Partition
 from streambatch.core.events import Observer
 from streambatch.core.outcomes import Outcome, Reject
-from streambatch.web.recent import KEPT, TEXT_MAX, Recent
+from streambatch.web.recent import KEPT, TEXT_MAX, RecentProblems
 
 
 class StoppedClock:
@@ -36,7 +36,7 @@ def died(recent: Observer, *rejects: Reject) -> None:
 
 
 def test_a_dead_letter_says_where_it_died_of_what_but_not_what_it_held() -> None:
-    recent = Recent(StoppedClock())
+    recent = RecentProblems(StoppedClock())
     died(recent)
     died(recent, reject(17))
     assert recent.dead_letters == [
@@ -49,7 +49,7 @@ def test_a_dead_letter_says_where_it_died_of_what_but_not_what_it_held() -> None
 
 
 def test_a_file_of_any_name_can_be_told_of() -> None:
-    recent, path = Recent(StoppedClock()), os.fsdecode(b"a\xff.jsonl")
+    recent, path = RecentProblems(StoppedClock()), os.fsdecode(b"a\xff.jsonl")
     died(recent, Reject(0, Partition("rides_in", path), 17, "validate", "wrong_shape", f"{path}: 9 numbers", b""))
     recent.source_failed("rides_in", OSError(f"{path}: permission denied"))
     told = msgspec.json.encode([recent.dead_letters, recent.errors]).decode()
@@ -57,7 +57,7 @@ def test_a_file_of_any_name_can_be_told_of() -> None:
 
 
 def test_the_last_ones_are_kept_newest_first_and_their_texts_cut() -> None:
-    recent = Recent(StoppedClock())
+    recent = RecentProblems(StoppedClock())
     died(recent, *map(reject, range(100)))
     died(recent, reject(100, "x" * 10_000))
     assert [dead["position"] for dead in recent.dead_letters] == list(range(100, 100 - KEPT, -1))
@@ -66,7 +66,7 @@ def test_the_last_ones_are_kept_newest_first_and_their_texts_cut() -> None:
 
 def test_an_error_that_repeats_is_one_that_counts_until_it_is_over() -> None:
     clock = StoppedClock()
-    recent = Recent(clock)
+    recent = RecentProblems(clock)
     for _ in range(50):
         recent.sink_failed("scores", OSError("connection refused"))
         clock.now += 1
@@ -80,7 +80,7 @@ def test_an_error_that_repeats_is_one_that_counts_until_it_is_over() -> None:
 
 
 def test_sources_and_checkpoints_fail_too_and_errors_are_bounded() -> None:
-    recent = Recent(StoppedClock())
+    recent = RecentProblems(StoppedClock())
     recent.source_failed("rides_in", OSError("no such file"))
     recent.synced(0.1, ok=False)
     assert [error["where"] for error in recent.errors] == ["checkpoint", "source rides_in"]
@@ -93,13 +93,13 @@ def test_sources_and_checkpoints_fail_too_and_errors_are_bounded() -> None:
 
 
 def test_users_and_passwords_of_addresses_are_left_out() -> None:
-    recent = Recent(StoppedClock())
+    recent = RecentProblems(StoppedClock())
     recent.sink_failed("scores", OSError("http://user:pass@127.0.0.1/scores: refused"))
     assert recent.errors[0]["error"] == "http://***@127.0.0.1/scores: refused"
 
 
 def test_what_is_returned_is_a_copy() -> None:
-    recent = Recent(StoppedClock())
+    recent = RecentProblems(StoppedClock())
     recent.sink_failed("scores", OSError("refused"))
     shown: Any = recent.errors[0]
     shown["error"] = "changed"

@@ -138,12 +138,12 @@ async def test_an_answer_that_isn_t_taken_in_is_not_waited_for(monkeypatch: pyte
     monkeypatch.setattr(module, "REQUEST_SECONDS", 0.05)
     let_go = anyio.Event()
 
-    class Connection(module._Connection):
+    class Connection(module._AdminConnection):
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
             let_go.set()
 
-    monkeypatch.setattr(module, "_Connection", Connection)
+    monkeypatch.setattr(module, "_AdminConnection", Connection)
     with ExitStack() as opened:
         async with serving(Starlette(routes=[Route("/", large)])) as address:
             client = connected(address, opened)

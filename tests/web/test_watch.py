@@ -21,7 +21,7 @@ from streambatch.core.outcomes import Outcome
 from streambatch.core.report import Counts
 from streambatch.observe import MetricsObserver
 from streambatch.web.process import cpus, process_now
-from streambatch.web.recent import Recent
+from streambatch.web.recent import RecentProblems
 from streambatch.web.watch import Watch, past_runs, settings_of
 from tests.ops.loads import SETTINGS
 from tests.snapshots import FakePipeline, snapshot_of
@@ -40,7 +40,7 @@ def watch_of(pipeline: FakePipeline, counting: MetricsObserver | None = None, st
     return Watch(
         pipeline,
         counting or MetricsObserver(),
-        Recent(clock),
+        RecentProblems(clock),
         clock=clock,
         config=CONFIG,
         config_digest="0123",
@@ -98,7 +98,7 @@ def test_two_samples_make_a_verdict() -> None:
     watch.sample()
     verdict = watch.status()["verdict"]
     assert verdict["stage"] == "nothing"
-    assert watch.live.view()["verdict"] == verdict
+    assert watch.live_view.view()["verdict"] == verdict
 
 
 def test_runs_of_a_state_that_isn_t_there_are_not_shown(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ async def test_the_admin_port_gives_the_watchs_status() -> None:
     async with anyio.create_task_group() as tasks, serving(admin.app) as address:
         tasks.start_soon(admin.watch.keep)
         with anyio.fail_after(10):
-            while not admin.watch.live.view()["is_up"]:
+            while not admin.watch.live_view.view()["is_up"]:
                 await anyio.lowlevel.checkpoint()
         status = (await ask(address, "/status")).json
         tasks.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-"""From the view of a pipeline (`ops/live.py`) to what stands where on the page. Pure.
+"""From the view of a pipeline (`ops/live_view.py`) to what stands where on the page. Pure.
 
 `html` holds the content of every place, escaped; `tone` how grave it is: `good`, `warn`, `bad` or `idle`.
 """

@@ -11,7 +11,7 @@ from streambatch.connectors.files.globs import Home, folder_device, folders_of, 
 from streambatch.connectors.files.identity import identity_of
 from streambatch.connectors.files.notes import FileNotes, KnownFile
 from streambatch.connectors.files.source import FileSource
-from streambatch.ops.rereading import Files, notes_from
+from streambatch.ops.rereading import SourceFiles, notes_from
 from tests.connectors.files.filing import FileIntake, following
 from tests.connectors.files.test_follow import append, open_files_below
 from tests.connectors.files.test_resume import Runs, by_name
@@ -65,7 +65,7 @@ async def test_what_reads_a_file_again_finds_it_there(links: Path) -> None:
     await runs.follow(2)
     ((partition, saved),) = runs.acked.saved().items()
     target.rename(target.with_name("0.1"))
-    found = Files(runs.source()).find(notes_from(saved.notes, partition))
+    found = SourceFiles(runs.source()).find(notes_from(saved.notes, partition))
     assert found is not None
     assert (found.path, found.is_changed) == (str(target.with_name("0.1")), False)
 

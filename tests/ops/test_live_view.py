@@ -9,20 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streambatch.ops.live import HISTORY_POINTS, RATE_SECONDS, Live
+from streambatch.ops.live_view import HISTORY_POINTS, RATE_SECONDS, LiveView
 from streambatch.ops.load import load_between
 from tests.ops.loads import status_of
 
 
 def test_before_the_first_status_there_is_nothing_to_show() -> None:
-    view = Live().view()
+    view = LiveView().view()
     assert (view["is_up"], view["down"], view["pipeline"]) == (False, None, None)
     assert set(view["rates"].values()) == {0.0}
     assert view["history"]["at"] == []
 
 
 def test_rates_are_differences_over_the_pipelines_own_time() -> None:
-    live = Live()
+    live = LiveView()
     live.update(status_of(seconds=10.0, records=1000), 50.0)
     assert live.view()["rates"]["scored"] == 0.0
     live.update(status_of(seconds=12.0, records=5000), 99.0)
@@ -44,7 +44,7 @@ def test_rates_are_differences_over_the_pipelines_own_time() -> None:
 
 
 def test_rates_are_taken_over_the_last_seconds() -> None:
-    live = Live()
+    live = LiveView()
     for second in range(20):
         live.update(status_of(seconds=float(second), records=100 * second + (10_000 if second > 5 else 0)), second)
     assert live.view()["seconds"] == RATE_SECONDS
@@ -52,7 +52,7 @@ def test_rates_are_taken_over_the_last_seconds() -> None:
 
 
 def test_a_new_run_begins_at_nothing() -> None:
-    live = Live()
+    live = LiveView()
     live.update(status_of(seconds=10.0, records=5000), 1.0)
     live.update(status_of(run="run-2", seconds=1.0, records=10), 2.0)
     assert live.view()["rates"]["scored"] == 0.0
@@ -61,7 +61,7 @@ def test_a_new_run_begins_at_nothing() -> None:
 
 
 def test_down_says_why_and_since_when_and_comes_back() -> None:
-    live = Live()
+    live = LiveView()
     live.lost("connection refused", 5.0)
     live.lost("no answer", 6.0)
     assert live.view()["down"] == {"error": "no answer", "since": 5.0}
@@ -75,7 +75,7 @@ def test_down_says_why_and_since_when_and_comes_back() -> None:
 
 @given(st.lists(st.one_of(st.none(), st.tuples(st.sampled_from("ab"), st.integers(0, 50))), max_size=200))
 def test_a_view_is_json_and_its_histories_are_bounded_whatever_comes(events: list[tuple[str, int] | None]) -> None:
-    live = Live()
+    live = LiveView()
     for now, event in enumerate(events):
         if event is None:
             live.lost("gone", now)
@@ -107,6 +107,6 @@ def test_quantiles_are_the_least_bounds_that_enough_records_kept(counts: dict[st
 @pytest.mark.parametrize("field", ["records", "bytes"])
 def test_a_queue_is_as_full_as_its_fuller_measure(field: str) -> None:
     queue = {"records": 1, "bytes": 1, "capacity_records": 100, "capacity_bytes": 100, field: 80}
-    live = Live()
+    live = LiveView()
     live.update(status_of(queue=queue), 0.0)
     assert live.view()["queue"]["fill"] == 0.8

@@ -1,8 +1,8 @@
-"""A source that reads dead letters chosen for a replay, from the file in which they are marked as replayed.
+"""A source that reads the records chosen for a replay, from the file that marks them as chosen.
 
-The file is appended to before a replay and never changed else; how far it was replayed is a position in the state, so
-that a replay that was killed goes on where it was. Each source whose records died has a replay of its own, which reads
-the same file and takes what is its. Records keep the names that they had where they were read first.
+The file is appended to before a replay and never changed otherwise. How far it was replayed is a position in the state,
+so that a killed replay resumes where it was. Each source of the config has a replay source of its own, which reads the
+same file and takes its own records. Records keep the ids that they had where they were first read.
 """
 
 from __future__ import annotations
@@ -23,38 +23,37 @@ from streambatch.core.durable import Notes, Saved
 from streambatch.core.errors import SourceError
 from streambatch.core.intake import Intake
 from streambatch.core.types import IntArray
-from streambatch.ops.letters import Key, layout_of
+from streambatch.ops.dead_letters import DeadLetterKey, dead_letter_layout
 
 SUFFIX = ".replay"
-"""What the name of a source's replay ends with; no source in a config can be called so."""
+"""Ending of a replay source's name. No source in a config can have it, since names hold no dot."""
 CHUNK_RECORDS, CHUNK_BYTES = 4096, 1 << 20
 
 
-class Chosen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A dead letter that was chosen: its key, where its record was read first, and the record as it was framed.
-
-    record: empty where the same record was chosen twice: another line has it. columns: the header of its partition, of
-    CSV.
-    """
+class ChosenRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A dead letter chosen for a replay, as a line of the file: its key, and its record as it was framed."""
 
     run: str
     source: str
     partition: str
     position: int
     origin: tuple[str, str, int]
+    """Source, partition and position at which the record was first read."""
     record: bytes
+    """Empty if the same record was chosen twice: then another line holds it."""
     columns: tuple[str, ...] | None = None
+    """The header of its partition, for CSV."""
 
     @property
-    def key(self) -> Key:
-        return Key(self.run, self.source, self.partition, self.position)
+    def key(self) -> DeadLetterKey:
+        return DeadLetterKey(self.run, self.source, self.partition, self.position)
 
 
-_DECODER = msgspec.json.Decoder(Chosen)
+_DECODER = msgspec.json.Decoder(ChosenRecord)
 
 
 class ReplayChunk(Chunk):
-    """Records whose positions are in the file of what was chosen, and whose names are those they had."""
+    """Records whose positions count in the file of chosen records, and whose ids are those they had."""
 
     __slots__ = ("begin", "names", "places")
 
@@ -98,7 +97,7 @@ class ReplayChunk(Chunk):
 
 
 class ReplaySource:
-    """The chosen dead letters of one source of a config."""
+    """The chosen records of one source of a config."""
 
     is_finite = True
 
@@ -114,19 +113,19 @@ class ReplaySource:
         return Partition(self.name, self.path.name)
 
     def resume(self, saved: Mapping[str, Saved]) -> None:
-        """Learn how far the file was replayed."""
+        """Continue after the position up to which the file was replayed."""
         known = saved.get(self.partition.name)
         self._position = known.position if known is not None else 0
 
     def notes(self) -> Mapping[str, Notes | None]:
-        """Return nothing but that there is a file."""
+        """Return empty notes for the one file, once."""
         if self._is_noted:
             return {}
         self._is_noted = True
         return {self.partition.name: {}}
 
     async def run(self, intake: Intake) -> None:
-        """Push all that is not replayed yet. Raises SourceError."""
+        """Push every record that was not replayed yet. Raises SourceError."""
         try:
             for chunk in self.chunks(self._position):
                 await intake.memory.reserve(chunk.size)
@@ -138,14 +137,14 @@ class ReplaySource:
             raise SourceError(self.name, f"{self.path}: {error}") from error
 
     def acked(self, positions: Mapping[str, int]) -> None:
-        """The file keeps what was replayed: there is nothing to do."""
+        """Do nothing: the file is kept."""
 
     def revoke(self, partition: str) -> None:
-        """The file is no other reader's: there is nothing to do."""
+        """Do nothing: the file has no other reader."""
 
     def chunks(self, first: int, last: int | None = None) -> Iterator[Chunk]:
         """Yield the source's records between two positions. Raises OSError, ValueError."""
-        begin, held, size = first, list[tuple[int, Chosen]](), 0
+        begin, held, size = first, list[tuple[int, ChosenRecord]](), 0
         for place, chosen in read_chosen(self.path, first):
             if last is not None and place > last:
                 break
@@ -160,7 +159,7 @@ class ReplaySource:
         if held:
             yield self._chunk(begin, held)
 
-    def _chunk(self, begin: int, held: Sequence[tuple[int, Chosen]]) -> Chunk:
+    def _chunk(self, begin: int, held: Sequence[tuple[int, ChosenRecord]]) -> Chunk:
         records = [chosen.record for _, chosen in held]
         return ReplayChunk(
             self.partition, b"".join(records), np.cumsum([len(record) for record in records], dtype=np.int64), 0.0,
@@ -170,21 +169,21 @@ class ReplaySource:
 
 
 def replay_sources(config: Config) -> list[ReplaySource]:
-    """Return the replays of a config's sources."""
+    """Return the replay source of each source of a config."""
     path = chosen_path(config)
     return [ReplaySource(part.options.name, part.options.format, path) for part in config.sources]
 
 
 def chosen_path(config: Config) -> Path:
-    """Return the file in which dead letters are marked as replayed; it is beside them."""
-    letters = layout_of(config).path
+    """Return the file that marks dead letters as chosen; it lies beside them."""
+    letters = dead_letter_layout(config).path
     return letters.with_name(f"{letters.stem}.replayed.jsonl")
 
 
-def read_chosen(path: Path, first: int = 0) -> Iterator[tuple[int, Chosen]]:
-    """Yield what was chosen, each with the position after it; nothing if there is no file. Raises OSError, ValueError.
+def read_chosen(path: Path, first: int = 0) -> Iterator[tuple[int, ChosenRecord]]:
+    """Yield the chosen records from a position on, each with the position after it; none without a file.
 
-    A last line without its newline was being written when the process was killed: it is not chosen.
+    A last line without its newline is left out: a kill interrupted its writing. Raises OSError, ValueError.
     """
     if not path.exists():
         return
@@ -198,7 +197,7 @@ def read_chosen(path: Path, first: int = 0) -> Iterator[tuple[int, Chosen]]:
 
 
 def replayed_to(config: Config, partitions: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """Return how far the file was replayed, by source of the config."""
+    """Return the position up to which the file was replayed, by source of the config."""
     name = chosen_path(config).name
     found = {part.options.name: partitions.get(f"{part.options.name}{SUFFIX}", {}).get(name) for part in config.sources}
     return {source: saved.position if saved is not None else 0 for source, saved in found.items()}

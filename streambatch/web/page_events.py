@@ -1,7 +1,7 @@
-"""What the live page shows, told each second to everybody who looks at it.
+"""Send the view that the live page shows to every open page, once a second, as server-sent events.
 
-A second's view is taken once and encoded once, however many follow. Followers are bounded; one
-that doesn't take in what it is told is cut off by its connection's deadline, and never makes another wait.
+A view is taken and encoded once a second, however many pages follow. The number of followers is bounded. A follower
+that doesn't read is cut off by the deadline of its connection, and never makes another wait.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from streambatch.web.watch import Watch
 FOLLOWERS_MAX = 32
 EVERY_SECONDS = 1.0
 RETRY_MILLISECONDS = 1000
-"""How soon a browser connects again."""
+"""How long a browser waits before it connects again."""
 
 
-class Streaming(Protocol):
-    """A connection that may be busy with one answer for ever."""
+class StreamedConnection(Protocol):
+    """A connection whose answer may have no end, so that its deadline moves with each part."""
 
     def streamed(self) -> None: ...
 
 
-class Feed:
-    """Tells each second what is known of a pipeline, while `run` runs."""
+class EventFeed:
+    """The views of one pipeline as server-sent events. `run` publishes them; `follow` yields them to one page."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -43,23 +43,23 @@ class Feed:
 
     @property
     def has_room(self) -> bool:
-        """Whether one more may follow."""
+        """Whether another page may follow."""
         return self._followers < FOLLOWERS_MAX
 
     async def run(self) -> None:
-        """Tell the followers each second until cancelled, and then what came of it."""
+        """Publish a view each second until cancelled, then a last one that says how the run ended."""
         try:
             while True:
                 if self._followers:
-                    self._tell(b"view")
+                    self._publish(b"view")
                 await anyio.sleep(EVERY_SECONDS)
         finally:
             self._is_open = False
             self._watch.sample()
-            self._tell(b"end")
+            self._publish(b"end")
 
     async def follow(self) -> AsyncIterator[bytes]:
-        """Yield what is known now, then each second, as server-sent events; a follower that is busy misses some."""
+        """Yield the current view, then each published one, as server-sent events. A slow follower skips views."""
         yield b"retry: %d\n\n" % RETRY_MILLISECONDS + self._as_event(b"view")
         while self._is_open:
             await self._changed.wait()
@@ -68,43 +68,44 @@ class Feed:
         yield self._event
 
     @contextmanager
-    def seat(self) -> Iterator[None]:
-        """Count a follower while the context lasts."""
+    def counted(self) -> Iterator[None]:
+        """Count one follower while the context lasts."""
         self._followers += 1
         try:
             yield
         finally:
             self._followers -= 1
 
-    def _tell(self, kind: bytes) -> None:
+    def _publish(self, kind: bytes) -> None:
         self._event = self._as_event(kind)
         self._changed.set()
-        self._changed = anyio.Event()
+        self._changed = anyio.Event()  # an event can't be cleared: waiters of the next one need a new one
 
     def _as_event(self, kind: bytes) -> bytes:
-        return b"event: %b\ndata: %b\n\n" % (kind, msgspec.json.encode(shown(self._watch.live.view())))
+        return b"event: %b\ndata: %b\n\n" % (kind, msgspec.json.encode(shown(self._watch.live_view.view())))
 
 
 class EventStream(Response):
-    """The answer that ends with the feed, or once its client is gone."""
+    """An answer that goes on until the feed ends or its client disconnects."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: EventFeed) -> None:
         super().__init__(headers={**HEADERS, "content-type": "text/event-stream"})
         del self.headers["content-length"]
         self._feed = feed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        connection: Streaming | None = scope.get("state", {}).get("connection")
+        connection: StreamedConnection | None = scope.get("state", {}).get("connection")
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         if scope["method"] == "GET":
-            with self._feed.seat():
+            # Counted only while events are sent: a HEAD request gets this answer as well.
+            with self._feed.counted():
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(_cancel_when_gone, receive, tasks.cancel_scope)
-                    await self._tell(send, connection)
+                    await self._send_events(send, connection)
                     tasks.cancel_scope.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _tell(self, send: Send, connection: Streaming | None) -> None:
+    async def _send_events(self, send: Send, connection: StreamedConnection | None) -> None:
         async for event in self._feed.follow():
             if connection is not None:
                 connection.streamed()

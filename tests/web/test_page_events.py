@@ -13,7 +13,7 @@ import anyio.lowlevel
 import pytest
 
 from streambatch.net.addresses import parse_address
-from streambatch.web import feed as module
+from streambatch.web import page_events as module
 from streambatch.web import server
 from tests.leaks import tasks_alive
 from tests.snapshots import FakePipeline, snapshot_of

@@ -1,13 +1,13 @@
-"""What a person watching wants to see of a pipeline, from its statuses as they come. Pure: no clock, no IO.
+"""The view of a pipeline that `top` and the live page show, made from its statuses as they come. Pure: no clock, no IO.
 
 A view is a dict that JSON can hold:
 
-    is_up           whether the last status came; all below is of the last one that did
+    is_up           whether the last status came; everything below is from the last one that did
     down            None, or {"error": text, "since": wall seconds}
     pipeline, run, version, state, ready, not_ready, uptime_seconds, started_at, model, config_digest, settings:
                     as in the status; None before the first
     at              wall seconds of the last status
-    seconds         how long the time is that rates, shares and latency are taken over: about the last RATE_SECONDS
+    seconds         length of the time that rates, shares and latency cover: about the last RATE_SECONDS
     rates           per second: {"received", "recovered", "scored", "dead_lettered", "dropped", "refused", "bytes",
                     "batches"}
     records         counts since the start, as in the status
@@ -36,7 +36,7 @@ from streambatch.ops.load import WORKER_STAGES, Load, Status, load_between, queu
 
 View = dict[str, Any]
 RATE_SECONDS = 5.0
-"""Time over which rates are taken: records count as scored once they are synced, many at a time."""
+"""Time that rates cover. Records count as scored once they are synced, many at a time: less would show bursts."""
 HISTORY_POINTS = 120
 _SHOWN_AS_THEY_ARE = (
     "pipeline", "run", "version", "state", "ready", "not_ready", "uptime_seconds", "started_at", "model",
@@ -46,8 +46,8 @@ _HISTORIES = ("at", "received", "scored", "dead_lettered", "p99", "queue_fill", 
 _RATES = ("received", "recovered", "scored", "dead_lettered", "dropped", "refused", "bytes", "batches")
 
 
-class Live:
-    """One pipeline as it is watched. Call `update` with each status, `lost` for each that didn't come."""
+class LiveView:
+    """The view of one pipeline. Call `update` with each status, `lost` for each that didn't come."""
 
     def __init__(self) -> None:
         self._statuses: deque[Status] = deque()
@@ -58,14 +58,14 @@ class Live:
 
     @property
     def load(self) -> Load | None:
-        """What happened over about the last RATE_SECONDS; None before two statuses of one run came."""
+        """The load over about the last RATE_SECONDS; None before two statuses of one run came."""
         return self._load
 
     def update(self, status: Status, now: float) -> None:
-        """Take in a status. now: wall seconds."""
+        """Add a status. now: wall seconds."""
         statuses = self._statuses
         if statuses and statuses[-1]["run"] != status["run"]:
-            statuses.clear()
+            statuses.clear()  # counters start again with each run
         statuses.append(status)
         while len(statuses) > 2 and statuses[1]["uptime_seconds"] <= status["uptime_seconds"] - RATE_SECONDS:
             statuses.popleft()
@@ -74,13 +74,13 @@ class Live:
         self._remember(now, self._load, queue_fill(status))
 
     def lost(self, error: str, now: float) -> None:
-        """Learn that no status could be had, and why. now: wall seconds."""
+        """Record that no status came, and why. now: wall seconds."""
         since = self._down["since"] if self._down is not None else now
         self._down = {"error": error, "since": since}
         self._remember(now, None, None)
 
     def view(self) -> View:
-        """Return what to show; its shape is in the module's text."""
+        """Return the view; the module's docstring describes its shape."""
         status: Status = self._statuses[-1] if self._statuses else {}
         load = self._load
         view: View = {"is_up": self._down is None and bool(status), "down": self._down, "at": self._at}

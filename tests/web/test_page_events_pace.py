@@ -5,8 +5,8 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from streambatch.web import feed as module
-from streambatch.web.feed import Feed
+from streambatch.web import page_events as module
+from streambatch.web.page_events import EventFeed
 from tests.web.clients import admin_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 async def test_nothing_is_drawn_while_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[object] = []
     monkeypatch.setattr(module, "shown", drawn.append)
-    feed = Feed(admin_of().watch)
+    feed = EventFeed(admin_of().watch)
     with anyio.move_on_after(3600):
         await feed.run()
     assert len(drawn) == 1  # the end, for whoever comes then
@@ -24,10 +24,10 @@ async def test_nothing_is_drawn_while_nobody_looks(monkeypatch: pytest.MonkeyPat
 async def test_all_who_look_are_told_each_second_what_was_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[object] = []
     monkeypatch.setattr(module, "shown", drawn.append)
-    feed, told = Feed(admin_of().watch), [0, 0, 0]
+    feed, told = EventFeed(admin_of().watch), [0, 0, 0]
 
     async def follow(at: int) -> None:
-        with feed.seat():
+        with feed.counted():
             async for _ in feed.follow():
                 told[at] += 1
 
@@ -44,10 +44,10 @@ async def test_all_who_look_are_told_each_second_what_was_drawn_once(monkeypatch
 async def test_one_that_is_slow_gets_the_newest_and_not_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers, got = iter(range(1000)), list[int]()
     monkeypatch.setattr(module, "shown", lambda view: {"drawn": next(numbers)})
-    feed = Feed(admin_of().watch)
+    feed = EventFeed(admin_of().watch)
 
     async def follow() -> None:
-        with feed.seat():
+        with feed.counted():
             async for event in feed.follow():
                 got.append(int(event.rpartition(b":")[2].strip(b"}\n")))
                 await anyio.sleep(5)
