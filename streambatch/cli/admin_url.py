@@ -1,4 +1,4 @@
-"""Which daemon a command asks: the address of an admin port, checked before anything is asked of it."""
+"""Check the address of an admin port that a command is given."""
 
 from urllib.parse import urlsplit
 
@@ -8,9 +8,9 @@ _ALLOWED = "an http or https address with a host and a port of 1 to 65535, such 
 
 
 def base_of(url: str) -> str:
-    """Return the address of an admin port as its base: `host:port` will do, and so will the address of a page.
+    """Return the base address of an admin port, from `host:port`, a base address, or the address of its status.
 
-    Raises ConfigError for what is no such address.
+    Raises ConfigError for anything else.
     """
     base = url if "://" in url else f"http://{url}"
     try:

@@ -1,4 +1,4 @@
-"""The commands, their options and help texts, and the one voice in which they say what went wrong."""
+"""The commands with their options and help texts, and how errors are printed."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from streambatch.cli.startup_signals import stopping_cleanly
+from streambatch.cli.startup_signals import exiting_on_signals
 from streambatch.core.errors import StreambatchError
 from streambatch.core.text import repr_encodable
 from streambatch.version import __version__
@@ -22,7 +22,7 @@ app = typer.Typer(
 
 FAILED, REFUSED = 1, 2
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
-"""What a wrong command line raises, on which typer puts no name."""
+"""The base of the errors for a wrong command line; typer exports no name for it."""
 
 _Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The pipeline's config, a TOML file.")]
 _Overrides = Annotated[
@@ -35,7 +35,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")]
 
 
 def main() -> None:
-    """Run the command line; the process's exit code says how it went."""
+    """Run the command line and exit with its code."""
     try:
         code = app(prog_name="streambatch", standalone_mode=False)
     except StreambatchError as error:
@@ -100,7 +100,7 @@ def check(
         int, typer.Option(metavar="N", min=0, help="Score N records of each file source and print the scores.")
     ] = 0,
 ) -> None:
-    """Say what a config would run, or all that is wrong with it.
+    """Print what a config would run, or everything that is wrong with it.
 
     Loads the model and tries it on zeros, to see that shapes fit. Writes no output and touches no state. Exit codes: 0
     it would run; 2 it would not.
@@ -137,7 +137,7 @@ def run(
     one stops hard. SIGHUP has the config read again. Exit codes: 0 done or clean stop; 1 failed; 2 usage, config or
     held state; 3 stopped with work unfinished.
     """
-    with stopping_cleanly():
+    with exiting_on_signals():
         from streambatch.cli.run import run_pipeline
 
         code = run_pipeline(config, overrides or [], report, level=log_level, format=log_format)
@@ -174,12 +174,13 @@ def top(
 def health(
     url: Annotated[str, typer.Argument(metavar="[URL]", help="The daemon's admin port.")] = "http://127.0.0.1:9464",
     is_ready_asked: Annotated[
-        bool, typer.Option("--ready", help="Ask whether it takes in records and can write scores.")
+        bool, typer.Option("--ready", help="Probe /readyz: whether it takes in records and can write scores.")
     ] = False,
 ) -> None:
-    """Ask a daemon whether every stage gets on, for health checks where there is no curl.
+    """Probe a daemon, for health checks where there is no curl.
 
-    Prints what /livez answers, or /readyz. Exit codes: 0 yes; 1 no, or no answer; 2 the URL is none.
+    Prints the answer of /livez, which says whether every stage is alive, or of /readyz. Exit codes: 0 yes; 1 no, or no
+    answer; 2 the URL is none.
     """
     from streambatch.cli.health import probe
 
@@ -252,7 +253,7 @@ def audit(config: _Config, overrides: _Overrides = None, is_json: _Json = False)
 
 
 _runs = typer.Typer(
-    help="List past runs, say what one was made of, or verify that it still comes to what it wrote.\n\n"
+    help="List past runs, show what one was made of, or verify that it still gives the same output.\n\n"
     "`streambatch runs list CONFIG`, `runs show CONFIG RUN` and `runs verify CONFIG RUN` say more with --help.",
     rich_markup_mode=None,
 )
@@ -358,12 +359,12 @@ def _refuse(message: str) -> int:
 
 
 def _refuse_usage(error: Exception) -> int:
-    """Say what is wrong with the command line and where to read on; without a command, show the help itself."""
+    """Print what is wrong with the command line, and whose help to read; without a command, print the help."""
     from pydantic import ValidationError
 
     from streambatch.core.options import problems_of
 
-    if isinstance(error.__cause__, ValidationError):  # a value, of which typer doesn't say what was found
+    if isinstance(error.__cause__, ValidationError):  # typer's own message leaves out the value that was found
         (problem,) = problems_of(error.__cause__)
         vars(error)["message"] = f"found {problem.found}; allowed: {problem.allowed}"
     context = getattr(error, "ctx", None)

@@ -1,4 +1,4 @@
-"""`streambatch audit`: whether every record is accounted for, by state and files alone."""
+"""`streambatch audit`: check that every record is accounted for, from state and files alone."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ from streambatch.ops.audit import Audit, audit
 
 RIGHT, WRONG = 0, 1
 SHOWN = 60
-"""Of more checks only those that fail are printed without --json."""
+"""With more checks than this, only failed ones are printed without --json."""
 
 
 def audit_state(path: Path, overrides: Sequence[str], *, is_json: bool) -> int:
-    """Print what was checked, and whether it holds. Returns the exit code: 1 if something doesn't."""
+    """Print all checks and whether they hold. Returns the exit code: 1 if one doesn't."""
     config = load_config(path, overrides=overrides)
     if not (config.state_dir / FILE_NAME).exists():
         if is_json:

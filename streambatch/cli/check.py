@@ -1,4 +1,4 @@
-"""`streambatch check`: what a config would run, and how some of its real records score. Writes and keeps nothing."""
+"""`streambatch check`: print what a config would run, and the scores of some real records. Writes nothing."""
 
 import os
 import sys
@@ -36,7 +36,7 @@ from streambatch.scoring.transform import Transform
 def check_config(path: Path, overrides: Sequence[str], sample: int) -> int:
     """Print what would run, and the scores of `sample` records of each file source. Returns the exit code.
 
-    Raises StreambatchError for whatever would keep it from running.
+    Raises StreambatchError for an error that `run` would end with at its start.
     """
     config = load_config(path, overrides=overrides)
     _check_extras(config)
@@ -51,7 +51,7 @@ def check_config(path: Path, overrides: Sequence[str], sample: int) -> int:
 
 
 def describe(assembly: Assembly) -> Iterator[tuple[str, str]]:
-    """Yield what a config comes to, a line each: a word and what there is to say of it."""
+    """Yield a description of the pipeline as rows of a word and a text."""
     config = assembly.config
     yield "pipeline", f"{config.name}, config {config.digest[:12]}"
     for part in config.sources:
@@ -73,7 +73,7 @@ def describe(assembly: Assembly) -> Iterator[tuple[str, str]]:
 
 
 def notes(assembly: Assembly) -> Iterator[str]:
-    """Yield what needn't be wrong but is worth a look."""
+    """Yield notes on what may be a mistake, or may be intended."""
     if assembly.untried is not None:
         error = assembly.untried
         yield f"on records of zeros, steps and model fail with {type(error).__name__}: {error}"
@@ -81,12 +81,12 @@ def notes(assembly: Assembly) -> Iterator[str]:
     if isinstance(sink, FileSink) and sink.if_exists == "error" and (there := sink.existing()):
         yield f"{there[0]} is already there: run would stop; move it away or set sink.{sink.name}.if_exists"
     for key, path in _written(assembly.config):
-        if (folder := _closed(Path(path))) is not None:
+        if (folder := _unwritable_folder(Path(path))) is not None:
             yield f"{key}: {folder} can't be written to; run would wait until it can"
 
 
 def _check_extras(config: Config) -> None:
-    """Make what would watch a run, since only that needs its library. Raises ConfigError for each that isn't there."""
+    """Build what observes a run, which needs its extra only then. Raises ConfigError with every missing extra."""
     problems: list[ConfigProblem] = []
     try:
         drift_of(config, SystemClock())
@@ -102,15 +102,15 @@ def _check_extras(config: Config) -> None:
 
 
 def _written(config: Config) -> Iterator[tuple[str, str]]:
-    """Yield keys of the files that a run writes beside its state, with their paths."""
+    """Yield the files that a run writes outside its state folder: key and path."""
     if isinstance(config.sink.options, FileSink):
         yield f"sink.{config.sink.options.name}.path", config.sink.options.path
     if config.dead_letter.path is not None:
         yield "dead_letter.path", config.dead_letter.path
 
 
-def _closed(path: Path) -> Path | None:
-    """Return the folder that keeps a file from being made, if one does; folders that aren't there are made."""
+def _unwritable_folder(path: Path) -> Path | None:
+    """Return the folder that prevents a file from being created, or None. Missing folders are created by a run."""
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     return None if os.access(folder, os.W_OK | os.X_OK) else folder
 
@@ -147,7 +147,7 @@ async def _print_sample(assembly: Assembly, records: int) -> None:
 
 
 async def read_sample(source: FileSource, records: int, config: Config) -> list[Chunk]:
-    """Return the first `records` records that a source would read now, or all, if there are fewer."""
+    """Return the first records that a source would read now: `records` of them, or all if there are fewer."""
     taken = _Taken(records)
     with taken.scope:
         await replace(source, follow=False, read_from="beginning").run(taken)
@@ -155,7 +155,7 @@ async def read_sample(source: FileSource, records: int, config: Config) -> list[
 
 
 class _Taken:
-    """An intake that keeps the first records and then stops the source."""
+    """An intake that keeps the first records, then cancels the source."""
 
     def __init__(self, records: int) -> None:
         self.clock: Clock = SystemClock()

@@ -1,6 +1,6 @@
-"""`streambatch demo`: the real `streambatch run` as a process of its own, on a feed that is made while it runs.
+"""`streambatch demo`: the real `streambatch run` in a process of its own, on input that is made while it runs.
 
-Leaves nothing behind, neither process nor folder, however it ends; unless the folder is to be kept.
+However it ends, the process and the folder are gone afterwards; the folder stays with --keep.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ from streambatch.core.units import format_duration
 from streambatch.observe.logs import stderr_is_terminal
 
 RATE, WAVE, WAVE_SECONDS = 12_000, 0.8, 5.0
-"""The feed: records per second on average, by how much of that it swings, and in which time."""
+"""The input: records per second on average, the share by which that swings, and the period."""
 BURST, BURST_AT = 20_000, 0.6
-"""Records that come at once, and after which share of the time."""
+"""Records that come in one burst, and the share of the time after which they do."""
 BROKEN_EVERY = 5_000
 TICK_SECONDS = 0.05
 TICKS_PER_LINE = 40
-"""How often progress is told where it can't be shown: a line in so many ticks."""
+"""Ticks between two lines of progress where stderr is no terminal."""
 PATIENCE_SECONDS = 20.0
-"""How long the pipeline may take to start, to catch up, or to stop."""
+"""Time that the pipeline may take to start, to catch up, or to stop."""
 PORT = 9464
-"""Where the pipeline listens; where something else has that port, on any that is free."""
+"""Port of the pipeline; if it is taken, the system chooses another."""
 
 
 class DemoError(StreambatchError):
-    """The demo's pipeline did not run as it should. Says what its log said last."""
+    """The demo's pipeline failed. Holds the last lines of its log."""
 
 
 class PortTakenError(DemoError):
-    """Something else listens where the pipeline was to."""
+    """Another process listens on the pipeline's port."""
 
 
 def run_demo(seconds: float, *, keep: bool) -> int:
     """Feed a pipeline for `seconds`, show its progress and print a summary. Returns the exit code."""
-    with _ended_early() as ended:
+    with _collected_signals() as ended:
         folder = Path(tempfile.mkdtemp(prefix="streambatch-demo-"))
         try:
             _run(folder, seconds, ended)
@@ -101,7 +101,7 @@ def _leave(folder: Path, *, keep: bool) -> None:
 
 
 class Demo:
-    """A pipeline under way, and the feed that it follows."""
+    """A running pipeline, and the input that it follows."""
 
     def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
         self._process, self._log, self._url = process, folder / "run.log", ""
@@ -119,7 +119,7 @@ class Demo:
         return self._url
 
     def feed(self, feed: BinaryIO, seconds: float, show: Show, ended: list[int]) -> None:
-        """Append to the feed as a producer would, for so long or until ended early."""
+        """Append records to the input as a producer would, for some seconds or until a signal."""
         started, tick = time.monotonic(), 0
         while not ended and (elapsed := time.monotonic() - started) < seconds:
             count = due(elapsed, seconds) - self.fed
@@ -148,7 +148,7 @@ class Demo:
             self._give_up("end well")
 
     def figures(self) -> Figures:
-        """Ask the pipeline how it gets on."""
+        """Return the pipeline's current figures."""
         try:
             with urllib.request.urlopen(f"{self._url}/status", timeout=5) as answer:
                 status: dict[str, Any] = json.load(answer)
@@ -171,7 +171,7 @@ class Demo:
         while time.monotonic() < deadline and self._process.poll() is None:
             yield tick
             tick += 1
-            time.sleep(TICK_SECONDS)  # another process can only be asked again
+            time.sleep(TICK_SECONDS)  # another process can only be polled
         self._give_up(what)
 
     def _give_up(self, what: str) -> NoReturn:
@@ -187,13 +187,13 @@ class Demo:
             return False
 
     def _listens_at(self) -> str:
-        """Return the address that the log tells, empty before it does."""
+        """Return the address in the log, or an empty text before it is there."""
         found = re.search(r'"admin_listening","url":"([^"]+)"', self._log.read_text(errors="replace"))
         return found[1] if found else ""
 
 
 class Show:
-    """Shows a moment: on a terminal with a bar, elsewhere with a line now and then, both on stderr."""
+    """Shows progress on stderr: a bar on a terminal, else a line now and then."""
 
     def __init__(self, bar: ProgressBar | None) -> None:
         self._bar, self._rate = bar, Rate()
@@ -208,14 +208,14 @@ class Show:
 
 
 def due(elapsed: float, seconds: float) -> int:
-    """Return how many records the feed holds after `elapsed` of `seconds`: a rate that swings, and a burst."""
+    """Return the number of records fed after `elapsed` of `seconds`: a rate that swings, and a burst."""
     swing = WAVE * WAVE_SECONDS / (2 * pi) * (1 - cos(2 * pi * elapsed / WAVE_SECONDS))
     return round(RATE * (elapsed + swing)) + BURST * (elapsed >= BURST_AT * seconds)
 
 
 @contextmanager
 def _pipeline(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the pipeline, its log in run.log; the process is gone afterwards. A session of its own: Ctrl-C is ours."""
+    """Run the pipeline with its log in run.log, and kill the process at the end."""
     command = [sys.executable, "-m", "streambatch", "run", "pipeline.toml", "--report", "report.json"]
     command += ["--set", f"http.listen=127.0.0.1:{port}"]
     environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
@@ -227,7 +227,7 @@ def _pipeline(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
-            start_new_session=True,
+            start_new_session=True,  # or Ctrl-C on the terminal would stop it before the demo does
         )
     with process:
         try:
@@ -247,8 +247,8 @@ def _progress() -> Iterator[Show]:
 
 
 @contextmanager
-def _ended_early() -> Iterator[list[int]]:
-    """Turn the first signal to stop into an item of a list: the feed ends, the summary comes all the same."""
+def _collected_signals() -> Iterator[list[int]]:
+    """Collect signals in a list instead of being ended by them: the input ends early, and the summary still comes."""
     ended: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, lambda number, _: ended.append(number)) for number in numbers}

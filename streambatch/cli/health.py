@@ -1,4 +1,4 @@
-"""`streambatch health`: what a container's health check runs, where there is no curl and no shell."""
+"""`streambatch health`: a probe for health checks of containers without curl or a shell."""
 
 import http.client
 import sys
@@ -13,11 +13,12 @@ HEALTHY, UNHEALTHY = 0, 1
 
 
 def probe(url: str, *, is_ready_asked: bool) -> int:
-    """Ask a daemon whether it is alive, or whether it is ready, print its answer and return the exit code.
+    """Print a daemon's answer to /livez, or to /readyz, and return the exit code.
 
-    Raises ConfigError for what is no address.
+    Raises ConfigError for a wrong address.
     """
     page = f"{base_of(url)}/{'readyz' if is_ready_asked else 'livez'}"
+    # No proxy: it could answer in place of a daemon that is down.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(page, timeout=TIMEOUT_SECONDS) as answer:

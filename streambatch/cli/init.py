@@ -10,14 +10,14 @@ from streambatch.core.errors import ConfigError, ConfigProblem
 
 RECORDS = 1000
 BROKEN_EVERY = 400
-"""One ride in so many is broken, to show dead letters."""
+"""One ride in this many is broken, to show dead letters."""
 CONFIG, MODEL, INPUT = "pipeline.toml", "model.npz", "rides.jsonl"
 
 
 def write_starter(folder: Path) -> int:
-    """Write the files into `folder`, which is made if it isn't there. Returns the exit code.
+    """Write the files into `folder`, which is created if needed. Returns the exit code.
 
-    Raises ConfigError when one of them is there already, before any is written, or when they can't be written.
+    Raises ConfigError if one of them exists, before any is written, or if they can't be written.
     """
     _check_free(folder)
     try:

@@ -1,4 +1,4 @@
-"""How commands print what they found: as rows of a word and what there is to say of it, or as JSON."""
+"""Print the results of commands, as rows of a word and a text, or as JSON."""
 
 import json
 from collections.abc import Iterable
@@ -16,5 +16,5 @@ def print_rows(rows: Iterable[tuple[str, object]]) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print plain data, or what msgspec makes such of, as JSON of many lines."""
+    """Print a value that msgspec can encode as indented JSON."""
     print(json.dumps(msgspec.to_builtins(value), indent=2))

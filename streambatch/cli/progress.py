@@ -1,4 +1,4 @@
-"""Progress while a pipeline runs: records in, scored and dead, the rate, the latency, and how full the queue is."""
+"""A progress line for a running pipeline: records in, scored and dead, rate, latency, and the fill of the queue."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from streambatch.core.report import Snapshot
 
 RATE_SECONDS = 5.0
-"""Time over which the rate is taken: records count as scored once they are synced, many at a time."""
+"""Time that the rate covers. Records count as scored once they are synced, many at a time: less would show bursts."""
 
 
 class Figures(NamedTuple):
-    """What is shown of one moment. taken_at: monotonic seconds; fill: share of the queue in use; p99: seconds."""
+    """The figures of one moment. taken_at: monotonic seconds; fill: share of the queue in use; p99: seconds."""
 
     taken_at: float
     received: int
@@ -33,7 +33,7 @@ class Figures(NamedTuple):
         return self.scored + self.dead
 
     def describe(self, rate: float) -> str:
-        """Return counts, rate and latency in words. rate: records per second."""
+        """Return counts, rate and latency as text. rate: records per second."""
         return (
             f"{self.received:,} in  {self.scored:,} scored  {self.dead:,} dead  {rate:,.0f}/s  "
             f"p99 {format_duration(self.p99)}"
@@ -48,7 +48,7 @@ class Rate:
         self._settled: deque[tuple[float, int]] = deque()
 
     def at(self, figures: Figures) -> float:
-        """Add a newer moment and return the rate there."""
+        """Add the figures of a later moment and return the rate at it."""
         now, samples = figures.taken_at, self._settled
         samples.append((now, figures.settled))
         while samples[0][0] < now - self._seconds:
@@ -58,7 +58,7 @@ class Rate:
 
 
 class ProgressBar:
-    """A line at the bottom of the terminal on stderr; the bar is the queue. Log lines pass above it."""
+    """A line at the bottom of the terminal on stderr, whose bar is the queue. Log lines appear above it."""
 
     def __init__(self, pipeline: str, console: Console | None = None) -> None:
         self._bar = Progress(
@@ -82,18 +82,18 @@ class ProgressBar:
             self._bar.stop()
 
     def update(self, snapshot: Snapshot) -> None:
-        """Show a newer snapshot."""
+        """Show a later snapshot."""
         self.show(figures_of(snapshot))
 
     def show(self, figures: Figures) -> None:
-        """Show a newer moment."""
+        """Show the figures of a later moment."""
         counts = figures.describe(self._rate.at(figures))
-        with suppress(OSError):  # the terminal is gone: no reason to end what runs
+        with suppress(OSError):  # a closed terminal must not end the pipeline
             self._bar.update(self._task, completed=figures.fill, counts=counts, refresh=True)
 
 
 def figures_of(snapshot: Snapshot) -> Figures:
-    """Return what is shown of a snapshot."""
+    """Return the figures that are shown of a snapshot."""
     totals = snapshot.totals
     return Figures(
         taken_at=snapshot.taken_at,

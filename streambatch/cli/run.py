@@ -1,4 +1,4 @@
-"""`streambatch run`: the daemon, with a progress bar where somebody looks at stderr."""
+"""`streambatch run`: the daemon, with a progress bar if stderr is a terminal."""
 
 import sys
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from streambatch.observe.logs import Format, Level, LogOptions, stderr_is_termin
 def run_pipeline(config: Path, overrides: Sequence[str], report: Path | None, *, level: str, format: str) -> int:
     """Run a config and return the exit code. level, format: as in LogOptions.
 
-    Raises StreambatchError for what keeps it from starting.
+    Raises StreambatchError for an error at its start.
     """
     logs = LogOptions(_one_of("--log-level", level, get_args(Level)), _one_of("--log-format", format, get_args(Format)))
     return daemon.run(config, overrides=overrides, report=report, progress=_progress, logs=logs)

@@ -1,4 +1,4 @@
-"""`streambatch runs`: the runs that are kept, what each was made of, and whether one still comes to what it wrote."""
+"""`streambatch runs`: list the stored runs, show the manifest of one, or verify that it still gives the same output."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,11 +21,11 @@ from streambatch.ops.verify import Verification, verify_run
 AGREES, DIFFERS = 0, 1
 LATEST = "latest"
 SHOWN = 12
-"""Differences that are printed without --json."""
+"""Number of differences printed without --json."""
 
 
 def list_runs(path: Path, overrides: Sequence[str], *, is_json: bool) -> int:
-    """Print the runs that are kept, oldest first. Returns the exit code."""
+    """Print the stored runs, oldest first. Returns the exit code."""
     folder = load_config(path, overrides=overrides).state_dir
     runs: list[RunSummary] = []
     if (folder / FILE_NAME).exists():
@@ -44,7 +44,7 @@ def list_runs(path: Path, overrides: Sequence[str], *, is_json: bool) -> int:
 
 
 def show_run(path: Path, overrides: Sequence[str], run: str, *, is_json: bool) -> int:
-    """Print a run's manifest. Returns the exit code. Raises StateError for a run that isn't kept."""
+    """Print a run's manifest. Returns the exit code. Raises StateError for a run that is not stored."""
     with StateStore.read(load_config(path, overrides=overrides).state_dir) as store:
         manifest = store.manifest(named_run(store, run))
     if is_json:
@@ -55,19 +55,19 @@ def show_run(path: Path, overrides: Sequence[str], run: str, *, is_json: bool) -
 
 
 def verify(path: Path, overrides: Sequence[str], run: str, *, is_json: bool) -> int:
-    """Verify a run and print what came of it. Returns the exit code: 1 if something differs."""
+    """Verify a run and print the result. Returns the exit code: 1 if something differs."""
     config = load_config(path, overrides=overrides)
     with StateStore.read(config.state_dir) as store:
         result = anyio.run(verify_run, config, store, named_run(store, run))
     if is_json:
         print_json(result)
     else:
-        print_rows(_told(result))
+        print_rows(_verified(result))
     return AGREES if result.verdict == "agrees" else DIFFERS
 
 
 def named_run(store: StateReader, run: str) -> str:
-    """Return the id of a run that may be named `latest`. Raises StateError if there is none."""
+    """Return the id of a run, which may be given as `latest`. Raises StateError if there is no run."""
     if run != LATEST:
         return run
     runs = store.runs()
@@ -105,7 +105,7 @@ def _place(mark: Any) -> str:
     return f"segment {mark['segment']}, byte {mark['length']}"
 
 
-def _told(result: Verification) -> Iterator[tuple[str, str]]:
+def _verified(result: Verification) -> Iterator[tuple[str, str]]:
     counts = result.counts
     yield "run", result.run
     for name in ("same", "changed", "unknown", "gone"):

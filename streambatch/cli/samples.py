@@ -1,4 +1,4 @@
-"""Made-up input: taxi rides, and a linear model of their fares. The same for the same seed."""
+"""Made-up taxi rides, and a linear model of their fares, for `init` and `demo`. Equal seeds give equal rides."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def rides(rng: np.random.Generator, first: int, count: int, *, broken_every: int) -> bytes:
-    """Return lines of JSON, rides `first` to `first + count`; each whose number divides by `broken_every` is broken.
+    """Return `count` rides from number `first` on, as lines of JSON. Every `broken_every`th one is broken.
 
-    In turn one is cut off, one lacks a feature, and one has a text for a number.
+    In turn, a broken one is cut off, lacks a feature, or has a text for a number.
     """
     km = rng.gamma(2.8, 1.8, count).round(2)
     minutes = (km * 2.4 + rng.gamma(2.0, 1.2, count)).round(1)
@@ -36,7 +36,7 @@ def rides(rng: np.random.Generator, first: int, count: int, *, broken_every: int
 
 
 def write_model(path: Path) -> None:
-    """Write the model of the fares as `weights` and `bias`, for features that were standardized."""
+    """Write the model of the fares, as `weights` and `bias` for standardized features."""
     np.savez(path, weights=_FARE * _SCALE, bias=_BASE_FARE + _FARE @ _MEAN)
 
 

@@ -1,4 +1,4 @@
-"""`streambatch schema`: what a config may hold, for editors and other programs."""
+"""`streambatch schema`: the JSON Schema of the config, for editors and other programs."""
 
 import sys
 from typing import Any, get_args
@@ -12,13 +12,13 @@ from streambatch.core.errors import OptionError
 
 
 def print_schema() -> int:
-    """Print the JSON Schema of a config with the parts that are installed. Returns the exit code."""
+    """Print the JSON Schema of a config, installed plugins included. Returns the exit code."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(installed_schema()), indent=2).decode() + "\n")
     return 0
 
 
 def installed_schema() -> dict[str, Any]:
-    """Return the schema; a part that can't be imported is left out, and said so on stderr."""
+    """Return the schema. A part that can't be imported is left out, with a note on stderr."""
     return config_schema({group: _parts(group) for group in get_args(Group)})
 
 

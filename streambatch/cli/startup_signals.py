@@ -1,4 +1,4 @@
-"""Signals to stop that come before a pipeline runs, while what it takes is imported and loaded."""
+"""Handle SIGTERM and SIGINT before a pipeline runs, while its modules are imported and its model is loaded."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from streambatch.core.errors import first_cause
 
 
 class _Stopped(KeyboardInterrupt):
-    """As such it passes through code that turns what parts raise into errors."""
+    """Raised by the signal. A KeyboardInterrupt passes through code that turns the exceptions of parts into errors."""
 
 
 @contextmanager
-def stopping_cleanly() -> Iterator[None]:
-    """Exit with 0 on SIGTERM and SIGINT: nothing was received yet. A pipeline that runs heeds them in its own way."""
+def exiting_on_signals() -> Iterator[None]:
+    """Exit with 0 on SIGTERM and SIGINT: nothing was received yet. A running pipeline installs handlers of its own."""
     before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield

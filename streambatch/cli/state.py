@@ -1,4 +1,4 @@
-"""`streambatch state`: how far each source has come and what is stored with it, and forgetting that on purpose."""
+"""`streambatch state`: show how far each source was read, or forget it on purpose."""
 
 import shutil
 import sys
@@ -23,13 +23,13 @@ from streambatch.spool.source import FOLDER as SPOOLS
 from streambatch.storage.folder import StateFolder, held_by
 
 NOTES_SHOWN = 60
-"""Characters of a partition's notes that are shown without --json."""
+"""Characters of a partition's notes printed without --json."""
 
 
 def show_state(path: Path, overrides: Sequence[str], *, is_json: bool) -> int:
-    """Print what the last checkpoint left; a pipeline that runs goes on meanwhile. Returns the exit code.
+    """Print the last checkpoint. A pipeline may run meanwhile. Returns the exit code.
 
-    Raises StreambatchError for a config or a state that can't be read.
+    Raises StreambatchError for a config or state that can't be read.
     """
     config = load_config(path, overrides=overrides)
     folder = config.state_dir
@@ -51,7 +51,7 @@ def show_state(path: Path, overrides: Sequence[str], *, is_json: bool) -> int:
 
 
 def reset_state(path: Path, overrides: Sequence[str], source: str | None, *, is_sure: bool) -> int:
-    """Forget how far one source, or everything, has come. Returns the exit code.
+    """Forget the state of one source, or of all sources and outputs. Returns the exit code.
 
     Raises HeldError while a pipeline runs, StateError for a source without state.
     """
@@ -76,7 +76,7 @@ def reset_state(path: Path, overrides: Sequence[str], source: str | None, *, is_
 
 
 def _check_known(store: StateStore, source: str | None) -> None:
-    """Say that there is no such source before asking whether to forget it."""
+    """Raise StateError for a source without state, before the question whether to forget it."""
     known = _sources_of(store.load())
     if source is not None and source not in known:
         raise StateError(store.path, f"found no source {source}; those with state: {', '.join(known) or 'none'}")
@@ -94,7 +94,7 @@ def _what(source: str | None) -> str:
 
 
 def _described(config: Config, state: State, last: RunSummary | None, holder: str | None) -> Iterator[tuple[str, str]]:
-    """Yield the state, a line each: a word and what there is to say of it."""
+    """Yield the state as rows of a word and a text."""
     yield "state", f"{config.state_dir}{f', held by process {holder}' if holder else ''}"
     yield "checkpoint", rfc3339(state.checkpointed_at) if state.checkpointed_at is not None else "none yet"
     if last is not None:
@@ -144,7 +144,7 @@ def _as_data(folder: Path, state: State, last: RunSummary | None, holder: str | 
 
 
 def run_data(run: RunSummary) -> dict[str, Any]:
-    """Return a run in short, as JSON shows it."""
+    """Return a summary of a run, for JSON."""
     return {
         "run": run.run,
         "started": rfc3339(run.started),

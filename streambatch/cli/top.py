@@ -1,6 +1,6 @@
-"""`streambatch top`: what daemons are doing, on a terminal, once a second; or once, as text or JSON.
+"""`streambatch top`: show what daemons are doing, on a terminal once a second, or once as text or JSON.
 
-The terminal is left as it was found, however it ends.
+The terminal is restored however the command ends.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ DONE, UNREACHED = 0, 1
 
 
 def watch_daemons(urls: Sequence[str], *, token: str | None, once: bool, as_json: bool) -> int:
-    """Show daemons until told to quit; or once, and return UNREACHED if one of them can't be reached.
+    """Show daemons until q or a signal; or once, and return UNREACHED if one of them can't be reached.
 
-    Raises ConfigError for what is no address.
+    Raises ConfigError for a wrong address.
     """
     watchers = [Watcher(url, token) for url in urls or [DEFAULT_URL]]
     console = Console()
@@ -44,10 +44,10 @@ def watch_daemons(urls: Sequence[str], *, token: str | None, once: bool, as_json
 
 
 def _print_once(watchers: Sequence[Watcher], console: Console, *, as_json: bool) -> int:
-    """Look twice, a second apart: rates are differences."""
+    """Fetch two statuses, a second apart, since rates are differences; print the views."""
     _look(watchers)
     if any(watcher.view()["is_up"] for watcher in watchers):
-        time.sleep(REFRESH_SECONDS)  # what the daemons do meanwhile is what is shown
+        time.sleep(REFRESH_SECONDS)  # the rates of this second are shown
         _look(watchers)
     views = [watcher.view() for watcher in watchers]
     if as_json:
@@ -76,9 +76,9 @@ def _show(watchers: Sequence[Watcher], console: Console) -> None:
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Any]:
-    """Give a function that waits for a key so many seconds and returns it, or nothing."""
+    """Yield a function that waits for a key for some seconds and returns it, or an empty text."""
     if not sys.stdin.isatty():
-        yield time.sleep  # nobody can press a key: only the time between two pictures passes
+        yield time.sleep  # without a keyboard, only wait
         return
     import termios
     import tty
@@ -98,7 +98,7 @@ def _keys() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _terminated_gently() -> Iterator[None]:
-    """Let SIGTERM end it as Ctrl-C does."""
+    """Make SIGTERM end the command as Ctrl-C does, so that the terminal is restored."""
 
     def end(*_: object) -> None:
         raise KeyboardInterrupt

@@ -1,6 +1,6 @@
-"""Asks daemons for their status, each on a thread of its own, so that one that hangs holds up no other.
+"""Fetch the status of daemons, each on a thread of its own, so that one that hangs doesn't delay the others.
 
-A token goes to the address that was given and nowhere else: redirects are not followed, proxies not used.
+A token is sent to the given address only: redirects are not followed and proxies are not used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STATUS_BYTES_MAX = 8 << 20
 
 
 class UnreachableError(StreambatchError):
-    """A daemon's status can't be had. Says why and, where there is something to do, what."""
+    """A daemon's status can't be fetched. Names the reason and, if there is one, the remedy."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -54,37 +54,37 @@ def fetch(base: str, token: str | None) -> dict[str, Any]:
 
 
 class Watcher:
-    """One daemon as it is watched; `look` once, or `start` to look every `seconds` for as long as the process lives."""
+    """The view of one daemon. Call `look` once, or `start` to look every few seconds until the process ends."""
 
     def __init__(self, url: str, token: str | None) -> None:
         self.url, self._token = base_of(url), token
-        self._live, self._lock = LiveView(), threading.Lock()
+        self._live_view, self._lock = LiveView(), threading.Lock()
 
     def look(self) -> None:
-        """Ask once."""
+        """Fetch one status, and add it to the view."""
         try:
             status = fetch(self.url, self._token)
         except UnreachableError as error:
             with self._lock:
-                self._live.lost(str(error), time.time())
+                self._live_view.lost(str(error), time.time())
             return
         with self._lock:
-            self._live.update(status, time.time())
+            self._live_view.update(status, time.time())
 
     def start(self, seconds: float) -> None:
-        """Ask every so many seconds, on a thread."""
+        """Look every `seconds`, on a thread."""
         threading.Thread(target=self._keep_looking, args=(seconds,), name=f"watch {self.url}", daemon=True).start()
 
     def view(self) -> View:
-        """Return what is known, with the daemon's `url`; see ops/live_view.py."""
+        """Return the view, with the daemon's `url`; see ops/live_view.py."""
         with self._lock:
-            return {"url": self.url, **self._live.view()}
+            return {"url": self.url, **self._live_view.view()}
 
     def _keep_looking(self, seconds: float) -> None:
         while True:
             due = time.monotonic() + seconds
             self.look()
-            time.sleep(max(0.0, due - time.monotonic()))  # a thread that ends with the process
+            time.sleep(max(0.0, due - time.monotonic()))  # nothing wakes this thread: it ends with the process
 
 
 def _refusal(code: int) -> str:

@@ -1,7 +1,7 @@
-"""Draws views of daemons (see ops/live_view.py) for a terminal of any width. Nothing here asks or waits.
+"""Draw views of daemons (see ops/live_view.py) for a terminal of any width. No IO and no waiting.
 
-Colours mean something: green is well, yellow wants a look, red is wrong; the rest is plain. What a daemon says is shown
-as text, control characters taken out.
+Green means well, yellow means worth a look, red means wrong; everything else has no colour. Texts from a daemon are
+shown without control characters.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from streambatch.core.units import format_duration, format_size
 from streambatch.ops.live_view import View
 
 BARS = "▁▂▃▄▅▆▇"
-"""None fills its line: the histories of two lines would run into one another."""
+"""None is of full height, which would touch the line above."""
 HALF_FULL, FULL = 0.5, 0.9
-"""From where a fill is yellow, and red."""
+"""The fills from which a figure is yellow, and red."""
 _STATES = {"running": "green", "starting": "yellow", "draining": "yellow", "stopped": "red", "failed": "red"}
 _PART_MIN = 0.01
 _NAME_WIDTH, _FIGURES_WIDTH = 9, 42
 
 
 def draw(views: Sequence[View], width: int, height: int | None) -> RenderableType:
-    """Return what to show in a terminal of this width and height: one daemon in full, several in a table."""
+    """Return the picture for a terminal of this size: one daemon in detail, several in a table."""
     if len(views) == 1:
         shown: RenderableType = _panel(views[0], width, height)
     else:
@@ -37,7 +37,7 @@ def draw(views: Sequence[View], width: int, height: int | None) -> RenderableTyp
 
 
 def sparkline(values: Sequence[float | None], width: int, top: float | None = None) -> str:
-    """Return the last `width` values as bars from 0 to `top`, or to the largest; nothing known is a space."""
+    """Return the last `width` values as bars from 0 to `top`, or to the largest value. None is a space."""
     shown = values[-width:] if width > 0 else []
     largest = top or max((value for value in shown if value is not None), default=0.0)
     return "".join(" " if value is None else _bar(value, largest) for value in shown).rjust(max(0, width))
@@ -63,7 +63,7 @@ def _panel(view: View, width: int, height: int | None) -> RenderableType:
 
 
 def _fitting(lines: list[Text], width: int, height: int) -> list[Text]:
-    """Return as many lines as have room, counting those that are wrapped."""
+    """Return the lines that fit, counting how many rows each takes when wrapped."""
     room, kept = height, []
     for line in lines:
         room -= max(1, -(-line.cell_len // width))
@@ -119,7 +119,7 @@ def _row(
 
 
 def _named(name: str) -> Text:
-    """Begin a line with what it is about."""
+    """Return the beginning of a line: its name."""
     return Text.assemble((f"{name:<{_NAME_WIDTH}}", "dim"))
 
 
@@ -229,7 +229,7 @@ def _cells(view: View, bars: int) -> list[Text]:
 
 
 def _notes(views: Sequence[View]) -> Iterator[Text]:
-    """Yield what a table has no room for: who is down, who isn't ready, what to turn."""
+    """Yield the notes that a table has no room for: errors, reasons for not being ready, knobs to turn."""
     yield Text()
     for view in views:
         name = _plain(view["pipeline"] or view["url"])

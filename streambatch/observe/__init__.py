@@ -1,4 +1,4 @@
-"""Turns what a pipeline tells its observer into Prometheus metrics; the pipeline itself knows nothing of them."""
+"""Metrics, logs, traces and drift, made from the events and snapshots of a pipeline, which knows none of them."""
 
 from streambatch.observe.catalogue import CATALOGUE, Metric
 from streambatch.observe.collector import Metrics, Observed, sample_loop_lag

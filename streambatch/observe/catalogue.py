@@ -1,7 +1,8 @@
-"""Every metric that is served, in one table, and the values its labels can take.
+"""The table of all metrics, and the values that their labels can take.
 
-Names and labels are a promise: docs, dashboards and alerts are checked against this table. Label values are names from
-the config or come from the enumerations here, at most ten for a label (of the reasons to die: for a stage).
+Names and labels are a promise to users: docs, dashboards and alerts are checked against this table. Label values are
+names from the config, or come from the enumerations here. A label has at most ten values (`reason`: for each stage), so
+that the number of series is bounded.
 """
 
 from __future__ import annotations
@@ -46,13 +47,13 @@ DEAD_LETTERS: tuple[tuple[Stage, Reason], ...] = (
     ("score", "non_finite_score"),
     ("sink", "sink_refused"),
 )
-"""At which stage a record can die of what."""
+"""Stages and reasons of dead letters."""
 DROPPED = (("queue_full", "false"), ("filtered", "true"), ("corrupt", "false"))
-"""Why a record is dropped, and whether somebody wanted just that record gone."""
+"""Reasons to drop a record, and whether the config asks to drop that very record."""
 
 
 class Metric(NamedTuple):
-    """A metric as it is promised: its name, kind, labels in order, unit of its values, and what it says."""
+    """A metric: name, kind, labels in order, unit of its values, and help text."""
 
     name: str
     kind: Kind
@@ -71,12 +72,12 @@ class Metric(NamedTuple):
 
 
 def _each(kind: Kind, name: str, labels: str, unit: str, help: str) -> Metric:
-    """A metric of each pipeline."""
+    """Return a metric that every pipeline has."""
     return _once(kind, name, f"pipeline {labels}", unit, help)
 
 
 def _once(kind: Kind, name: str, labels: str, unit: str, help: str) -> Metric:
-    """A metric of the process."""
+    """Return a metric that the process has once."""
     return Metric(PREFIX + name, kind, tuple(labels.split()), unit, help)
 
 

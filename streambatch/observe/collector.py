@@ -1,6 +1,6 @@
-"""Serves the metrics of a process on a registry that is passed in, so that two registries never collide.
+"""Serve the metrics of a process on a registry that is passed in, so that two registries never collide.
 
-Record counts come from one snapshot per pipeline and scrape: the account of every scrape balances.
+All record counts of a scrape come from one snapshot of each pipeline, so that they balance in every scrape.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from streambatch.observe.catalogue import (
     Family,
 )
 from streambatch.observe.drift import Drift
-from streambatch.observe.observer import MetricsObserver, Tally
+from streambatch.observe.observer import MetricsObserver, SourceCounts
 from streambatch.observe.tracing import Tracing
 from streambatch.version import __version__
 
@@ -70,9 +70,9 @@ class Observed(Protocol):
 
 
 class Metrics(Collector):
-    """The metrics of one process: its own, and those of the pipelines attached.
+    """The metrics of one process and of its attached pipelines. A registry takes one of these.
 
-    A scrape takes a snapshot of every pipeline: `collect` belongs on their event loop. A registry takes one Metrics.
+    `collect` takes a snapshot of every pipeline, so it must be called on their event loop.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Metrics(Collector):
         log_messages: Mapping[str, int] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """log_messages: lines logged so far by level; it goes on counting."""
+        """log_messages: lines logged by level, a mapping that goes on counting."""
         self._revision, self._config_digest = revision, config_digest
         self._clock: Clock = clock or SystemClock()
         self._attached: dict[str, _Attached] = {}
@@ -103,19 +103,18 @@ class Metrics(Collector):
         drift: Drift | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        """Serve a pipeline and what its observer counts, in place of an earlier pipeline of the same name."""
+        """Serve the metrics of a pipeline and its observer, in place of an earlier pipeline of the same name."""
         self._attached[pipeline.name] = _Attached(
             pipeline, observer, model_format, model_digest, self._clock.wall(), drift, tracing
         )
 
     def config_reloaded(self, *, ok: bool, digest: str | None) -> None:
-        """Count a reload. digest: of the config that is now in use."""
+        """Count a reload. digest: that of the config now in use."""
         self._config_reloads[OUTCOMES[not ok]] += 1
         self._config_digest = digest
 
     def model_reloaded(self, pipeline: str, *, ok: bool, model_format: str, model_digest: str = "") -> None:
-        """Count a model that was loaded in place of a pipeline's, or failed to be. Format and digest: of the one in
-        use."""
+        """Count a model that replaced a pipeline's, or failed to. Format and digest are those of the model in use."""
         attached = self._attached[pipeline]
         attached.model_reloads[OUTCOMES[not ok]] += 1
         if ok:
@@ -123,11 +122,11 @@ class Metrics(Collector):
             attached.since_wall = self._clock.wall()
 
     def loop_lagged(self, seconds: float) -> None:
-        """Count one sample of how late the event loop was."""
+        """Add one sample of the event loop's lag."""
         self._loop_lag.add_one(seconds)
 
     def describe(self) -> list[Family]:
-        """Return the families without samples, by which a registry refuses a second Metrics."""
+        """Return the families without samples: from their names a registry sees that it has one Metrics already."""
         return [metric.family() for metric in CATALOGUE]
 
     def collect(self) -> list[Family]:
@@ -152,7 +151,7 @@ class Metrics(Collector):
 
 
 async def sample_loop_lag(metrics: Metrics, clock: Clock) -> None:
-    """Sample how late the event loop is, until cancelled."""
+    """Sample the event loop's lag until cancelled."""
     while True:
         due = clock.monotonic() + LAG_SECONDS
         await anyio.sleep(LAG_SECONDS)
@@ -161,6 +160,8 @@ async def sample_loop_lag(metrics: Metrics, clock: Clock) -> None:
 
 @dataclass
 class _Attached:
+    """A pipeline with what is served of it."""
+
     pipeline: Observed
     observer: MetricsObserver
     model_format: str
@@ -172,7 +173,7 @@ class _Attached:
 
 
 class _Samples:
-    """Puts samples into families; `labels` come first in all of them."""
+    """Adds samples to families, all with `labels` first."""
 
     def __init__(self, families: Mapping[str, Any], *labels: str) -> None:
         self._families, self._labels = families, labels
@@ -188,10 +189,10 @@ class _Samples:
         series: int = 0,
         exemplars: Mapping[int, Exemplar] | None = None,
     ) -> None:
-        """exemplars: by the place of their bucket; the plain text format leaves them out."""
+        """exemplars: by the index of their bucket. Prometheus' plain text format has none."""
         counts, total = buckets.sampled(series)
-        told = [(*count, exemplars.get(at)) for at, count in enumerate(counts)] if exemplars else counts
-        self._families[PREFIX + name].add_metric((*self._labels, *labels), told, total)
+        shown = [(*count, exemplars.get(at)) for at, count in enumerate(counts)] if exemplars else counts
+        self._families[PREFIX + name].add_metric((*self._labels, *labels), shown, total)
 
 
 def _put_pipeline(families: Mapping[str, Family], attached: _Attached, clock: Clock) -> Snapshot:
@@ -234,7 +235,7 @@ def _put_accounts(samples: _Samples, snapshot: Snapshot) -> None:
     samples.put("records_imbalance", snapshot.totals.imbalance)
 
 
-def _put_source(samples: _Samples, source: str, tally: Tally, snapshot: Snapshot, wall_ahead: float) -> None:
+def _put_source(samples: _Samples, source: str, tally: SourceCounts, snapshot: Snapshot, wall_ahead: float) -> None:
     samples.put("source_received_bytes_total", tally.size, source)
     under_way = snapshot.waiting_seconds.get(source, 0.0)
     samples.put("source_blocked_seconds_total", tally.blocked_seconds + under_way, source)
@@ -318,12 +319,13 @@ def _put_drift(samples: _Samples, drift: Drift) -> None:
 
 
 def _put_batches(samples: _Samples, batches: BatchLog, tracing: Tracing | None) -> None:
-    for parts, buckets in ((OF_CHUNK, batches.of_chunks), (OF_BATCH, batches.of_batches)):
+    histograms = batches.histograms
+    for parts, buckets in ((OF_CHUNK, histograms.of_chunks), (OF_BATCH, histograms.of_batches)):
         for at, (name, label) in enumerate(parts):
             samples.put_buckets(name, buckets, label, series=at)
     exemplars = tracing.exemplars if tracing is not None else None
-    samples.put_buckets("end_to_end_latency_seconds", batches.end_to_end, exemplars=exemplars)
-    samples.put_buckets("ack_latency_seconds", batches.acks)
-    samples.put_buckets("batch_records", batches.records)
-    samples.put_buckets("batch_bytes", batches.sizes)
-    samples.put_buckets("batch_fill_seconds", batches.fill)
+    samples.put_buckets("end_to_end_latency_seconds", histograms.end_to_end, exemplars=exemplars)
+    samples.put_buckets("ack_latency_seconds", histograms.acks)
+    samples.put_buckets("batch_records", histograms.records)
+    samples.put_buckets("batch_bytes", histograms.sizes)
+    samples.put_buckets("batch_fill_seconds", histograms.fill)

@@ -1,7 +1,7 @@
-"""What the daemon says on stderr: one event and its fields a line, as JSON, or as text for a terminal.
+"""Log to stderr: one event with its fields a line, as JSON, or as text for a terminal.
 
-What can happen at any rate is said a few times and then summed up, so that a flood of bad records never becomes a
-flood of lines. What looks like a secret is not said. Nothing here writes to stdout.
+Events that can come at any rate are logged a few times and then summed up, so that a flood of bad records never becomes
+a flood of lines. Values that look like secrets are redacted. Nothing here writes to stdout.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from streambatch.core.outcomes import Outcome, Reject, Stage
 
 LINES_MAX = 5
-"""Lines of one kind within EVERY_SECONDS; what is beyond is counted in the next line."""
+"""Lines of one kind within EVERY_SECONDS; further events are counted in the next line."""
 EVERY_SECONDS = 10.0
 KINDS_MAX = 1000
-"""Kinds of lines that are counted apart: a library may say something new each time."""
+"""Kinds of lines that are counted apart; bounded, since a library may log a new text each time."""
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "json", "text"]
@@ -41,35 +41,35 @@ _LEVELS = {logging.WARNING: "warning", logging.ERROR: "error", logging.CRITICAL:
 
 @dataclass(frozen=True)
 class LogOptions:
-    """level: what is said at least. format: `auto` is text for a terminal and JSON for all else."""
+    """level: the lowest one that is logged. format: `auto` is text for a terminal and JSON otherwise."""
 
     level: Level = "info"
     format: Format = "auto"
 
 
 class RateLimit:
-    """Says which of many like events to tell of, and how many went untold. Pure."""
+    """Decides which of many like events to log, and counts the others. Pure."""
 
     def __init__(self, lines: int = LINES_MAX, every_seconds: float = EVERY_SECONDS) -> None:
         self._lines, self._every = lines, every_seconds
         self._windows: dict[Hashable, tuple[float, int, int]] = {}
 
     def admit(self, key: Hashable, now: float, count: int = 1) -> int | None:
-        """Return the events of this key since the last that passed, this one included; None when it is not to pass."""
-        started, told, untold = self._windows.get(key, (now, 0, 0))
+        """Return the events of this key since the last logged one, with this one; None if it is not to be logged."""
+        started, logged, held_back = self._windows.get(key, (now, 0, 0))
         if now - started >= self._every:
-            started, told = now, 0
+            started, logged = now, 0
         if key not in self._windows and len(self._windows) >= KINDS_MAX:
             del self._windows[next(iter(self._windows))]
-        if told < self._lines:
-            self._windows[key] = (started, told + 1, 0)
-            return untold + count
-        self._windows[key] = (started, told, untold + count)
+        if logged < self._lines:
+            self._windows[key] = (started, logged + 1, 0)
+            return held_back + count
+        self._windows[key] = (started, logged, held_back + count)
         return None
 
 
 class LogObserver(Observer):
-    """Tells the log what happens in a pipeline."""
+    """Logs the events of a pipeline."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -81,22 +81,22 @@ class LogObserver(Observer):
         self._log.info("state_changed", state=state)
 
     def connection_rejected(self, source: str, reason: RejectedConnection) -> None:
-        self._tell("connection_rejected", (source, reason), 1, "connections", source=source, reason=reason)
+        self._log_limited("connection_rejected", (source, reason), 1, "connections", source=source, reason=reason)
 
     def records_refused(self, source: str, records: int, reason: Refusal) -> None:
-        self._tell("records_refused", (source, reason), records, "records", source=source, reason=reason)
+        self._log_limited("records_refused", (source, reason), records, "records", source=source, reason=reason)
 
     def records_recovered(self, source: str, records: int) -> None:
-        self._tell("records_recovered", source, records, "records", level="info", source=source)
+        self._log_limited("records_recovered", source, records, "records", level="info", source=source)
 
     def datagrams_dropped(self, source: str, count: int) -> None:
-        self._tell("datagrams_dropped", source, count, "datagrams", source=source)
+        self._log_limited("datagrams_dropped", source, count, "datagrams", source=source)
 
     def source_failed(self, source: str, error: BaseException) -> None:
-        self._tell("source_failed", source, 1, "times", source=source, error=str(error))
+        self._log_limited("source_failed", source, 1, "times", source=source, error=str(error))
 
     def source_recovered(self, source: str) -> None:
-        self._tell("source_recovered", source, 1, "times", level="info", source=source)
+        self._log_limited("source_recovered", source, 1, "times", level="info", source=source)
 
     def file_changed(self, source: str, path: str, event: FileEvent) -> None:
         count = self._limit.admit(("file", source, event), self._clock.monotonic())
@@ -112,7 +112,7 @@ class LogObserver(Observer):
             counts[reject.stage, reject.reason] += 1
             examples.setdefault((reject.stage, reject.reason), reject)
         for (stage, reason), reject in examples.items():
-            self._tell(
+            self._log_limited(
                 "dead_letters",
                 (stage, reason),
                 counts[stage, reason],
@@ -126,33 +126,33 @@ class LogObserver(Observer):
             )
 
     def sink_failed(self, sink: str, error: BaseException) -> None:
-        self._tell("sink_failed", sink, 1, "times", sink=sink, error=str(error))
+        self._log_limited("sink_failed", sink, 1, "times", sink=sink, error=str(error))
 
     def sink_retried(self, sink: str) -> None:
-        self._tell("sink_retried", sink, 1, "times", level="debug", sink=sink)
+        self._log_limited("sink_retried", sink, 1, "times", level="debug", sink=sink)
 
     def sink_recovered(self, sink: str) -> None:
-        self._tell("sink_recovered", sink, 1, "times", level="info", sink=sink)
+        self._log_limited("sink_recovered", sink, 1, "times", level="info", sink=sink)
 
     def synced(self, seconds: float, *, ok: bool) -> None:
         if not ok:
-            self._tell("sync_failed", None, 1, "times", seconds=round(seconds, 3))
+            self._log_limited("sync_failed", None, 1, "times", seconds=round(seconds, 3))
         elif self._is_unsynced:
-            self._tell("sync_recovered", None, 1, "times", level="info", seconds=round(seconds, 3))
+            self._log_limited("sync_recovered", None, 1, "times", level="info", seconds=round(seconds, 3))
         self._is_unsynced = not ok
 
-    def _tell(
+    def _log_limited(
         self, event: str, key: Hashable, count: int, unit: str, *, level: Level = "warning", **fields: Any
     ) -> None:
-        told = self._limit.admit((event, key), self._clock.monotonic(), count)
-        if told is not None:
-            getattr(self._log, level)(event, **{unit: told}, **fields)
+        total = self._limit.admit((event, key), self._clock.monotonic(), count)
+        if total is not None:
+            getattr(self._log, level)(event, **{unit: total}, **fields)
 
 
 def configure_logs(*, is_terminal: bool, options: LogOptions | None = None) -> Mapping[str, int]:
     """Send structlog's and the standard library's messages to stderr: text for a terminal, else lines of JSON.
 
-    Returns how many were said, by level; it goes on counting.
+    Returns the number of lines logged by level, a mapping that goes on counting.
     """
     options = options or LogOptions()
     is_text = is_terminal if options.format == "auto" else options.format == "text"
@@ -178,7 +178,7 @@ def configure_logs(*, is_terminal: bool, options: LogOptions | None = None) -> M
 
 
 def stderr_is_terminal() -> bool:
-    """Tell whether somebody looks at stderr; it is None in a process that was started without one."""
+    """Whether stderr is a terminal. It is None in a process that was started without one."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
@@ -189,7 +189,7 @@ def _console_renderer(*, has_colors: bool) -> Any:
 
 
 class _Counting:
-    """Counts what passes, by level."""
+    """Counts log lines by level."""
 
     def __init__(self) -> None:
         self.messages: Counter[str] = Counter()
@@ -206,7 +206,7 @@ def _without_secrets(logger: Any, method: str, event: MutableMapping[str, Any]) 
 
 
 def _redacted(value: Any) -> Any:
-    """Return a value of plain data without secrets, in texts that can be written; what is none is said as its text."""
+    """Return a value as plain data without secrets and with encodable texts; other objects become their text."""
     if isinstance(value, str):
         return redacted(encodable(value))
     if isinstance(value, Mapping):
@@ -217,7 +217,7 @@ def _redacted(value: Any) -> Any:
 
 
 def _without_controls(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Keep what a record or a client holds from steering the terminal."""
+    """Escape control characters, which a record or a client could steer the terminal with."""
     for key, value in event.items():
         if isinstance(value, str) and key != "exception":
             event[key] = value.translate(_CONTROLS)
@@ -230,13 +230,13 @@ def _as_json(event: dict[str, Any], **_: Any) -> str:
 
 
 class _Stderr:
-    """Writes lines to whatever `sys.stderr` is at the moment: a progress bar puts itself in its place."""
+    """Writes lines to the current `sys.stderr`, which a progress bar replaces while it is shown."""
 
     def __init__(self, *_: Any) -> None:
         return
 
     def msg(self, line: str) -> None:
-        if sys.stderr is None:  # print would then turn to stdout
+        if sys.stderr is None:  # print would write to stdout
             return
         with contextlib.suppress(OSError):
             print(line, file=sys.stderr, flush=True)
@@ -245,18 +245,18 @@ class _Stderr:
 
 
 class _Forward(logging.Handler):
-    """Passes what libraries log on to structlog. A record may name its `event`, with `fields`."""
+    """Passes log records of libraries on to structlog. A record may have attributes `event` and `fields`."""
 
     def __init__(self) -> None:
         super().__init__()
         self._limit, self._clock = RateLimit(), SystemClock()
 
     def emit(self, record: logging.LogRecord) -> None:
-        told = self._limit.admit((record.name, str(record.msg)), self._clock.monotonic())
-        if told is None:
+        count = self._limit.admit((record.name, str(record.msg)), self._clock.monotonic())
+        if count is None:
             return
         level = _LEVELS.get(record.levelno, "info")
-        fields = {**getattr(record, "fields", {}), **_beyond_one(told, "times")}
+        fields = {**getattr(record, "fields", {}), **_beyond_one(count, "times")}
         event = getattr(record, "event", None) or record.getMessage()
         getattr(structlog.get_logger(), level)(event, **fields, logger=record.name, exc_info=record.exc_info or None)
 

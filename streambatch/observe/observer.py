@@ -1,4 +1,4 @@
-"""Counts what a pipeline tells its observer, for a Metrics to serve."""
+"""Count the events of a pipeline, for Metrics to serve."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from streambatch.observe.batch_log import BatchLog, Buckets
 from streambatch.observe.catalogue import SECONDS, ErrorType
 
 
-class Tally:
-    """What events say of one source."""
+class SourceCounts:
+    """Counts from the events of one source."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -25,10 +25,10 @@ class Tally:
 
 
 class MetricsObserver(Observer):
-    """Counts the events of one pipeline; attach both to a Metrics."""
+    """Counts the events of one pipeline. Attach it to Metrics together with its pipeline."""
 
     def __init__(self) -> None:
-        self.sources: defaultdict[str, Tally] = defaultdict(Tally)
+        self.sources: defaultdict[str, SourceCounts] = defaultdict(SourceCounts)
         self.batches = BatchLog()
         self.rejected: Counter[str] = Counter()
         self.filtered = 0
@@ -38,9 +38,9 @@ class MetricsObserver(Observer):
         self.checkpoint_duration = Buckets(SECONDS)
 
     def records_received(self, source: str, records: int, size: int, at: float) -> None:
-        tally = self.sources[source]
-        tally.size += size
-        tally.last_at = at
+        counts = self.sources[source]
+        counts.size += size
+        counts.last_at = at
 
     def source_blocked(self, source: str, seconds: float) -> None:
         self.sources[source].blocked_seconds += seconds
@@ -88,7 +88,7 @@ _ERRNO_TYPES: dict[int | None, ErrorType] = {
 
 
 def _error_type(error: BaseException) -> ErrorType:
-    """Return what kind of error lies beneath a sink's."""
+    """Return the kind of the error that caused a sink's error."""
     while error.__cause__ is not None and not isinstance(error, OSError):
         error = error.__cause__
     if isinstance(error, TimeoutError):

@@ -1,6 +1,6 @@
-"""Spans as OpenTelemetry has them, and how they get to a collector: the only module that imports its libraries.
+"""Make OpenTelemetry spans and send them to a collector. The only module that imports its libraries.
 
-A thread of the library sends them. An outage of the collector is logged once, not for each try.
+A thread of the library sends the spans. An outage of the collector is logged once, not for each attempt.
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ from opentelemetry.trace import set_span_in_context
 from streambatch.version import __version__
 
 _SDK_LOG, _EXPORTER_LOG = logging.getLogger("opentelemetry.sdk"), logging.getLogger("opentelemetry.exporter")
-_EXPORTER_LOG.addHandler(logging.NullHandler())  # for what is said when nobody listens any more
+_EXPORTER_LOG.addHandler(
+    logging.NullHandler()
+)  # or Python prints what the library logs after the exporter was shut down
 LAST_SECONDS = 0.5
-"""How long the sending thread may take to notice that it is too late."""
+"""Time that the sending thread may take to notice that it was shut down."""
 
 
 class Spans:
-    """Makes the spans of batches and has them sent.
+    """Makes the spans of batches and sends them.
 
-    endpoint: the whole address; by default what the environment says. exporter: sends in its place.
+    endpoint: the whole address; by default that in the environment. exporter: used in place of one for the endpoint.
     """
 
     def __init__(self, endpoint: str | None, exporter: SpanExporter | None = None) -> None:
-        _SDK_LOG.setLevel(logging.CRITICAL)  # it would log each time that a full queue drops a span
-        self._exporter = _TellingExporter(exporter or OTLPSpanExporter(endpoint=endpoint))
-        said = OTELResourceDetector().detect().attributes
-        resource = Resource.create({"service.name": "streambatch", "service.version": __version__, **said})
+        _SDK_LOG.setLevel(logging.CRITICAL)  # it logs each span that a full queue drops
+        self._exporter = _LoggingExporter(exporter or OTLPSpanExporter(endpoint=endpoint))
+        detected = OTELResourceDetector().detect().attributes
+        resource = Resource.create({"service.name": "streambatch", "service.version": __version__, **detected})
         self._provider = TracerProvider(ALWAYS_ON, resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("streambatch", __version__)
@@ -48,10 +50,10 @@ class Spans:
         attributes: Mapping[str, str | int],
         wall_ahead: float,
     ) -> str | None:
-        """Have a span for a batch sent, and one below it for each part: name, start and end.
+        """Queue a span for a batch, and a child span for each part, given as name, start and end.
 
-        wall_ahead: what to add to times to get seconds since the epoch. Returns the trace's id, in hexadecimal; None
-        when the environment has turned the library off.
+        wall_ahead: the difference from these times to seconds since the epoch. Returns the trace id in hexadecimal;
+        None if the environment has turned the library off.
         """
         span = self._tracer.start_span("batch", attributes=attributes, start_time=_nanoseconds(start, wall_ahead))
         if not span.is_recording():
@@ -64,7 +66,7 @@ class Spans:
         return f"{span.get_span_context().trace_id:032x}"
 
     def close(self, seconds: float) -> None:
-        """Send what is left for so long, then give it up; it blocks."""
+        """Send the queued spans for at most `seconds`, then drop the rest. Blocks."""
         closing = Thread(target=self._provider.shutdown, name="last spans", daemon=True)
         closing.start()
         closing.join(seconds)
@@ -73,48 +75,48 @@ class Spans:
             closing.join(LAST_SECONDS)
 
 
-class _TellingExporter(SpanExporter):
-    """Exports by another, logs when that begins to fail and when it works again, and can be shut down twice."""
+class _LoggingExporter(SpanExporter):
+    """Exports by another exporter, and logs when that begins to fail and works again. May be shut down twice."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter, self._is_shut, self._is_failing = exporter, Event(), False
-        self._heard = _FirstWord()
-        # The library would log each try that fails.
-        _EXPORTER_LOG.addHandler(self._heard)
+        self._first_message = _FirstMessage()
+        # The library logs each failed attempt; only the first message is kept, as the reason.
+        _EXPORTER_LOG.addHandler(self._first_message)
         _EXPORTER_LOG.propagate = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         if self._is_shut.is_set():
             return SpanExportResult.FAILURE
-        self._heard.said = None
+        self._first_message.text = None
         try:
             result = self._exporter.export(spans)
         except Exception as error:
-            self._heard.said, result = repr(error), SpanExportResult.FAILURE
-        self._tell(is_failing=result is not SpanExportResult.SUCCESS)
+            self._first_message.text, result = repr(error), SpanExportResult.FAILURE
+        self._log_change(is_failing=result is not SpanExportResult.SUCCESS)
         return result
 
     def shutdown(self) -> None:
         if not self._is_shut.is_set():
             self._is_shut.set()
             self._exporter.shutdown()
-            _EXPORTER_LOG.removeHandler(self._heard)
+            _EXPORTER_LOG.removeHandler(self._first_message)
 
-    def _tell(self, *, is_failing: bool) -> None:
+    def _log_change(self, *, is_failing: bool) -> None:
         if is_failing and not self._is_failing:
-            structlog.get_logger().warning("traces_lost", error=self._heard.said, hint="the pipeline goes on")
+            structlog.get_logger().warning("traces_lost", error=self._first_message.text, hint="the pipeline goes on")
         elif self._is_failing and not is_failing:
             structlog.get_logger().info("traces_sent_again")
         self._is_failing = is_failing
 
 
-class _FirstWord(logging.Handler):
-    """Keeps what is logged first: of an attempt with retries, that is why."""
+class _FirstMessage(logging.Handler):
+    """Keeps the first message logged: of an attempt with retries, it has the reason."""
 
-    said: str | None = None
+    text: str | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said = self.said or record.getMessage()
+        self.text = self.text or record.getMessage()
 
 
 def _nanoseconds(moment: float, wall_ahead: float) -> int:

@@ -1,8 +1,8 @@
-"""Traces of batches: of a sample of them one trace each, with a span for each part of its way, sent to a collector.
+"""Trace a sample of the batches: one trace for each, with a span for each part of its way, sent to a collector.
 
-A trace is made of the stamps of a batch once it is written: nothing is done per record, and nothing at all for a batch
-that isn't sampled. Spans are sent by a thread from a bounded queue: a collector that is slow or away costs traces, and
-never records. Needs the extra `otel`, which is imported only when this is enabled.
+A trace is made from the stamps of a batch once it is written. Nothing is done per record, and nothing for a batch that
+is not sampled. A thread sends the spans from a bounded queue: a collector that is slow or away costs traces, never
+records. Needs the extra `otel`, which is imported only if tracing is enabled.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 TRACES_PER_SECOND = 50.0
 TRACES_AT_ONCE = 50.0
-"""Batches that are traced at most, for a trace costs the event loop some 0.3 ms, and that many in a burst."""
+"""Most batches traced per second, and in a burst: a trace costs the event loop about 0.3 ms."""
 CLOSE_SECONDS = 3.0
-"""How long the end of a run waits for the last spans to be sent."""
+"""Time that the end of a run waits for the last spans to be sent."""
 _PATH = "/v1/traces"
 _PARTS = [label if name == "stage_duration_seconds" else f"wait {label}" for name, label in (*OF_CHUNK, *OF_BATCH)]
 _CHUNK_TIMES = attrgetter("arrived_at", "entered_at", "taken_at")
@@ -62,7 +62,7 @@ class OtelOptions:
 
     @property
     def address(self) -> str | None:
-        """The endpoint with its path; None for what the environment says."""
+        """The endpoint with its path; None for that in the environment."""
         if self.endpoint is None or urlsplit(self.endpoint).path.strip("/"):
             return self.endpoint
         return self.endpoint.rstrip("/") + _PATH
@@ -77,10 +77,9 @@ def _is_address(endpoint: str) -> bool:
 
 
 class Tracing(Observer):
-    """Traces the batches of one pipeline; `exemplars` are the latencies of those traced last. Close it at the end.
+    """Traces the batches of one pipeline. Close it at the end.
 
-    exporter: what sends spans, in place of the one the options ask for. Raises ConfigError when the library is not
-    there.
+    exporter: sends the spans in place of the one in the options. Raises ConfigError if the library is missing.
     """
 
     def __init__(
@@ -91,9 +90,9 @@ class Tracing(Observer):
         self._choice = Random()
         self._allowance, self._allowed_at = TRACES_AT_ONCE, clock.monotonic()
         self.run_id, self.model_digest = "", ""
-        """The run, and the model in use: set them once they are known."""
+        """Attributes of each trace; set them once they are known."""
         self.exemplars: dict[int, Exemplar] = {}
-        """Of each bucket of the latency end to end a record that was traced, by the place of the bucket."""
+        """The last traced record in each bucket of the end-to-end latency, by the index of the bucket."""
 
     def batch_written(self, batch: Batch, outcome: Outcome) -> None:
         if self._choice.random() >= self._options.sample or not self._may_trace(batch.stamps.written):
@@ -106,7 +105,7 @@ class Tracing(Observer):
             self._remember(batch, outcome, trace_id, wall_ahead)
 
     def close(self) -> None:
-        """Send what is left; may take CLOSE_SECONDS, so call it where waiting does no harm."""
+        """Send the queued spans. Blocks for up to CLOSE_SECONDS, so not for the event loop."""
         self._spans.close(CLOSE_SECONDS)
 
     def _may_trace(self, now: float) -> bool:
@@ -134,7 +133,7 @@ class Tracing(Observer):
         return {f"streambatch.{key}": value for key, value in attributes.items() if value != ""}
 
     def _remember(self, batch: Batch, outcome: Outcome, trace_id: str, wall_ahead: float) -> None:
-        """Note the latency of the oldest record that was scored, for the histogram counts no others."""
+        """Keep the latency of the oldest scored record as an exemplar. The histogram counts scored records only."""
         scored = scored_of(batch.chunks, outcome)
         arrivals = [chunk.arrived_at for chunk, records in zip(batch.chunks, scored, strict=True) if records]
         if arrivals:
@@ -144,12 +143,10 @@ class Tracing(Observer):
 
 
 def _times_of(batch: Batch, oldest: Chunk) -> list[float]:
-    """Return the moments between which a batch's parts lie, from the arrival of its oldest record on.
-
-    They never go back, as clocks of two threads may: a span that ends before it starts is none.
-    """
+    """Return the times that bound the parts of a batch, from the arrival of its oldest record on. They never fall."""
     stamps = batch.stamps
     retried = stamps.preprocessed + stamps.retry_seconds
+    # Stamps of two threads may go back by a little, and a span that ends before it starts is invalid.
     return list(accumulate((*_CHUNK_TIMES(oldest), *_TIMES(stamps), retried, *_LATER_TIMES(stamps)), max))
 
 

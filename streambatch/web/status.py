@@ -10,7 +10,7 @@ from typing import Any
 from streambatch.core.report import Counts, Snapshot
 from streambatch.observe import MetricsObserver
 from streambatch.observe.batch_log import LATENCY, OF_BATCH, OF_CHUNK, BatchLog
-from streambatch.observe.observer import Tally
+from streambatch.observe.observer import SourceCounts
 
 
 def status_of(snapshot: Snapshot) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def work_of(snapshot: Snapshot, counting: MetricsObserver) -> dict[str, Any]:
     return {
         "sources": {name: _source(counts, counting.sources[name]) for name, counts in snapshot.sources.items()},
         "busy_seconds": batches.busy(),
-        "batch": {"count": int(batches.records.sampled()[0][-1][1]), "records": batches.batched},
+        "batch": {"count": int(batches.histograms.records.sampled()[0][-1][1]), "records": batches.batched},
         "latency_parts": _latency_parts(batches),
         "latency_buckets": _latency_buckets(batches),
         "syncs": _syncs(counting),
@@ -81,26 +81,26 @@ def _counts(counts: Counts) -> dict[str, Any]:
     }
 
 
-def _source(counts: Counts, tally: Tally) -> dict[str, Any]:
+def _source(counts: Counts, events: SourceCounts) -> dict[str, Any]:
     return {
         **_counts(counts),
-        "bytes": tally.size,
-        "blocked_seconds": tally.blocked_seconds,
-        "connections": tally.opened - tally.closed,
+        "bytes": events.size,
+        "blocked_seconds": events.blocked_seconds,
+        "connections": events.opened - events.closed,
     }
 
 
 def _latency_parts(batches: BatchLog) -> dict[str, Any]:
     seconds = {}
-    for parts, buckets in ((OF_CHUNK, batches.of_chunks), (OF_BATCH, batches.of_batches)):
+    for parts, buckets in ((OF_CHUNK, batches.histograms.of_chunks), (OF_BATCH, batches.histograms.of_batches)):
         for at, (name, label) in enumerate(parts):
             part = label if name == "stage_duration_seconds" else f"wait_{label}"
             seconds[part] = buckets.sampled(at)[1]
-    return {"records": int(batches.latency.sampled()[0][-1][1]), "seconds": seconds}
+    return {"records": int(batches.histograms.latency.sampled()[0][-1][1]), "seconds": seconds}
 
 
 def _latency_buckets(batches: BatchLog) -> dict[str, int]:
-    cumulated = [int(count) for _, count in batches.latency.sampled()[0]]
+    cumulated = [int(count) for _, count in batches.histograms.latency.sampled()[0]]
     counts = [now - before for before, now in pairwise([0, *cumulated])]
     counts[-2] += counts.pop()  # an hour or more is an hour
     return {f"{bound:.3g}": count for bound, count in zip(LATENCY, counts, strict=True) if count}

@@ -101,7 +101,7 @@ class Watch:
                 await anyio.sleep(SAMPLE_SECONDS)
 
     def sample(self) -> None:
-        """EventFeed `live` and judge which stage limits."""
+        """Add a status to `live_view` and judge which stage limits."""
         status = self.status()
         self.live_view.update(status, self._clock.wall())
         verdict = judge(self.live_view.load)

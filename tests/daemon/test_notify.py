@@ -92,8 +92,8 @@ def test_a_reload_says_since_when(listener: Listener) -> None:
 
 def test_a_stuck_driver_starves_the_watchdog(listener: Listener) -> None:
     notifier = notifier_to(listener, watchdog="60000000")
-    notifier.tell(snapshot_of())
-    notifier.tell(snapshot_of(drivers=STUCK))
+    notifier.report(snapshot_of())
+    notifier.report(snapshot_of(drivers=STUCK))
     assert listener.heard()["WATCHDOG"] == "1"
     starved = listener.heard()
     assert "WATCHDOG" not in starved
@@ -103,7 +103,7 @@ def test_a_stuck_driver_starves_the_watchdog(listener: Listener) -> None:
 def test_an_outage_elsewhere_does_not(listener: Listener) -> None:
     waits = {"batch": "backpressure", "score": "model", "sink": "retry"}
     drivers = {name: DriverState(0.0, parked) for name, parked in waits.items()}
-    notifier_to(listener).tell(snapshot_of(drivers=drivers, not_ready=["sink scores: connection refused"]))
+    notifier_to(listener).report(snapshot_of(drivers=drivers, not_ready=["sink scores: connection refused"]))
     heard = listener.heard()
     assert heard["WATCHDOG"] == "1"
     assert heard["STATUS"].endswith("; sink scores: connection refused")
@@ -111,9 +111,9 @@ def test_an_outage_elsewhere_does_not(listener: Listener) -> None:
 
 def test_an_output_that_can_not_be_opened_yet_is_given_time(listener: Listener) -> None:
     notifier = notifier_to(listener)
-    notifier.tell(snapshot_of(state="starting"))
+    notifier.report(snapshot_of(state="starting"))
     assert int(listener.heard()["EXTEND_TIMEOUT_USEC"]) > 2 * STATUS_SECONDS * 1e6
-    notifier.tell(snapshot_of(state="starting", drivers=STUCK))
+    notifier.report(snapshot_of(state="starting", drivers=STUCK))
     assert "EXTEND_TIMEOUT_USEC" not in listener.heard()
 
 
@@ -136,7 +136,7 @@ def test_the_watchdog_is_fed_twice_within_its_time(listener: Listener, environ: 
 def test_the_status_is_said_every_few_seconds_and_the_watchdog_fed_between(listener: Listener) -> None:
     notifier = notifier_to(listener, watchdog="2000000")
     for second in range(7):
-        notifier.tell(snapshot_of(taken_at=100.0 + second))
+        notifier.report(snapshot_of(taken_at=100.0 + second))
     heard = [listener.heard() for _ in range(7)]
     assert all("WATCHDOG" in one for one in heard)
     assert [at for at, one in enumerate(heard) if "STATUS" in one] == [0, 5]
@@ -157,10 +157,10 @@ def test_what_finds_no_room_is_said_later(listener: Listener) -> None:
     notifier = notifier_to(listener)
     flooded = flood(listener)
     notifier.state_changed("running")
-    notifier.tell(snapshot_of())
+    notifier.report(snapshot_of())
     for _ in range(flooded):
         assert listener.heard() == {"FLOOD": "1"}
-    notifier.tell(snapshot_of(taken_at=106.0))
+    notifier.report(snapshot_of(taken_at=106.0))
     heard = listener.heard()
     assert heard["READY"] == heard["WATCHDOG"] == "1"
     assert heard["STATUS"].startswith("running: 0 records/s in")
@@ -181,7 +181,7 @@ def flood(listener: Listener) -> int:
 def test_nobody_who_listens_stops_nothing(address: str) -> None:
     notifier = Notifier(drain_seconds=20.0, clock=MovedClock(), environ={"NOTIFY_SOCKET": address})
     notifier.state_changed("running")
-    notifier.tell(snapshot_of())
+    notifier.report(snapshot_of())
 
 
 @pytest.mark.anyio
