@@ -1,7 +1,16 @@
-"""Holds what an outage keeps from being done, and tries it again until it is cured.
+"""Outages of the outputs and of the state: a call that meets one is made again until it succeeds.
 
-An outage elsewhere is no reason to lose, to double or to bury a record, nor to stop: whoever needs what is out waits,
-and everything before it waits too.
+An outage elsewhere is no reason to lose, to double or to kill a record, nor to stop. Whoever makes the call waits, and
+so does everything behind it. Each output, and the state, is `up` or `out`, by its name:
+
+| state | what happens | next | the observer is told |
+| --- | --- | --- | --- |
+| up | a call raises SinkOutage or StateOutage: it is held | out | `sink_failed` |
+| out | the wait of a held call is over: it is made again | out | `sink_retried` |
+| out | a held call raises an outage again | out, since the first | `sink_failed` |
+| out | a held call succeeds | up | `sink_recovered` |
+| out | a call succeeds that was not held | out | nothing: a sync may work while a write can't |
+| either | a call raises anything else, which is raised | as before | `sink_failed` |
 """
 
 from __future__ import annotations
@@ -22,46 +31,47 @@ RETRIES = RetryPolicy(longest_seconds=30.0, asked_seconds_max=300.0)
 
 
 class Outage(NamedTuple):
-    """Since when (monotonic seconds) something is out, and what it says."""
+    """An outage that lasts."""
 
     since: float
+    """Monotonic seconds."""
     error: StreambatchError
+    """What was raised last."""
 
 
-class Holding:
+class OutputOutages:
     """What is out at the moment, by its name."""
 
     def __init__(self, clock: Clock, observer: Observer) -> None:
         self._clock, self._observer = clock, observer
-        self.outages: dict[str, Outage] = {}
-        self.failed = anyio.Event()
-        """Set at the first outage."""
+        self.current: dict[str, Outage] = {}
+        self.first = anyio.Event()
+        """Set at the first outage of the run."""
 
-    async def through(self, name: str, call: Callable[[], Awaitable[object]]) -> None:
-        """Await `call` until it raises no outage. What else it raises is raised."""
-        backoff, is_held = Backoff(RETRIES, random), False
+    async def outlast(self, name: str, call: Callable[[], Awaitable[object]]) -> None:
+        """Await `call`, again and again while it raises an outage. Anything else that it raises is raised."""
+        backoff = Backoff(RETRIES, random)
         while True:
             try:
                 await call()
             except (SinkOutage, StateOutage) as error:
-                is_held = True
                 self._observer.sink_failed(name, error)
-                known = self.outages.get(name)
-                self.failed.set()
-                self.outages[name] = Outage(known.since if known else self._clock.monotonic(), error)
+                known = self.current.get(name)
+                self.first.set()
+                self.current[name] = Outage(known.since if known else self._clock.monotonic(), error)
                 await anyio.sleep(backoff.failed(error.retry_after or 0.0))
                 self._observer.sink_retried(name)
             except Exception as error:
                 self._observer.sink_failed(name, error)
                 raise
             else:
-                # What wasn't held itself, such as a sync beside a write that is, cures nothing.
-                if is_held and self.outages.pop(name, None) is not None:
+                is_held = backoff.failures > 0
+                if is_held and self.current.pop(name, None) is not None:
                     self._observer.sink_recovered(name)
                 return
 
-    async def unless(self, stop: anyio.Event, call: Callable[[], Awaitable[object]]) -> bool:
-        """Await `call`, and give it up once there was an outage and a stop was asked for. Returns whether it ended."""
+    async def run_unless_stopped(self, stop: anyio.Event, call: Callable[[], Awaitable[object]]) -> bool:
+        """Await `call`, but give it up once there was an outage and `stop` is set. Returns whether it ended."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._give_up, stop, tasks.cancel_scope)
             await call()
@@ -69,11 +79,11 @@ class Holding:
             return True
         return False
 
+    def reasons(self, now: float) -> list[str]:
+        """Return what is out, for how long, and why, as text. now: monotonic seconds."""
+        return [f"{outage.error}; held for {now - outage.since:.0f} s" for outage in self.current.values()]
+
     async def _give_up(self, stop: anyio.Event, scope: anyio.CancelScope) -> None:
-        await self.failed.wait()
+        await self.first.wait()
         await stop.wait()
         scope.cancel()
-
-    def reasons(self, now: float) -> list[str]:
-        """Say what is out, for how long, and why."""
-        return [f"{outage.error}; held for {now - outage.since:.0f} s" for outage in self.outages.values()]

@@ -16,17 +16,18 @@ from streambatch.core.types import IntArray
 _NEWLINE = 10
 
 
-class Part(NamedTuple):
-    """Rows `start` to `stop` of a payload. id: what to call them, by the id of the batch."""
+class RowSpan(NamedTuple):
+    """Rows `start` to `stop` of a payload."""
 
     start: int
     stop: int
     payload: bytes
     id: str
+    """The id to send them under: it is made of the batch's, and stays."""
 
 
 class Refusals:
-    """Rows still to send after a payload was refused, and who is to blame.
+    """Rows still to send after a payload was refused, and which are guilty.
 
     Call `next_part` until it returns None, and `refused` when a part is. payload: JSON lines, a row each, not empty.
     """
@@ -36,14 +37,14 @@ class Refusals:
         self._ends = ends_of_lines(payload)
         self._bisection = Bisection.after(len(self._ends), error)
 
-    def next_part(self) -> Part | None:
+    def next_part(self) -> RowSpan | None:
         """Return what to send next; None when all is known."""
         span = self._bisection.next_span()
         if span is None:
             return None
         start, stop = span.start, span.stop
         payload = self._payload[int(self._ends[start - 1]) if start else 0 : int(self._ends[stop - 1])]
-        return Part(start, stop, payload, f"{self._batch_id}.{start}-{stop}")
+        return RowSpan(start, stop, payload, f"{self._batch_id}.{start}-{stop}")
 
     def refused(self, error: SinkRefused) -> None:
         """Halve the last part; a part of one row is guilty."""

@@ -18,7 +18,6 @@ from anyio import to_thread
 from msgspec.structs import replace
 from pydantic import Field
 
-from streambatch.core.batches import Batch
 from streambatch.core.chunks import Partition
 from streambatch.core.clock import Clock
 from streambatch.core.errors import StateError, StateOutage
@@ -27,7 +26,7 @@ from streambatch.core.options import options
 from streambatch.core.parts import Reader
 from streambatch.core.report import RunReport
 from streambatch.core.units import Duration
-from streambatch.delivery.outages import Holding
+from streambatch.delivery.outages import OutputOutages
 from streambatch.delivery.outbox import Outbox
 from streambatch.durability.checkpointer import Checkpointer, batch_id
 from streambatch.durability.manifest import RunsOptions, describe_run
@@ -100,7 +99,7 @@ class Durability:
         Raises HeldError, StateError, or StepError for steps that don't fit their stored state.
         """
         self._folder.__enter__()
-        await outbox.holding.through("state", self._open)
+        await outbox.outages.outlast("state", self._open)
         state, intents = self._found
         for name, reading in readings.items():
             self._store.check_reading(name, reading)
@@ -113,7 +112,7 @@ class Durability:
             self._store, state, ledger, readers, clock=self._clock, dump=dump, left=partial(_left, recut)
         )
         outbox.restore(self._checkpointer, state.outputs)
-        await outbox.holding.through("state", lambda: self._begin(readings))
+        await outbox.outages.outlast("state", lambda: self._begin(readings))
         self._checkpointer.start()
         return recut
 
@@ -124,14 +123,14 @@ class Durability:
                 await to_thread.run_sync(self._store.prune, self._runs.keep, self._clock.wall())
             await anyio.sleep(PRUNE_SECONDS)
 
-    async def end(self, report: RunReport, ledger: Ledger, holding: Holding, *, has_failed: bool) -> None:
+    async def end(self, report: RunReport, ledger: Ledger, outages: OutputOutages, *, has_failed: bool) -> None:
         """Store how the run ended, and let go of the folder.
 
         Raises StateError, unless the run failed anyhow: nothing is to hide why.
         """
         try:
             if self._has_begun:
-                await holding.through("state", lambda: self._end(report, ledger))
+                await outages.outlast("state", lambda: self._end(report, ledger))
         except StateError:
             if not has_failed:
                 raise
@@ -158,11 +157,6 @@ class Durability:
                 model=provenance.model,
             ),
         )
-
-    def id_of(self, batch: Batch) -> str:
-        """Return what names a batch for good."""
-        assert self._checkpointer is not None
-        return self._checkpointer.id_of(batch)
 
     async def _open(self) -> None:
         self._found = await to_thread.run_sync(self._opened)

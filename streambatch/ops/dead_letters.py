@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streambatch.config.config import Config
-from streambatch.delivery.dead_letter_log import FILE_NAME
+from streambatch.delivery.dead_letter_file import FILE_NAME
 from streambatch.delivery.dead_letters import DeadLetter
 from streambatch.ops.outputs import OutputError, OutputLayout, OutputSegments, TextRecords, position_of
 

@@ -22,13 +22,13 @@ from streambatch.core.errors import first_cause
 from streambatch.core.events import Observer, Observers
 from streambatch.core.ledger import Ledger
 from streambatch.core.naming import distinctly_named
-from streambatch.core.outcomes import Outcome
+from streambatch.core.outcomes import Outcome, Reject
 from streambatch.core.parts import Sink, Site, Source
 from streambatch.core.report import Ended, RunReport, Snapshot
 from streambatch.core.schema import RecordSchema
 from streambatch.core.wrapping import RunningSource, WritingSink, as_sink, as_source
-from streambatch.delivery.dead_letter_log import DeadLetterLog, stop_share, too_many_dead
-from streambatch.delivery.dead_letters import DeadLetterOptions
+from streambatch.delivery.dead_letter_file import dead_letter_writer
+from streambatch.delivery.dead_letters import DeadLetterEncoder, DeadLetterOptions, stop_share, too_many_dead
 from streambatch.delivery.outbox import Outbox
 from streambatch.durability.manifest import RunsOptions
 from streambatch.durability.resume import Delivery, Provenance, durability_in
@@ -105,21 +105,16 @@ class Pipeline:
         self._executor = make_executor(self.workers, self._transform, self._scored, self.clock.monotonic)
         self._in_flight = InFlight(self._executor.capacity, limits.memory // 4)
         self._bound_in_flight()
-        self._dead_letters = DeadLetterLog(
-            dead_letter, self.state_dir, pipeline=name, run=self.run_id, clock=self.clock
-        )
+        self._dead_letters = dead_letter_writer(dead_letter, self.state_dir, self.clock)
         self._is_finite = all(source.is_finite for source in self.sources)
         self._stop_at = stop_share(dead_letter, is_finite=self._is_finite)
         self._outbox = Outbox(
             self._writer,
             self._dead_letters,
+            self,
+            DeadLetterEncoder(name, self.run_id, self.clock),
             clock=self.clock,
             observer=self.observer,
-            written=self._written,
-            acked=self._acked,
-            is_busy=lambda: self.inbox.records >= self._window.policy.max_records,
-            id_of=self._id_of,
-            refuse=lambda *record: self._transform.refused(*record),
         )
         self._durability = durability_in(
             state_dir, run=self.run_id, pipeline=name, clock=self.clock, provenance=provenance, runs=runs, model=model
@@ -240,7 +235,7 @@ class Pipeline:
 
     async def _open(self) -> bool:
         """Resume, and open the outputs. Returns False when an outage kept it from that and a stop was asked for."""
-        return await self._outbox.holding.unless(self._stop_asked, self._resume)
+        return await self._outbox.outages.run_unless_stopped(self._stop_asked, self._resume)
 
     async def _resume(self) -> None:
         if self._durability is not None:
@@ -336,16 +331,23 @@ class Pipeline:
         self._outbox.add(batch, result)
         self._free()
 
-    def _written(self, batch: Batch, outcome: Outcome) -> None:
+    @property
+    def is_busy(self) -> bool:
+        return self.inbox.records >= self._window.policy.max_records
+
+    def written(self, batch: Batch, outcome: Outcome) -> None:
         self.budget.give(self._in_flight.written(batch, outcome))
         self._vitals.written(batch)
         self._free()
 
-    def _acked(self, batch: Batch, outcome: Outcome) -> None:
+    def acked(self, batch: Batch, outcome: Outcome) -> None:
         for partition, position in self.ledger.acked(batch, outcome).items():
             self._readers[partition.source].acked({partition.name: position})
         if outcome.dead and (error := too_many_dead(self.ledger.totals(), self._stop_at)) is not None:
             self._fail(error)
+
+    def refused(self, batch: Batch, index: int, error: str) -> Reject:
+        return self._transform.refused(batch, index, error)
 
     async def _deliver(self) -> None:
         """Write and ack until all is out; the tasks that go along end with it."""
@@ -388,12 +390,9 @@ class Pipeline:
             self._freed.set()
             self._freed = None
 
-    def _id_of(self, batch: Batch) -> str:
-        return self._durability.id_of(batch) if self._durability is not None else f"{self.run_id}-{batch.sequence}"
-
     async def _end(self, ended: Ended, error: BaseException | None) -> RunReport:
         report = self._vitals.end(ended, error, self.ledger)
         if self._durability is not None:
             with anyio.move_on_after(LAST_SYNC_SECONDS, shield=True):
-                await self._durability.end(report, self.ledger, self._outbox.holding, has_failed=error is not None)
+                await self._durability.end(report, self.ledger, self._outbox.outages, has_failed=error is not None)
         return report

@@ -147,15 +147,15 @@ class Vitals(Observer):
         return {
             "batch": DriverState(now, self.waits_for),
             "score": DriverState(self.scored_at, scoring if in_flight.scoring else "input"),
-            "sink": DriverState(now, "retry" if outbox.holding.outages else writing),
+            "sink": DriverState(now, "retry" if outbox.outages.current else writing),
         }
 
     def _not_ready(self, now: float, outbox: Outbox) -> list[str]:
         reasons = [] if self.state == "running" else [f"the pipeline is {self.state}"]
-        reasons += outbox.holding.reasons(now)
+        reasons += outbox.outages.reasons(now)
         reasons += [f"{error}; held for {now - since:.0f} s" for since, error in self._sources_out.values()]
         since = outbox.writing_since
-        if since is not None and now - since > STALL_SECONDS and not outbox.holding.outages:
+        if since is not None and now - since > STALL_SECONDS and not outbox.outages.current:
             reasons.append(f"sink {self._sink}: a write has been waiting for {now - since:.0f} s")
         return [encodable(reason) for reason in reasons]
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from streambatch.core.chunks import Partition
 from streambatch.core.errors import ConfigError, HeldError, SinkError
 from streambatch.core.outcomes import Reject
-from streambatch.delivery.dead_letters import DeadLetterFile, DeadLetterOptions, encode_dead_letters
+from streambatch.delivery.dead_letter_file import DeadLetterFile
+from streambatch.delivery.dead_letters import DeadLetterOptions, encode_dead_letters
 from streambatch.storage.segments import Rotation
 from tests.moved_clock import MovedClock
 

@@ -11,7 +11,7 @@ import pytest
 from streambatch.core.clock import SystemClock
 from streambatch.core.errors import SinkOutage
 from streambatch.core.events import Observer
-from streambatch.delivery.outages import Holding
+from streambatch.delivery.outages import OutputOutages
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
@@ -31,7 +31,7 @@ class Told(Observer):
 
 async def test_a_sync_that_works_beside_a_write_that_is_held_cures_nothing() -> None:
     observer, is_away = Told(), True
-    holding = Holding(SystemClock(), observer)
+    outages = OutputOutages(SystemClock(), observer)
 
     async def write() -> None:
         if is_away:
@@ -41,16 +41,16 @@ async def test_a_sync_that_works_beside_a_write_that_is_held_cures_nothing() -> 
         return
 
     async def through(call: Callable[[], Any]) -> None:
-        await holding.through("scores", call)
+        await outages.outlast("scores", call)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(through, write)
-        await holding.failed.wait()
+        await outages.first.wait()
         for _ in range(10):
             await through(sync)
-            assert holding.reasons(0.0)
+            assert outages.reasons(0.0)
             await anyio.sleep(1)
         assert set(observer.told) == {"failed"}
         is_away = False
-    assert holding.reasons(0.0) == []
+    assert outages.reasons(0.0) == []
     assert observer.told[-1] == "recovered"

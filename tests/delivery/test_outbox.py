@@ -12,14 +12,18 @@ from hypothesis import strategies as st
 from streambatch.connectors.memory.sink import MemorySink
 from streambatch.core.batches import Batch, Stamps
 from streambatch.core.clock import Clock
-from streambatch.core.durable import Commit, Mark
+from streambatch.core.durable import Mark
 from streambatch.core.errors import SinkError, StateOutage
 from streambatch.core.events import Observer
 from streambatch.core.outcomes import Outcome, Reject
-from streambatch.core.parts import Site
+from streambatch.core.parts import Site, Writer
 from streambatch.core.wrapping import as_sink
+from streambatch.delivery import committer
 from streambatch.delivery import outbox as outboxes
-from streambatch.delivery.outbox import Finished, Marks, Outbox
+from streambatch.delivery.dead_letters import DeadLetterEncoder
+from streambatch.delivery.outbox import Outbox
+from streambatch.delivery.outputs import Marks
+from streambatch.delivery.owner import Finished
 from tests.chunks import chunk_of
 from tests.moved_clock import MovedClock
 
@@ -53,32 +57,30 @@ class PiecewiseSink(MemorySink):
         self.finished += 1
 
 
-class NoDeadLetters:
+class NoDeadLetters(Writer):
     """Counts what it is asked."""
+
+    name = "dead_letter"
+    is_segmented = True
 
     def __init__(self) -> None:
         self.synced = self.finished = 0
 
-    def restore(self, mark: Mark | None, commit: Commit) -> None:
+    async def open(self, header: bytes) -> None:
         pass
 
-    def mark(self) -> Mark:
-        return {}
-
-    async def open(self) -> None:
-        pass
-
-    async def write(self, rejects: Sequence[Reject]) -> None:
+    async def write(self, payload: bytes) -> None:
         raise AssertionError("no record died")
 
-    async def close_due(self) -> None:
-        pass
-
-    async def sync(self) -> None:
+    async def sync(self) -> int:
         self.synced += 1
+        return 0
 
     async def finish(self) -> None:
         self.finished += 1
+
+    async def close(self) -> None:
+        pass
 
 
 class Kept:
@@ -105,6 +107,9 @@ class Kept:
     def point(self) -> int:
         return len(self.noted)
 
+    def id_of(self, batch: Batch) -> str:
+        return str(batch.sequence)
+
     async def intend(self, batches: Sequence[Batch]) -> None:
         raise AssertionError("the sink knows no batches")
 
@@ -116,28 +121,21 @@ class Kept:
         self.commits.append([batch.sequence for batch, _ in finished])
 
 
-def no_reject(batch: Batch, place: int, error: str) -> Reject:
-    raise AssertionError("nothing is refused")
-
-
 class Run:
     """An outbox, and what it said of batches, by sequence."""
 
     def __init__(self, sink: MemorySink, *, is_durable: bool = True) -> None:
         self.sink, self.dead_letters = sink, NoDeadLetters()
-        self.written: list[int] = []
-        self.acked: list[int] = []
+        self.written_batches: list[int] = []
+        self.acked_batches: list[int] = []
         clock = MovedClock()
         self.outbox = Outbox(
             as_sink(sink).build(Site(clock=clock)),
             self.dead_letters,
+            self,
+            DeadLetterEncoder("p", "r-1", clock),
             clock=clock,
             observer=Observer(),
-            written=lambda batch, outcome: self.written.append(batch.sequence),
-            acked=lambda batch, outcome: self.acked.append(batch.sequence),
-            is_busy=lambda: False,
-            id_of=lambda batch: str(batch.sequence),
-            refuse=no_reject,
         )
         self.checkpoints = Kept()
         if is_durable:
@@ -146,6 +144,17 @@ class Run:
     def add(self, sequence: int, payload: bytes | None = None) -> None:
         batch = Batch(sequence, [chunk_of([b"x"])], 1, 2, "size", Stamps(0.0, 0.0))
         self.outbox.add(batch, Outcome(b"%d\n" % sequence if payload is None else payload, {"in": 1}, [], {}))
+
+    is_busy = False
+
+    def written(self, batch: Batch, outcome: Outcome) -> None:
+        self.written_batches.append(batch.sequence)
+
+    def acked(self, batch: Batch, outcome: Outcome) -> None:
+        self.acked_batches.append(batch.sequence)
+
+    def refused(self, batch: Batch, index: int, error: str) -> Reject:
+        raise AssertionError("nothing is refused")
 
     def durable(self) -> list[int]:
         """Return the batches whose scores the sink holds durably."""
@@ -173,9 +182,9 @@ def test_only_what_is_durable_is_acked_in_order_and_in_the_end_all(
                     await anyio.lowlevel.checkpoint()
                 if choose.random() < 0.5:
                     tasks.start_soon(run.outbox.sync)
-                assert run.acked == run.durable()[: len(run.acked)]
+                assert run.acked_batches == run.durable()[: len(run.acked_batches)]
             run.outbox.close()
-        assert run.acked == run.written == list(range(count))
+        assert run.acked_batches == run.written_batches == list(range(count))
         assert (sink.finished, run.dead_letters.finished) == (1, 1)
 
     anyio.run(run, backend=backend)
@@ -189,35 +198,35 @@ async def test_batches_wait_unacked_until_their_segment_is_closed() -> None:
             run.add(sequence)
             await anyio.wait_all_tasks_blocked()
             await run.outbox.sync()
-            assert run.acked == expected
+            assert run.acked_batches == expected
         run.add(4, b"")  # all its records died or were filtered: it waits for those before it only
         await anyio.wait_all_tasks_blocked()
         await run.outbox.sync()
-        assert run.acked == [0, 1, 2, 3, 4]
+        assert run.acked_batches == [0, 1, 2, 3, 4]
         tasks.cancel_scope.cancel()
 
 
 async def test_too_many_that_wait_have_the_segment_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outboxes, "UNSYNCED_BATCHES_MAX", 3)
+    monkeypatch.setattr(committer, "UNSYNCED_BATCHES_MAX", 3)
     run = Run(PiecewiseSink(1000))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run.outbox.run)
         for sequence in range(4):
             run.add(sequence)
             await anyio.wait_all_tasks_blocked()
-            assert run.acked == []
+            assert run.acked_batches == []
             await run.outbox.sync()
         await anyio.wait_all_tasks_blocked()
         run.add(4)  # whoever writes the next one sees to it first
         await anyio.wait_all_tasks_blocked()
-        assert run.acked == [0, 1, 2, 3]
+        assert run.acked_batches == [0, 1, 2, 3]
         tasks.cancel_scope.cancel()
 
 
 async def test_a_sync_that_failed_acks_nothing_and_the_next_all(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(PiecewiseSink(1))
     run.add(0)
-    await run.outbox._write(run.outbox._take())
+    await run.outbox.write_ready()
 
     async def failing() -> int:
         raise SinkError("scores", "no room")
@@ -225,17 +234,17 @@ async def test_a_sync_that_failed_acks_nothing_and_the_next_all(monkeypatch: pyt
     with monkeypatch.context() as broken, pytest.raises(SinkError):
         broken.setattr(run.sink, "sync", failing)
         await run.outbox.sync()
-    assert run.acked == []
+    assert run.acked_batches == []
     await run.outbox.sync()
-    assert run.acked == [0]
+    assert run.acked_batches == [0]
 
 
 async def test_a_sink_without_segments_is_acked_by_each_sync() -> None:
     run = Run(MemorySink())
     run.add(0)
-    await run.outbox._write(run.outbox._take())
+    await run.outbox.write_ready()
     await run.outbox.sync()
-    assert run.acked == [0]
+    assert run.acked_batches == [0]
 
 
 async def test_the_task_that_writes_closes_what_is_due_also_while_nothing_comes(
@@ -255,15 +264,15 @@ async def test_the_task_that_writes_closes_what_is_due_also_while_nothing_comes(
 async def test_a_checkpoint_that_can_not_be_stored_is_held_and_nothing_acked_meanwhile() -> None:
     run = Run(MemorySink())
     run.add(0)
-    await run.outbox._write(run.outbox._take())
+    await run.outbox.write_ready()
     run.checkpoints.outage = StateOutage("state.sqlite3", "no room")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run.outbox.sync)
         with anyio.fail_after(5):
-            await run.outbox.holding.failed.wait()
-            assert run.acked == []
-            assert "no room" in run.outbox.holding.reasons(0.0)[0]
-    assert (run.acked, run.checkpoints.commits, run.outbox.holding.outages) == ([0], [[0]], {})
+            await run.outbox.outages.first.wait()
+            assert run.acked_batches == []
+            assert "no room" in run.outbox.outages.reasons(0.0)[0]
+    assert (run.acked_batches, run.checkpoints.commits, run.outbox.outages.current) == ([0], [[0]], {})
 
 
 async def test_it_gives_its_clock_to_a_sink_with_segments() -> None:

@@ -27,7 +27,7 @@ from streambatch.core.intake import Intake
 from streambatch.core.report import Counts
 from streambatch.core.retry import RetryPolicy
 from streambatch.core.types import FloatArray
-from streambatch.delivery import dead_letters, outages, outbox
+from streambatch.delivery import dead_letter_file, outages, outbox
 from streambatch.durability.store.store import StateStore
 from streambatch.storage.segments import Rotation
 from tests.connectors.files.written import rows_in
@@ -403,7 +403,9 @@ def test_a_stop_before_all_outputs_are_open_lets_go_of_the_others(
     place = Place(tmp_path, {"a": 50})
     letters = sb.DeadLetterOptions(str(tmp_path / "dead" / "letters.jsonl"))
     no_folder = SinkOutage("dead_letter", "no space left on device")
-    monkeypatch.setattr(dead_letters, "_prepare_folder", failing(10**9, dead_letters._prepare_folder, no_folder))
+    monkeypatch.setattr(
+        dead_letter_file, "_prepare_folder", failing(10**9, dead_letter_file._prepare_folder, no_folder)
+    )
 
     async def scenario() -> None:
         pipeline = place.pipeline(sb.FileSink(str(tmp_path / "scores.jsonl")), dead_letter=letters)

@@ -20,7 +20,7 @@ from streambatch.connectors.files.sink import FileSink
 from streambatch.core.durable import Mark
 from streambatch.core.errors import HeldError, SinkError, SinkOutage
 from streambatch.core.protocols import RewindableOutput
-from streambatch.delivery.dead_letters import DeadLetterFile
+from streambatch.delivery.dead_letter_file import DeadLetterFile
 from streambatch.storage.segments import Rotation
 from tests.connectors.files.written import FORMATS, encoder, payload_of, rows_in
 from tests.moved_clock import MovedClock
