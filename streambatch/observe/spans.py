@@ -44,25 +44,23 @@ class Spans:
 
     def send(
         self,
-        start: float,
-        end: float,
-        parts: Sequence[tuple[str, float, float]],
+        start: int,
+        end: int,
+        parts: Sequence[tuple[str, int, int]],
         attributes: Mapping[str, str | int],
-        wall_ahead: float,
     ) -> str | None:
         """Queue a span for a batch, and a child span for each part, given as name, start and end.
 
-        wall_ahead: the difference from these times to seconds since the epoch. Returns the trace id in hexadecimal;
-        None if the environment has turned the library off.
+        Times are nanoseconds since the epoch. Returns the trace id in hexadecimal; None if the environment has turned
+        the library off.
         """
-        span = self._tracer.start_span("batch", attributes=attributes, start_time=_nanoseconds(start, wall_ahead))
+        span = self._tracer.start_span("batch", attributes=attributes, start_time=start)
         if not span.is_recording():
             return None
         within = set_span_in_context(span)
         for name, began, ended in parts:
-            part = self._tracer.start_span(name, within, start_time=_nanoseconds(began, wall_ahead))
-            part.end(_nanoseconds(ended, wall_ahead))
-        span.end(_nanoseconds(end, wall_ahead))
+            self._tracer.start_span(name, within, start_time=began).end(ended)
+        span.end(end)
         return f"{span.get_span_context().trace_id:032x}"
 
     def close(self, seconds: float) -> None:
@@ -117,7 +115,3 @@ class _FirstMessage(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.text = self.text or record.getMessage()
-
-
-def _nanoseconds(moment: float, wall_ahead: float) -> int:
-    return int((moment + wall_ahead) * 1e9)

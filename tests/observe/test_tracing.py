@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -106,8 +108,8 @@ def test_the_parts_of_a_trace_follow_each_other_and_add_up(written: tuple[Batch,
     parts = [span for span in spans if span is not root]
     batch, outcome = written
     latency = batch.stamps.written - min(chunk.arrived_at for chunk in batch.chunks)
-    assert seconds(root) == pytest.approx(latency, abs=1e-5)
-    assert sum(map(seconds, parts)) == pytest.approx(latency, abs=1e-5)
+    assert seconds(root) == pytest.approx(latency, abs=1e-8)
+    assert sum(map(seconds, parts)) == pytest.approx(latency, abs=1e-8)
     at = root.start_time
     for part in sorted(parts, key=lambda span: (span.start_time, span.end_time)):
         assert part.start_time == at
@@ -116,6 +118,20 @@ def test_the_parts_of_a_trace_follow_each_other_and_add_up(written: tuple[Batch,
     said: Any = dict(root.attributes or {})
     assert sum(said[f"streambatch.{name}"] for name in ("scored", "dead_letters", "filtered")) == batch.count
     assert said["streambatch.dead_letters"] == len(outcome.rejects)
+
+
+@given(st.integers(0, 10**15), st.lists(st.integers(0, 1000), min_size=10, max_size=10))
+def test_parts_of_nanoseconds_keep_their_length(start: int, lengths: list[int]) -> None:
+    """The clock's own nanoseconds, up to eleven days after the machine started, and the epoch far away from them."""
+    moments = list(accumulate(lengths, initial=start))
+    arrived, *later = [moment / 1e9 for moment in moments]
+    batch = batch_of([(3, (arrived, arrived, arrived))], later)
+    spans = traced((batch, outcome_of(batch)), clock=LateClock())
+    (root,) = roots(spans)
+    assert (root.start_time, root.end_time) == (EPOCH * 10**9 + start, EPOCH * 10**9 + moments[9])
+    parts = [(span.start_time, span.end_time) for span in spans if span is not root]
+    bounds = [EPOCH * 10**9 + moment for moment in moments[:10]]
+    assert sorted(parts) == [(began, ended) for began, ended in pairwise(bounds) if began < ended]
 
 
 def test_a_trace_tells_wall_time_and_parts() -> None:
