@@ -177,7 +177,8 @@ class WrappedWriter(Writer):
         await self.wrapped.write_batch(payload, batch_id)
 
     async def sync(self) -> int:
-        return int(await self.wrapped.sync())
+        length: int = await self.wrapped.sync()
+        return length
 
     async def close(self) -> None:
         await self.wrapped.close()
