@@ -1,5 +1,6 @@
 """What every test may ask for: the event loops to run on, and the data that nobody here made."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -21,6 +22,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         file = item.path.relative_to(folder).as_posix()
         item.add_marker(pytest.mark.xdist_group(file))
+
+
+def pytest_collection_finish() -> None:
+    """Leave the collected suite out of collections.
+
+    The suites in `streambatch.testing` collect before and after every test, to find what a part left for the garbage
+    collector to close. Each time they would walk over a million objects of modules and tests, which live to the end.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
