@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from streambatch.config.credentials import read_credential
+from streambatch.config.lines import line_of
 from streambatch.core.errors import ConfigError, ConfigProblem
 from streambatch.core.redaction import looks_secret
 from streambatch.core.text import repr_encodable
@@ -37,6 +38,8 @@ class Draft:
 
     path: Path
     tables: Table
+    text: str = ""
+    """The file's text, for the lines in messages."""
     origins: dict[str, str] = field(default_factory=dict)
     """Where a key came from that the file doesn't hold, by dotted key."""
     secrets: set[str] = field(default_factory=set)
@@ -48,7 +51,8 @@ class Draft:
         origin = self.origins.get(key)
         name = f"{key} ({origin})" if origin else key
         if name not in {problem.key for problem in self.problems}:
-            self.problems.append(ConfigProblem(name, repr_encodable(found), allowed, meant))
+            line = None if origin else line_of(self.text, key)
+            self.problems.append(ConfigProblem(name, repr_encodable(found), allowed, meant, line))
 
     def shown(self, key: str, found: str) -> str:
         """Return `found` as a message may show it: not if the value at the key is a secret or holds one."""
@@ -58,7 +62,8 @@ class Draft:
 
 def read_draft(path: Path, overrides: Sequence[str], environ: Mapping[str, str]) -> Draft:
     """Read a config file and merge overrides and variables into it. Raises ConfigError if the file is no TOML."""
-    draft = Draft(path.absolute(), _read(path))
+    tables, text = _read(path)
+    draft = Draft(path.absolute(), tables, text)
     for variable in sorted(environ):
         name = variable.removeprefix(PREFIX)
         if name != variable and name not in OF_COMMANDS and not _SET_BY_KUBERNETES.fullmatch(name):
@@ -74,11 +79,11 @@ def read_draft(path: Path, overrides: Sequence[str], environ: Mapping[str, str])
     return draft
 
 
-def _read(path: Path) -> Table:
+def _read(path: Path) -> tuple[Table, str]:
     text = ""
     try:
         text = path.read_bytes().decode("utf-8-sig")
-        return tomllib.loads(text)
+        return tomllib.loads(text), text
     except tomllib.TOMLDecodeError as error:
         message = str(error)
         where = _WHERE.search(message)

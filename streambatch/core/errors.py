@@ -20,6 +20,8 @@ class ConfigProblem:
     found: str
     allowed: str
     meant: str = ""
+    line: int | None = None
+    """The line of the config file, where the file holds the key."""
 
     def __str__(self) -> str:
         return _problem_text(self.key, self.found, self.allowed, self.meant)
@@ -31,7 +33,7 @@ class ConfigError(StreambatchError):
     def __init__(self, problems: Sequence[ConfigProblem], where: str = "") -> None:
         self.problems = tuple(problems)
         self.where = where
-        super().__init__("\n".join(f"{where}: {problem}" if where else str(problem) for problem in self.problems))
+        super().__init__("\n".join(_placed(problem, where) for problem in self.problems))
 
 
 class OptionError(StreambatchError, ValueError):
@@ -152,6 +154,12 @@ class ChangedReadingError(StateError):
 
 class HeldError(StreambatchError):
     """A state folder or an output is in use by another process, or already there."""
+
+
+def _placed(problem: ConfigProblem, where: str) -> str:
+    if not where:
+        return str(problem)
+    return f"{where}:{problem.line}: {problem}" if problem.line is not None else f"{where}: {problem}"
 
 
 def _problem_text(key: str, found: object, allowed: str, meant: str) -> str:

@@ -179,13 +179,13 @@ def test_five_mistakes_are_five_errors(streambatch: CommandLine, command: str, t
     done = streambatch(command, "pipeline.toml", folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        "error: pipeline.toml: source.rides_in.max_record_bytes: found '1 Mb'; "
+        "error: pipeline.toml:6: source.rides_in.max_record_bytes: found '1 Mb'; "
         "allowed: a size such as 512, 64KiB, 4MiB or 1GiB",
-        "error: pipeline.toml: record.dtype: found 'float16'; allowed: 'float32' or 'float64'",
-        "error: pipeline.toml: batch.max_recods: found an unknown key (10); "
+        "error: pipeline.toml:10: record.dtype: found 'float16'; allowed: 'float32' or 'float64'",
+        "error: pipeline.toml:12: batch.max_recods: found an unknown key (10); "
         "did you mean max_records? allowed: max_records, max_bytes, max_wait",
-        "error: pipeline.toml: workers.executor: found 'process'; allowed: 'inline' or 'thread'",
-        f"error: pipeline.toml: sink.scores.type: found 'kafka'; allowed: {', '.join(installed('sinks'))}",
+        "error: pipeline.toml:17: workers.executor: found 'process'; allowed: 'inline' or 'thread'",
+        f"error: pipeline.toml:19: sink.scores.type: found 'kafka'; allowed: {', '.join(installed('sinks'))}",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["pipeline.toml"]
 
