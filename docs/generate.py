@@ -40,8 +40,9 @@ them at once, and `streambatch schema` prints this page for programs.
 _COMMANDS = f"""# Commands
 
 {_GENERATED}
-What goes wrong is said on stderr, a line each: `error: <file>:<line>: <key>: found <what>; allowed: <what>`. Exit codes of all
-commands: 0 done or clean stop; 1 failed; 2 usage, config or held state; 3 stopped with work unfinished.
+Errors are printed on stderr, one on each line, such as `error: <file>:<line>: <key>: found <what>; allowed: <what>`.
+Exit codes of all commands: 0 done or clean stop; 1 failed; 2 usage, config or held state; 3 stopped with work
+unfinished.
 """
 _METRICS = f"""# Metrics
 
