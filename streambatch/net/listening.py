@@ -1,27 +1,25 @@
-"""What all sources that listen on an address have in common: their options' types, their address, nothing to resume.
+"""What all sources that listen on an address have in common: the types of their options, and the address itself.
 
 An option's description is part of its type, so that it stands in one place for all of them.
 """
 
 import socket
-from collections.abc import Mapping
-from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from streambatch.core.errors import SourceError
+from streambatch.core.parts import Reader
+from streambatch.core.signal import Signal
 from streambatch.core.spooling import SpoolOptions
 from streambatch.core.units import Duration, Size
 from streambatch.net.addresses import address_of, bind, cause_of
-from streambatch.net.bound_address import Address
 
 MaxConnections = Annotated[int, Field(ge=1, description="Clients served at once; more are sent away.")]
 IdleTimeout = Annotated[Duration, Field(gt=0, description="A client that sends nothing for so long is cut off.")]
 MaxRecordBytes = Annotated[
     Size, Field(ge=1, description="A longer record is not scored: it becomes a dead letter.")
 ]  # fmt: skip
-WhenFull = Literal["block", "drop_newest"]
 Spool = Annotated[
     SpoolOptions | None,
     Field(
@@ -43,28 +41,27 @@ async def bind_for(
     return socks, address_of(socks[0])
 
 
-class Listening:
-    """Where a source listens. What came from a socket can't be asked for again, and there is no end to it."""
+class ListeningReader(Reader):
+    """The reader of a source that listens on an address."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._address: str | None = None
+        self._listens = Signal()
 
     @property
-    def is_finite(self) -> bool:
-        return False
-
-    @property
-    def bound(self) -> str | None:
-        """Where it listens, with the port that the system chose for port 0; None while it doesn't."""
-        return self._address.value
+    def address(self) -> str | None:
+        return self._address
 
     async def listening(self) -> str:
-        """Wait until it listens. Returns `bound`."""
-        return await self._address.wait()
+        while self._address is None:
+            await self._listens.wait()
+        return self._address
 
-    def acked(self, positions: Mapping[str, int]) -> None:
-        """Without a spool nothing can be read again: there is nothing to do."""
+    def _listens_on(self, address: str) -> None:
+        """Publish the address, once clients can connect to it."""
+        self._address = address
+        self._listens.notify()
 
-    def revoke(self, partition: str) -> None:
-        """What came to a socket is no other reader's: there is nothing to do."""
-
-    @cached_property
-    def _address(self) -> Address:
-        return Address()
+    def _listens_no_more(self) -> None:
+        self._address = None

@@ -11,7 +11,8 @@ import pytest
 
 from streambatch.core.durable import Commit, Mark
 from streambatch.core.errors import HeldError, SinkError, SinkOutage
-from streambatch.core.protocols import Sink
+from streambatch.core.parts import Sink
+from streambatch.core.wrapping import WritingSink
 from streambatch.testing import Row, SinkConformance, rows_in
 from tests.conformance.verdicts import check_noticed, failures
 
@@ -303,8 +304,8 @@ class Suite(SinkConformance):
     def __init__(self, make: Callable[[Path], Any]) -> None:
         self.make = make
 
-    def make_sink(self, folder: Path) -> Sink:
-        sink: Sink = self.make(folder / "scores.csv")
+    def make_sink(self, folder: Path) -> Sink | WritingSink:
+        sink: Sink | WritingSink = self.make(folder / "scores.csv")
         return sink
 
     def read_rows(self, folder: Path) -> list[Row]:

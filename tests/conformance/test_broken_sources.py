@@ -21,7 +21,8 @@ from streambatch.core.chunks import (
 )
 from streambatch.core.durable import Notes, Saved
 from streambatch.core.intake import Intake
-from streambatch.core.protocols import Source
+from streambatch.core.parts import Source
+from streambatch.core.wrapping import RunningSource
 from streambatch.testing import SourceConformance
 from tests.conformance.verdicts import check_noticed, failures
 
@@ -305,8 +306,8 @@ class Suite(SourceConformance):
     def __init__(self, make: Callable[[Sequence[bytes]], Any]) -> None:
         self.make = make
 
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source:
-        source: Source = self.make(records)
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
+        source: Source | RunningSource = self.make(records)
         return source
 
 

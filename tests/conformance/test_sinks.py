@@ -22,7 +22,8 @@ from streambatch.connectors.memory.none import NoneSink
 from streambatch.connectors.memory.sink import MemorySink
 from streambatch.connectors.sockets.tcp_sink import TcpSink
 from streambatch.connectors.stdio.sink import StdoutSink
-from streambatch.core.protocols import Sink
+from streambatch.core.parts import Sink
+from streambatch.core.wrapping import WritingSink
 from streambatch.storage.segments import Rotation
 from streambatch.testing import Row, SinkConformance, rows_in
 
@@ -41,7 +42,7 @@ class TestFile(SinkConformance):
         yield
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    def make_sink(self, folder: Path) -> Sink:
+    def make_sink(self, folder: Path) -> Sink | WritingSink:
         return FileSink(str(folder / "scores"), format=self.format, if_exists=self.if_exists, name="scores")
 
     def read_rows(self, folder: Path) -> list[Row]:
@@ -71,7 +72,7 @@ class TestFileThatIsReplaced(TestFile):
 
 
 class TestZippedFile(SinkConformance):
-    def make_sink(self, folder: Path) -> Sink:
+    def make_sink(self, folder: Path) -> Sink | WritingSink:
         return FileSink(str(folder / "scores.csv.gz"), format="csv", compression="gzip")
 
     def read_rows(self, folder: Path) -> list[Row]:
@@ -79,7 +80,7 @@ class TestZippedFile(SinkConformance):
 
 
 class TestArrowFile(SinkConformance):
-    def make_sink(self, folder: Path) -> Sink:
+    def make_sink(self, folder: Path) -> Sink | WritingSink:
         return FileSink(str(folder / "scores.arrow"), format="arrow", if_exists="replace")
 
     def read_rows(self, folder: Path) -> list[Row]:
@@ -91,7 +92,7 @@ class TestSegments(SinkConformance):
 
     format: Literal["jsonl", "csv", "parquet"] = "jsonl"
 
-    def make_sink(self, folder: Path) -> Sink:
+    def make_sink(self, folder: Path) -> Sink | WritingSink:
         path = str(folder / f"scores.{self.format}")
         return FileSink(path, format=self.format, rotate=Rotation(max_bytes=2000), if_exists="append")
 
@@ -114,7 +115,7 @@ class TestStdout(SinkConformance):
 
     backends = BOTH
 
-    def make_sink(self, folder: Path) -> Sink:
+    def make_sink(self, folder: Path) -> Sink | WritingSink:
         return StdoutSink(name="out")
 
     def read_rows(self, folder: Path) -> list[Row]:
@@ -145,7 +146,7 @@ class TestMemory(SinkConformance):
     def outputs(self) -> None:
         self.kept: dict[Path, MemorySink] = {}
 
-    def make_sink(self, folder: Path) -> Sink:
+    def make_sink(self, folder: Path) -> Sink | WritingSink:
         return self.kept.setdefault(folder, MemorySink(format="csv"))
 
     def read_rows(self, folder: Path) -> list[Row]:
@@ -155,7 +156,7 @@ class TestMemory(SinkConformance):
 class TestNone(SinkConformance):
     backends = BOTH
 
-    def make_sink(self, folder: Path) -> Sink:
+    def make_sink(self, folder: Path) -> Sink | WritingSink:
         return NoneSink()
 
     def read_rows(self, folder: Path) -> None:
@@ -166,7 +167,7 @@ class TestTcp(SinkConformance):
     backends = BOTH
     shows_synced = False
 
-    def make_sink(self, folder: Path) -> Sink:
+    def make_sink(self, folder: Path) -> Sink | WritingSink:
         return TcpSink((folder / "address").read_text())
 
     def read_rows(self, folder: Path) -> list[Row]:
@@ -183,7 +184,7 @@ class TestHttp(SinkConformance):
     backends = BOTH
     overtakes = True
 
-    def make_sink(self, folder: Path) -> Sink:
+    def make_sink(self, folder: Path) -> Sink | WritingSink:
         return HttpSink(f"http://{(folder / 'address').read_text()}/scores")
 
     def read_rows(self, folder: Path) -> list[Row]:

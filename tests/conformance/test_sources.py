@@ -24,7 +24,8 @@ from streambatch.connectors.sockets.tcp import TcpSource
 from streambatch.connectors.sockets.udp import UdpSource
 from streambatch.connectors.sockets.unix import UnixSource
 from streambatch.connectors.stdio.source import StdinSource
-from streambatch.core.protocols import Source
+from streambatch.core.parts import Source
+from streambatch.core.wrapping import RunningSource
 from streambatch.net.addresses import parse_address
 from streambatch.testing import SourceConformance
 
@@ -44,13 +45,13 @@ class Lines(SourceConformance):
 
 
 class TestFile(Lines):
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
         (folder / "in.jsonl").write_bytes(lines(records))
         return FileSource(str(folder / "in.jsonl"), name="rides_in")
 
 
 class TestFiles(SourceConformance):
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
         for at in range(4):
             part = records[at * len(records) // 4 : (at + 1) * len(records) // 4]
             (folder / f"{at}.jsonl").write_bytes(lines(part))
@@ -58,13 +59,13 @@ class TestFiles(SourceConformance):
 
 
 class TestGzippedFile(Lines):
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
         (folder / "in.jsonl.gz").write_bytes(gzip.compress(lines(records), 1))
         return FileSource(str(folder / "in.jsonl.gz"))
 
 
 class TestCsvFile(SourceConformance):
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
         (folder / "in.csv").write_bytes(lines([b"id,x,note", *records]))
         return FileSource(str(folder / "in.csv"), format="csv")
 
@@ -76,7 +77,7 @@ class TestCsvFile(SourceConformance):
 
 
 class TestLengthPrefixedFile(SourceConformance):
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
         framed = b"".join(len(record).to_bytes(4, "big") + record for record in records)
         (folder / "in.bin").write_bytes(framed)
         return FileSource(str(folder / "in.bin"), format="length_prefixed")
@@ -90,7 +91,7 @@ class TestParquetFile(SourceConformance):
 
     format: Literal["parquet", "arrow"] = "parquet"
 
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
         schema = pa.schema({"id": pa.int64(), "x": pa.float64(), "note": pa.string()})
         table = pa.Table.from_pylist([json.loads(record) for record in records], schema)
         path = str(folder / "in")
@@ -118,19 +119,20 @@ class TestArrowFile(TestParquetFile):
 class TestFollowedFile(Lines):
     backends = BOTH
 
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source:
-        (folder / "in.jsonl").write_bytes(lines(records[: len(records) // 2]))
-        return FileSource(str(folder / "in.jsonl"), follow=True)
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
+        self.path = folder / "in.jsonl"
+        self.path.write_bytes(lines(records[: len(records) // 2]))
+        return FileSource(str(self.path), follow=True)
 
-    async def send(self, source: Any, records: Sequence[bytes]) -> None:
-        with open(source.path, "ab") as file:
+    async def send(self, reader: Any, records: Sequence[bytes]) -> None:
+        with open(self.path, "ab") as file:
             file.write(lines(records[len(records) // 2 :]))
 
 
 class TestMemory(Lines):
     backends = BOTH
 
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
         block = lines(records)
         return MemorySource([block[at : at + 5000] for at in range(0, len(block), 5000)])
 
@@ -138,11 +140,11 @@ class TestMemory(Lines):
 class TestTcp(Lines):
     backends = BOTH
 
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
         return TcpSource("127.0.0.1:0")
 
-    async def send(self, source: Any, records: Sequence[bytes]) -> None:
-        host, port = parse_address(await source.listening())
+    async def send(self, reader: Any, records: Sequence[bytes]) -> None:
+        host, port = parse_address(await reader.listening())
         async with await anyio.connect_tcp(host, port) as client:
             await client.send(lines(records))
 
@@ -152,11 +154,11 @@ class TestTcpFromMany(SourceConformance):
 
     many = 400
 
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
         return TcpSource("127.0.0.1:0")
 
-    async def send(self, source: Any, records: Sequence[bytes]) -> None:
-        host, port = parse_address(await source.listening())
+    async def send(self, reader: Any, records: Sequence[bytes]) -> None:
+        host, port = parse_address(await reader.listening())
         async with anyio.create_task_group() as clients:
             for at in range(8):
                 clients.start_soon(self.client, host, port, records[at::8])
@@ -167,11 +169,11 @@ class TestTcpFromMany(SourceConformance):
 
 
 class TestHttp(Lines):
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
         return HttpSource("127.0.0.1:0")
 
-    async def send(self, source: Any, records: Sequence[bytes]) -> None:
-        host, port = parse_address(await source.listening())
+    async def send(self, reader: Any, records: Sequence[bytes]) -> None:
+        host, port = parse_address(await reader.listening())
         body = lines(records)
         head = b"POST /records HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
         async with await anyio.connect_tcp(host, port) as client:
@@ -186,11 +188,11 @@ class TestUdp(SourceConformance):
     backends = BOTH
     many = 100
 
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
         return UdpSource("127.0.0.1:0")
 
-    async def send(self, source: Any, records: Sequence[bytes]) -> None:
-        host, port = parse_address(await source.listening())
+    async def send(self, reader: Any, records: Sequence[bytes]) -> None:
+        host, port = parse_address(await reader.listening())
         async with await anyio.create_connected_udp_socket(host, port) as client:
             for record in records:
                 await client.send(record)
@@ -212,11 +214,11 @@ class TestUnix(Lines):
         yield
         shutil.rmtree(self.sockets)
 
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
         return UnixSource(self.sockets / "in.sock")
 
-    async def send(self, source: Any, records: Sequence[bytes]) -> None:
-        async with await anyio.connect_unix(await source.listening()) as client:
+    async def send(self, reader: Any, records: Sequence[bytes]) -> None:
+        async with await anyio.connect_unix(await reader.listening()) as client:
             await client.send(lines(records))
 
 
@@ -232,7 +234,7 @@ class TestStdin(Lines):
         os.dup2(kept, 0)
         os.close(kept)
 
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
         self.close()
         reading, self.writing = socket.socketpair()
         self.writing.setblocking(False)
@@ -240,7 +242,7 @@ class TestStdin(Lines):
             os.dup2(reading.fileno(), 0)
         return StdinSource()
 
-    async def send(self, source: Any, records: Sequence[bytes]) -> None:
+    async def send(self, reader: Any, records: Sequence[bytes]) -> None:
         assert self.writing is not None
         left = memoryview(lines(records))
         while left:

@@ -9,15 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streambatch.connectors.memory.sink import MemorySink
+from streambatch.connectors.memory.sink import MemoryOutput, MemoryWriter
 from streambatch.core.batches import Batch, Stamps
-from streambatch.core.clock import Clock
 from streambatch.core.durable import Mark
 from streambatch.core.errors import SinkError, StateOutage
 from streambatch.core.events import Observer
 from streambatch.core.outcomes import Outcome, Reject
-from streambatch.core.parts import Site, Writer
-from streambatch.core.wrapping import as_sink
+from streambatch.core.parts import Writer
 from streambatch.delivery import committer
 from streambatch.delivery import outbox as outboxes
 from streambatch.delivery.dead_letters import DeadLetterEncoder
@@ -30,21 +28,23 @@ from tests.moved_clock import MovedClock
 pytestmark = pytest.mark.anyio
 
 
-class PiecewiseSink(MemorySink):
+class PiecewiseWriter(MemoryWriter):
     """Keeps payloads; they count as durable once a segment of `size` writes is full, or by `finish`."""
 
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-        self.durable_writes = self.finished = self.looked_at = 0
-        self.clock: Clock | None = None
+    is_segmented = True
 
-    def timed_by(self, clock: Clock) -> None:
-        self.clock = clock
+    def __init__(self, size: int) -> None:
+        super().__init__("memory", MemoryOutput())
+        self.size = size
+        self.durable = self.finished = self.looked_at = 0
+
+    @property
+    def durable_writes(self) -> int:
+        return self.durable
 
     async def sync(self) -> int:
         await anyio.lowlevel.checkpoint()
-        self.durable_writes = max(self.durable_writes, len(self.payloads) // self.size * self.size)
+        self.durable = max(self.durable, len(self.output.payloads) // self.size * self.size)
         return await super().sync()
 
     async def close_due(self) -> None:
@@ -53,7 +53,7 @@ class PiecewiseSink(MemorySink):
 
     async def finish(self) -> None:
         await anyio.lowlevel.checkpoint()
-        self.durable_writes = len(self.payloads)
+        self.durable = len(self.output.payloads)
         self.finished += 1
 
 
@@ -124,13 +124,13 @@ class Kept:
 class Run:
     """An outbox, and what it said of batches, by sequence."""
 
-    def __init__(self, sink: MemorySink, *, is_durable: bool = True) -> None:
-        self.sink, self.dead_letters = sink, NoDeadLetters()
+    def __init__(self, writer: MemoryWriter, *, is_durable: bool = True) -> None:
+        self.writer, self.dead_letters = writer, NoDeadLetters()
         self.written_batches: list[int] = []
         self.acked_batches: list[int] = []
         clock = MovedClock()
         self.outbox = Outbox(
-            as_sink(sink).build(Site(clock=clock)),
+            writer,
             self.dead_letters,
             self,
             DeadLetterEncoder("p", "r-1", clock),
@@ -158,8 +158,9 @@ class Run:
 
     def durable(self) -> list[int]:
         """Return the batches whose scores the sink holds durably."""
-        count = getattr(self.sink, "durable_writes", len(self.sink.payloads))
-        return [int(line) for payload in self.sink.payloads[:count] for line in payload.splitlines()]
+        payloads = self.writer.output.payloads
+        count = self.writer.durable_writes if self.writer.is_segmented else len(payloads)
+        return [int(line) for payload in payloads[:count] for line in payload.splitlines()]
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -170,7 +171,7 @@ def test_only_what_is_durable_is_acked_in_order_and_in_the_end_all(
 ) -> None:
     async def run() -> None:
         choose = random.Random(seed)
-        sink = PiecewiseSink(size)
+        sink = PiecewiseWriter(size)
         run = Run(sink)
         await sink.open(b"")
         order = sorted(range(count), key=lambda sequence: sequence + choose.random() * ahead)
@@ -191,7 +192,7 @@ def test_only_what_is_durable_is_acked_in_order_and_in_the_end_all(
 
 
 async def test_batches_wait_unacked_until_their_segment_is_closed() -> None:
-    run = Run(PiecewiseSink(2))
+    run = Run(PiecewiseWriter(2))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run.outbox.run)
         for sequence, expected in enumerate([[], [0, 1], [0, 1], [0, 1, 2, 3]]):
@@ -208,7 +209,7 @@ async def test_batches_wait_unacked_until_their_segment_is_closed() -> None:
 
 async def test_too_many_that_wait_have_the_segment_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(committer, "UNSYNCED_BATCHES_MAX", 3)
-    run = Run(PiecewiseSink(1000))
+    run = Run(PiecewiseWriter(1000))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run.outbox.run)
         for sequence in range(4):
@@ -224,7 +225,7 @@ async def test_too_many_that_wait_have_the_segment_closed(monkeypatch: pytest.Mo
 
 
 async def test_a_sync_that_failed_acks_nothing_and_the_next_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(PiecewiseSink(1))
+    run = Run(PiecewiseWriter(1))
     run.add(0)
     await run.outbox.write_ready()
 
@@ -232,7 +233,7 @@ async def test_a_sync_that_failed_acks_nothing_and_the_next_all(monkeypatch: pyt
         raise SinkError("scores", "no room")
 
     with monkeypatch.context() as broken, pytest.raises(SinkError):
-        broken.setattr(run.sink, "sync", failing)
+        broken.setattr(run.writer, "sync", failing)
         await run.outbox.sync()
     assert run.acked_batches == []
     await run.outbox.sync()
@@ -240,7 +241,7 @@ async def test_a_sync_that_failed_acks_nothing_and_the_next_all(monkeypatch: pyt
 
 
 async def test_a_sink_without_segments_is_acked_by_each_sync() -> None:
-    run = Run(MemorySink())
+    run = Run(MemoryWriter("memory", MemoryOutput()))
     run.add(0)
     await run.outbox.write_ready()
     await run.outbox.sync()
@@ -251,7 +252,7 @@ async def test_the_task_that_writes_closes_what_is_due_also_while_nothing_comes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(outboxes, "CLOSE_DUE_SECONDS", 0.0)
-    sink = PiecewiseSink(1)
+    sink = PiecewiseWriter(1)
     run = Run(sink)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run.outbox.run)
@@ -262,7 +263,7 @@ async def test_the_task_that_writes_closes_what_is_due_also_while_nothing_comes(
 
 
 async def test_a_checkpoint_that_can_not_be_stored_is_held_and_nothing_acked_meanwhile() -> None:
-    run = Run(MemorySink())
+    run = Run(MemoryWriter("memory", MemoryOutput()))
     run.add(0)
     await run.outbox.write_ready()
     run.checkpoints.outage = StateOutage("state.sqlite3", "no room")
@@ -273,9 +274,3 @@ async def test_a_checkpoint_that_can_not_be_stored_is_held_and_nothing_acked_mea
             assert run.acked_batches == []
             assert "no room" in run.outbox.outages.reasons(0.0)[0]
     assert (run.acked_batches, run.checkpoints.commits, run.outbox.outages.current) == ([0], [[0]], {})
-
-
-async def test_it_gives_its_clock_to_a_sink_with_segments() -> None:
-    sink = PiecewiseSink(1)
-    run = Run(sink)
-    assert sink.clock is run.outbox._clock

@@ -1,7 +1,6 @@
 """`microbatches` of sources: records reachable, memory bounded, and no task, thread, file or socket left behind."""
 
 import gzip
-import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Mapping
@@ -195,8 +194,7 @@ async def test_left_early_a_listening_source_closes_its_sockets(kind: str, way: 
     with anyio.fail_after(10), anyio.CancelScope() as scope:
         try:
             async with microbatches(source, max_records=100) as batches:
-                await source.listening()
-                with connected(source) as client:
+                with connected(await batches.listening()) as client:
                     client.sendall(b"\n".join(LINES))
                     async for batch in batches:
                         assert batch.records()[0] == LINES[0]
@@ -210,17 +208,16 @@ async def test_left_early_a_listening_source_closes_its_sockets(kind: str, way: 
             assert way == "exception"
     assert tasks_alive() == tasks_before
     assert open_files() == files_before
-    assert source.bound is None
     assert list(tmp_path.iterdir()) == []
 
 
-def connected(source: TcpSource | UnixSource) -> socket.socket:
-    if isinstance(source, UnixSource):
+def connected(address: str | None) -> socket.socket:
+    assert address is not None
+    host, _, port = address.rpartition(":")
+    if not host:
         client = socket.socket(socket.AF_UNIX)
-        client.connect(os.fspath(source.path))
+        client.connect(address)
         return client
-    assert source.bound is not None
-    host, port = source.bound.split(":")
     return socket.create_connection((host, int(port)))
 
 

@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streambatch as sb
+from streambatch.connectors.memory.sink import MemoryWriter
 from streambatch.core.batches import Batch
 from streambatch.core.errors import ModelError, SinkError, TooManyDeadError
 from streambatch.core.events import Observer, State
 from streambatch.core.outcomes import Outcome
+from streambatch.core.parts import Site
 from streambatch.core.types import FloatArray
 
 pytestmark = pytest.mark.anyio
@@ -39,6 +41,16 @@ def source(*blocks: bytes, **options: Any) -> sb.MemorySource:
 
 def pipeline(sources: Any, sink: Any = None, model: Any = MODEL, **options: Any) -> sb.Pipeline:
     return sb.Pipeline(sources=sources, record=SCHEMA, model=model, sink=sink or sb.MemorySink(), **options)
+
+
+def writing(writer: type[MemoryWriter]) -> sb.MemorySink:
+    """Return a sink that writes with such a writer."""
+
+    class Writing(sb.MemorySink):
+        def build(self, site: Site) -> MemoryWriter:
+            return writer(self.name, self.output)
+
+    return Writing()
 
 
 def scores(sink: Any) -> list[dict[str, Any]]:
@@ -229,30 +241,29 @@ async def test_fewer_than_a_thousand_or_an_endless_source_stop_nothing() -> None
 
 
 async def test_an_output_is_closed_when_the_run_is_cancelled_as_it_has_opened() -> None:
-    class Cancelling(sb.MemorySink):
-        is_open = False
+    seen = []
 
+    class Cancelling(MemoryWriter):
         async def open(self, header: bytes) -> None:
             await super().open(header)
-            self.is_open = True
+            seen.append("opened")
             scope.cancel()
 
         async def close(self) -> None:
-            self.is_open = False
+            seen.append("closed")
 
-    sink = Cancelling()
     with anyio.CancelScope() as scope:
-        await pipeline([source(lines(range(10)))], sink).run()
+        await pipeline([source(lines(range(10)))], writing(Cancelling)).run()
     assert scope.cancelled_caught
-    assert not sink.is_open
+    assert seen == ["opened", "closed"]
 
 
 async def test_a_sink_that_fails_ends_the_run_with_its_error_and_counts_the_rest() -> None:
-    class Full(sb.MemorySink):
+    class Full(MemoryWriter):
         async def write(self, payload: bytes) -> None:
             raise SinkError("memory", "no room")
 
-    done = pipeline([source(lines(range(10)))], Full())
+    done = pipeline([source(lines(range(10)))], writing(Full))
     with pytest.raises(SinkError, match="no room"):
         await done.run()
     assert done.report is not None
@@ -300,14 +311,14 @@ async def test_states_are_told_in_order() -> None:
 
 
 async def test_with_a_state_folder_records_count_once_they_are_synced(tmp_path: Path) -> None:
-    class Slow(sb.MemorySink):
+    class Slow(MemoryWriter):
         synced = 0
 
         async def sync(self) -> int:
             type(self).synced += 1
             return await super().sync()
 
-    done = pipeline([source(lines(range(10)))], Slow(), state_dir=tmp_path)
+    done = pipeline([source(lines(range(10)))], writing(Slow), state_dir=tmp_path)
     report = await done.run()
     assert report.records["scored"] == 10
     assert Slow.synced >= 1

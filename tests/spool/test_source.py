@@ -23,7 +23,6 @@ from streambatch.core.chunks import Chunk
 from streambatch.core.durable import Saved
 from streambatch.core.errors import ConfigError, OptionError, SourceError, first_cause
 from streambatch.core.parts import Site, Source
-from streambatch.core.wrapping import as_source
 from streambatch.spool import disk as spool_disk
 from streambatch.spool.source import KEPT_BYTES, SpooledReader, reader_of
 from streambatch.testing.fakes import CollectingIntake
@@ -87,28 +86,28 @@ async def running(
     source: Any, folder: Path, intake: CollectingIntake, saved: Saved | None = None
 ) -> AsyncIterator[SpooledReader]:
     """Run a source with its spool beside the test, and stop it gracefully at the end."""
-    with_spool = reader_of(as_source(source), Site(state_dir=folder))
-    assert isinstance(with_spool, SpooledReader)
+    reader = reader_of(source, Site(state_dir=folder))
+    assert isinstance(reader, SpooledReader)
     if saved is not None:
-        with_spool.resume({"spool": saved})
+        reader.resume({"spool": saved})
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(with_spool.run, intake)
-            await source.listening()
-            yield with_spool
+            tasks.start_soon(reader.run, intake)
+            await reader.listening()
+            yield reader
             tasks.cancel_scope.cancel()
     assert intake.memory.used == 0
 
 
-async def post(source: HttpSource, body: bytes = b"", *, key: str | None = None, head: str = "") -> Answer:
+async def post(reader: SpooledReader, body: bytes = b"", *, key: str | None = None, head: str = "") -> Answer:
     """Send a request as a client does, and return what it was answered."""
-    async with await connect(source) as client:
+    async with await connect(reader) as client:
         await client.send(request(body, key=key, head=head))
         return await answer(client)
 
 
-async def connect(source: Any) -> anyio.abc.SocketStream:
-    host, _, port = (await source.listening()).rpartition(":")
+async def connect(reader: SpooledReader) -> anyio.abc.SocketStream:
+    host, _, port = (await reader.listening() or "").rpartition(":")
     return await anyio.connect_tcp(host, int(port))
 
 
@@ -127,8 +126,8 @@ async def answer(client: anyio.abc.SocketStream) -> Answer:
     return Answer(int(head.split()[1]), json.loads(body))
 
 
-async def send(source: TcpSource, data: bytes) -> None:
-    async with await connect(source) as client:
+async def send(reader: SpooledReader, data: bytes) -> None:
+    async with await connect(reader) as client:
         await client.send(data)
 
 
@@ -142,24 +141,24 @@ def full(error: int = errno.ENOSPC) -> OSError:
 
 async def test_what_is_posted_comes_in_as_one_partition(tmp_path: Path) -> None:
     source, intake = http(), CollectingIntake()
-    async with running(source, tmp_path, intake) as with_spool:
-        assert with_spool.is_resumable
+    async with running(source, tmp_path, intake) as reader:
+        assert reader.is_resumable
         for _ in range(3):
-            assert await post(source, LINES) == (200, {"received": 1000})
+            assert await post(reader, LINES) == (200, {"received": 1000})
         await intake.holds(3000)
         assert records(intake) == 3 * LINES
         assert {str(chunk.partition) for chunk in intake.chunks} == {"http spool"}
         assert intake.chunks[-1].position == 3 * len(LINES)
         assert intake.counts == {"received": 3000, "recovered": 0}
-        assert with_spool.notes() == {"spool": {}}
-        assert with_spool.notes() == {}
+        assert reader.notes() == {"spool": {}}
+        assert reader.notes() == {}
 
 
 async def test_the_answer_comes_after_the_fsync(tmp_path: Path, gate: Gate) -> None:
     source, intake = http(), CollectingIntake()
-    async with running(source, tmp_path, intake):
+    async with running(source, tmp_path, intake) as reader:
         gate.shut()
-        async with await connect(source) as client:
+        async with await connect(reader) as client:
             await client.send(request(b"a\n"))
             await until(lambda: gate.waiting == 1)
             with anyio.move_on_after(0.05) as waiting:
@@ -172,16 +171,16 @@ async def test_the_answer_comes_after_the_fsync(tmp_path: Path, gate: Gate) -> N
 
 async def test_requests_that_come_meanwhile_share_the_next_fsync(tmp_path: Path, gate: Gate) -> None:
     source, intake = http(), CollectingIntake()
-    async with running(source, tmp_path, intake) as with_spool:
-        await post(source, b"first\n")  # makes the segment, whose name is synced too
+    async with running(source, tmp_path, intake) as reader:
+        await post(reader, b"first\n")  # makes the segment, whose name is synced too
         gate.shut()
         async with anyio.create_task_group() as clients:
-            clients.start_soon(post, source, b"second\n")
+            clients.start_soon(post, reader, b"second\n")
             await until(lambda: gate.waiting == 1)
             count = gate.count
             for _ in range(20):
-                clients.start_soon(post, source, b"more\n")
-            log: Any = with_spool._log
+                clients.start_soon(post, reader, b"more\n")
+            log: Any = reader._log
             await until(lambda: len(log._pending) == 21)
             gate.open()
         assert gate.count == count + 2
@@ -191,10 +190,10 @@ async def test_a_failed_fsync_is_never_answered_200(tmp_path: Path, gate: Gate) 
     source, intake = http(), CollectingIntake()
     found: list[Answer] = []
     with pytest.raises(BaseExceptionGroup) as caught:
-        async with running(source, tmp_path, intake):
-            await post(source, b"a\n")
+        async with running(source, tmp_path, intake) as reader:
+            await post(reader, b"a\n")
             gate.error = full(errno.EIO)
-            found.append(await post(source, b"b\n"))
+            found.append(await post(reader, b"b\n"))
             gate.error = None
             await anyio.sleep_forever()
     error = first_cause(caught.value)
@@ -210,16 +209,16 @@ async def test_a_repeated_key_is_answered_alike_and_stored_once(tmp_path: Path, 
     count = len(body.splitlines())
     for _ in range(2):
         source = http()
-        async with running(source, tmp_path, intake):
-            assert await post(source, body, key="k-1") == (200, {"received": count})
-            assert await post(source, body, key="k-1") == (200, {"received": count})
+        async with running(source, tmp_path, intake) as reader:
+            assert await post(reader, body, key="k-1") == (200, {"received": count})
+            assert await post(reader, body, key="k-1") == (200, {"received": count})
     assert records(intake).startswith(body)
     again = CollectingIntake(memory=32 * MIB)
     source = http()
     position = intake.chunks[-1].position if count else 0
-    async with running(source, tmp_path, again, Saved(position=position, read_to=position, notes={})):
-        assert await post(source, body, key="k-1") == (200, {"received": count})
-        assert await post(source, b"last\n") == (200, {"received": 1})
+    async with running(source, tmp_path, again, Saved(position=position, read_to=position, notes={})) as reader:
+        assert await post(reader, body, key="k-1") == (200, {"received": count})
+        assert await post(reader, b"last\n") == (200, {"received": 1})
         await again.holds(1)
     assert records(again) == b"last\n"
 
@@ -229,9 +228,9 @@ async def test_a_repeated_key_waits_for_the_first(tmp_path: Path, gate: Gate) ->
     found: list[Answer] = []
 
     async def client() -> None:
-        found.append(await post(source, b"a\nb\n", key="same"))
+        found.append(await post(reader, b"a\nb\n", key="same"))
 
-    async with running(source, tmp_path, intake):
+    async with running(source, tmp_path, intake) as reader:
         gate.shut()
         async with anyio.create_task_group() as clients:
             for _ in range(5):
@@ -245,30 +244,30 @@ async def test_a_repeated_key_waits_for_the_first(tmp_path: Path, gate: Gate) ->
 
 async def test_a_key_whose_first_request_broke_off_is_free_again(tmp_path: Path) -> None:
     source, intake = http(), CollectingIntake()
-    async with running(source, tmp_path, intake):
-        async with await connect(source) as client:
+    async with running(source, tmp_path, intake) as reader:
+        async with await connect(reader) as client:
             await client.send(request(b"a\nb\n", key="k", length=100))
             async with anyio.create_task_group() as clients:
-                clients.start_soon(post, source)
-        assert await post(source, b"c\n", key="k") == (200, {"received": 1})
+                clients.start_soon(post, reader)
+        assert await post(reader, b"c\n", key="k") == (200, {"received": 1})
         await intake.holds(1)
     assert records(intake) == b"c\n"
 
 
 async def test_a_key_that_comes_back_with_other_records_is_refused(tmp_path: Path) -> None:
     source, intake = http(), CollectingIntake()
-    async with running(source, tmp_path, intake):
-        await post(source, b"a\n", key="k")
-        refused = await post(source, b"b\n", key="k")
+    async with running(source, tmp_path, intake) as reader:
+        await post(reader, b"a\n", key="k")
+        refused = await post(reader, b"b\n", key="k")
         assert refused.status == 422
         assert refused.body == {"received": 0, "error": "the idempotency key was used for other records before"}
 
 
 async def test_a_key_that_comes_back_with_other_columns_is_refused(tmp_path: Path) -> None:
     source, intake = http(format="csv"), CollectingIntake()
-    async with running(source, tmp_path, intake):
+    async with running(source, tmp_path, intake) as reader:
         for body, status in ((b"a,b\n1,2\n", 200), (b"b,a\n1,2\n", 422), (b"a,b\n1,2\n", 200)):
-            assert (await post(source, body, key="k")).status == status
+            assert (await post(reader, body, key="k")).status == status
         await intake.holds(1)
     assert records(intake) == b"1,2\n"
 
@@ -276,8 +275,8 @@ async def test_a_key_that_comes_back_with_other_columns_is_refused(tmp_path: Pat
 @pytest.mark.parametrize("key", ["", "x" * 256, "\x7f", "\xe9"])
 async def test_a_key_that_is_none_is_refused(tmp_path: Path, key: str) -> None:
     source, intake = http(), CollectingIntake()
-    async with running(source, tmp_path, intake):
-        async with await connect(source) as client:
+    async with running(source, tmp_path, intake) as reader:
+        async with await connect(reader) as client:
             head = b"POST /records HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nIdempotency-Key: "
             await client.send(head + key.encode("latin-1") + b"\r\n\r\na\n")
             received = await client.receive()
@@ -288,10 +287,10 @@ async def test_a_key_is_forgotten_after_the_window(tmp_path: Path) -> None:
     clock = ManualClock()
     intake = CollectingIntake(clock=clock)
     source = http(dedupe_window="1h")
-    async with running(source, tmp_path, intake):
+    async with running(source, tmp_path, intake) as reader:
         for moved in (0, 3599, 3601):
             clock.now = 1000.0 + moved
-            assert (await post(source, b"a\n", key="k")).status == 200
+            assert (await post(reader, b"a\n", key="k")).status == 200
         await intake.holds(2)
     assert records(intake) == b"a\na\n"
 
@@ -299,16 +298,16 @@ async def test_a_key_is_forgotten_after_the_window(tmp_path: Path) -> None:
 async def test_a_request_counts_whole_or_not_at_all(tmp_path: Path) -> None:
     source, intake = http(), CollectingIntake(memory=32 * MIB)
     large = LINES * 100
-    async with running(source, tmp_path, intake):
+    async with running(source, tmp_path, intake) as reader:
         for body in (b"a\nb\n", large):
-            async with await connect(source) as client:
+            async with await connect(reader) as client:
                 await client.send(request(body, length=len(body) + 9))
             tail = b"5\r\nc\nd\n\r\nno chunk\r\n"
-            async with await connect(source) as client:
+            async with await connect(reader) as client:
                 head = b"POST /records HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
                 await client.send(head + b"%x\r\n" % len(body) + body + b"\r\n" + tail)
                 assert (await answer(client)).body["received"] == 0
-        assert await post(source, b"whole\n") == (200, {"received": 1})
+        assert await post(reader, b"whole\n") == (200, {"received": 1})
         await intake.holds(1)
     assert records(intake) == b"whole\n"
 
@@ -317,8 +316,8 @@ async def test_a_body_larger_than_memory_comes_in_whole(tmp_path: Path) -> None:
     source, intake = http(), CollectingIntake()
     body = LINES * 1000
     assert len(body) > intake.memory.capacity
-    async with running(source, tmp_path, intake):
-        assert await post(source, body) == (200, {"received": 1_000_000})
+    async with running(source, tmp_path, intake) as reader:
+        assert await post(reader, body) == (200, {"received": 1_000_000})
         await intake.holds(1_000_000)
         assert intake.memory.peak < intake.memory.capacity + MIB
     assert records(intake) == body
@@ -328,13 +327,13 @@ async def test_dead_records_and_columns_survive(tmp_path: Path) -> None:
     stalled = CollectingIntake()
     stalled.stall()
     source = http(format="csv", max_record_bytes=1000)
-    async with running(source, tmp_path, stalled):
+    async with running(source, tmp_path, stalled) as reader:
         body = b"a,b\n1,2\n" + b"x" * 5000 + b"\n3,4\n"
-        assert await post(source, body) == (200, {"received": 3})
+        assert await post(reader, body) == (200, {"received": 3})
         stalled.go_on()
     intake = CollectingIntake()
     source = http(format="csv", max_record_bytes=1000)
-    async with running(source, tmp_path, intake):
+    async with running(source, tmp_path, intake) as reader:
         await intake.holds(3)
     assert [(chunk.columns, bytes(chunk.data())) for chunk in intake.chunks if chunk.fault is None] == [
         (("a", "b"), b"1,2\n"),
@@ -347,11 +346,11 @@ async def test_dead_records_and_columns_survive(tmp_path: Path) -> None:
 async def test_a_request_that_would_never_fit_is_not_asked_to_come_again(tmp_path: Path) -> None:
     """Its body is no larger than it may be, but short records take more room in the spool than their bytes."""
     source, intake = http(spool={"max_bytes": 4 * MIB}, max_body_bytes=MIB, max_record_bytes=MIB), CollectingIntake()
-    async with running(source, tmp_path, intake):
-        found = await post(source, b"1\n" * 400_000)
+    async with running(source, tmp_path, intake) as reader:
+        found = await post(reader, b"1\n" * 400_000)
         assert found.status == 413
         assert "more than 1 MiB of the spool" in found.body["error"]
-        assert (await post(source, b"1\n")).status == 200
+        assert (await post(reader, b"1\n")).status == 200
         await intake.holds(1)
 
 
@@ -359,18 +358,18 @@ async def test_a_full_spool_is_answered_before_the_first_block_and_drops_nothing
     source, intake = http(spool={"max_bytes": 4 * MIB}, max_body_bytes=MIB, max_record_bytes=MIB), CollectingIntake()
     intake.stall()
     body = LINES * 10
-    async with running(source, tmp_path, intake) as with_spool:
+    async with running(source, tmp_path, intake) as reader:
         taken = 0
-        while (found := await post(source, body)).status == 200:
+        while (found := await post(reader, body)).status == 200:
             taken += 1
         assert found == (429, {"received": 0, "error": "the queue is full"})
         assert 15 < taken < 30
-        assert with_spool.spool.size <= 4 * MIB
+        assert reader.spool.size <= 4 * MIB
         intake.go_on()
         await intake.holds(taken * 10_000)
-        with_spool.acked({"spool": intake.chunks[-1].position})
-        await until(lambda: with_spool.spool.size < 3 * MIB)
-        assert (await post(source, body)).status == 200
+        reader.acked({"spool": intake.chunks[-1].position})
+        await until(lambda: reader.spool.size < 3 * MIB)
+        assert (await post(reader, body)).status == 200
         await intake.holds((taken + 1) * 10_000)
         assert records(intake) == body * (taken + 1)
         assert intake.refusals == {"full": 1}
@@ -380,17 +379,17 @@ async def test_a_full_spool_keeps_a_socket_waiting(tmp_path: Path) -> None:
     source, intake = tcp(spool={"max_bytes": 4 * MIB}, max_record_bytes=MIB), CollectingIntake()
     intake.stall()
     body = LINES * 1000
-    async with running(source, tmp_path, intake) as with_spool:
+    async with running(source, tmp_path, intake) as reader:
         async with anyio.create_task_group() as clients:
-            clients.start_soon(send, source, body)
-            await until(lambda: with_spool.spool.size > 3 * MIB)
-            assert with_spool.spool.size <= 4 * MIB
+            clients.start_soon(send, reader, body)
+            await until(lambda: reader.spool.size > 3 * MIB)
+            assert reader.spool.size <= 4 * MIB
             intake.go_on()
             while intake.count < 1_000_000:
                 await anyio.sleep(0.001)
                 if intake.chunks:
-                    with_spool.acked({"spool": intake.chunks[-1].position})
-                assert with_spool.spool.size <= 4 * MIB
+                    reader.acked({"spool": intake.chunks[-1].position})
+                assert reader.spool.size <= 4 * MIB
     assert records(intake) == body
     assert intake.observer.named("source_blocked")
 
@@ -409,19 +408,19 @@ async def test_a_full_disk_holds_and_goes_on(tmp_path: Path, monkeypatch: pytest
     found: list[Answer] = []
 
     async def client() -> None:
-        found.append(await post(source, b"second\n"))
+        found.append(await post(reader, b"second\n"))
 
-    async with running(source, tmp_path, intake) as with_spool:
-        await post(source, b"first\n")
+    async with running(source, tmp_path, intake) as reader:
+        await post(reader, b"first\n")
         is_full[0] = True
         async with anyio.create_task_group() as clients:
             clients.start_soon(client)
-            await until(lambda: with_spool.spool.outage is not None)
-            assert (await post(source, b"refused\n")).status == 429
+            await until(lambda: reader.spool.outage is not None)
+            assert (await post(reader, b"refused\n")).status == 429
             assert found == []
             is_full[0] = False
         assert found == [(200, {"received": 1})]
-        assert with_spool.spool.outage is None
+        assert reader.spool.outage is None
         await intake.holds(2)
     assert records(intake) == b"first\nsecond\n"
     assert len(intake.observer.named("source_failed")) == 1
@@ -436,9 +435,9 @@ async def test_a_stop_does_not_wait_long_for_a_full_disk(tmp_path: Path, monkeyp
     monkeypatch.setattr(spool_disk, "LAST_SECONDS", 0.05)
     source, intake = tcp(), CollectingIntake()
     with pytest.raises(BaseExceptionGroup) as caught:
-        async with running(source, tmp_path, intake) as with_spool:
-            await send(source, LINES)
-            await until(lambda: with_spool.spool.outage is not None)
+        async with running(source, tmp_path, intake) as reader:
+            await send(reader, LINES)
+            await until(lambda: reader.spool.outage is not None)
     assert "No space left on device" in str(first_cause(caught.value))
     assert intake.counts["received"] == 0
     assert intake.memory.used == 0
@@ -456,19 +455,19 @@ async def test_a_client_whose_request_a_full_disk_did_not_take_by_the_stop_is_to
     found: list[Answer] = []
 
     async def client() -> None:
-        found.append(await post(source, LINES, key="k"))
+        found.append(await post(reader, LINES, key="k"))
 
     async with anyio.create_task_group() as clients:
-        async with running(source, tmp_path, intake) as with_spool:
+        async with running(source, tmp_path, intake) as reader:
             clients.start_soon(client)
-            await until(lambda: with_spool.spool.outage is not None)
+            await until(lambda: reader.spool.outage is not None)
     wanted = {"received": 0, "error": "the spool can't be written: No space left on device"}
     assert found == [(429, wanted)]
     assert intake.counts["received"] == 0
     monkeypatch.undo()
     source, again = http(), CollectingIntake()
-    async with running(source, tmp_path, again):
-        assert await post(source, b"a\n", key="k") == (200, {"received": 1})
+    async with running(source, tmp_path, again) as reader:
+        assert await post(reader, b"a\n", key="k") == (200, {"received": 1})
         await again.holds(1)
     assert records(again) == b"a\n"
 
@@ -479,12 +478,12 @@ async def test_a_stop_stores_and_answers_a_request_that_waits_for_room(tmp_path:
 
     async def client() -> None:
         while not told.is_set():
-            found.append(await post(source, body))
+            found.append(await post(reader, body))
 
     async with anyio.create_task_group() as clients:
-        async with running(source, tmp_path, intake) as with_spool:
+        async with running(source, tmp_path, intake) as reader:
             clients.start_soon(client)
-            await until(lambda: waits_for_room(with_spool._log))
+            await until(lambda: waits_for_room(reader._log))
             before = len(found)
             told.set()
     assert found == [(200, {"received": 40_000})] * (before + 1)
@@ -500,16 +499,16 @@ async def test_a_stop_stores_what_a_socket_brought_that_waits_for_room(tmp_path:
 
     async def client() -> None:
         with suppress(anyio.BrokenResourceError):
-            await send(source, body)
+            await send(reader, body)
 
     async with anyio.create_task_group() as clients:
-        async with running(source, tmp_path, intake) as with_spool:
+        async with running(source, tmp_path, intake) as reader:
             clients.start_soon(client)
-            log: Any = with_spool._log
+            log: Any = reader._log
             await until(lambda: waits_for_room(log) and log._pending_held >= log._share)
-            size_before = with_spool.spool.size
+            size_before = reader.spool.size
     received = intake.counts["received"]
-    assert size_before + log._share <= with_spool.spool.size
+    assert size_before + log._share <= reader.spool.size
     again = CollectingIntake()
     async with running(tcp(), tmp_path, again):
         await again.holds(received)
@@ -524,13 +523,13 @@ def waits_for_room(log: Any) -> bool:
 
 async def test_what_was_not_acked_comes_again(tmp_path: Path) -> None:
     first, source = CollectingIntake(), tcp()
-    async with running(source, tmp_path, first):
-        await send(source, LINES)
+    async with running(source, tmp_path, first) as reader:
+        await send(reader, LINES)
         await first.holds(1000)
     acked, read_to = 100, 100 + 50 * 11
     again, source = CollectingIntake(), tcp()
-    async with running(source, tmp_path, again, Saved(position=acked, read_to=read_to, notes={})):
-        await send(source, b"new\n")
+    async with running(source, tmp_path, again, Saved(position=acked, read_to=read_to, notes={})) as reader:
+        await send(reader, b"new\n")
         await again.holds(len(LINES[acked:].splitlines()) + 1)
     assert records(again) == LINES[acked:] + b"new\n"
     assert again.counts["recovered"] == len(LINES[acked:read_to].splitlines())
@@ -542,18 +541,18 @@ async def test_a_stop_leaves_in_the_spool_what_the_pipeline_has_no_room_for(tmp_
     body = LINES * 2000
     source, intake = tcp(), CollectingIntake()
     intake.stall()
-    async with running(source, tmp_path, intake) as with_spool:
-        await send(source, body)
+    async with running(source, tmp_path, intake) as reader:
+        await send(reader, body)
         await until(lambda: intake.counts["received"] == 2_000_000)
         intake.go_on()
-    left = with_spool.spool.backlog_records
+    left = reader.spool.backlog_records
     assert left > 0
     assert intake.count + left == 2_000_000
     source, again = tcp(), CollectingIntake()
     position = intake.chunks[-1].position
-    async with running(source, tmp_path, again, Saved(position=position, read_to=len(body), notes={})) as with_spool:
+    async with running(source, tmp_path, again, Saved(position=position, read_to=len(body), notes={})) as reader:
         await again.holds(left)
-        assert with_spool.spool.backlog_records == 0
+        assert reader.spool.backlog_records == 0
     assert records(intake) + records(again) == body
     assert again.counts == {"received": 0, "recovered": left}
     assert again.memory.peak <= again.memory.capacity
@@ -562,8 +561,8 @@ async def test_a_stop_leaves_in_the_spool_what_the_pipeline_has_no_room_for(tmp_
 async def test_damage_costs_its_segment_and_is_counted(tmp_path: Path) -> None:
     body = LINES * 1000
     source, intake = tcp(), CollectingIntake()
-    async with running(source, tmp_path, intake):
-        await send(source, body)
+    async with running(source, tmp_path, intake) as reader:
+        await send(reader, body)
         await intake.holds(1_000_000)
     segments = sorted((tmp_path / "spool" / "tcp").glob("*.seg"))
     assert len(segments) > 1
@@ -571,9 +570,9 @@ async def test_damage_costs_its_segment_and_is_counted(tmp_path: Path) -> None:
     content[len(content) // 2] ^= 1
     segments[0].write_bytes(content)
     source, again = tcp(), CollectingIntake()
-    async with running(source, tmp_path, again) as with_spool:
-        await until(lambda: with_spool.spool.backlog_records == 0)
-        status = with_spool.spool
+    async with running(source, tmp_path, again) as reader:
+        await until(lambda: reader.spool.backlog_records == 0)
+        status = reader.spool
     assert status.corrupt_segments == 1
     found = records(again)
     begins = next(at for at, chunk in enumerate(again.chunks) if chunk.base >= int(segments[1].stem))
@@ -588,20 +587,20 @@ async def test_damage_that_is_found_while_it_runs_is_passed_over(tmp_path: Path)
     body = LINES * 2000
     source, intake = tcp(), CollectingIntake()
     intake.stall()
-    async with running(source, tmp_path, intake) as with_spool:
-        await send(source, body)
+    async with running(source, tmp_path, intake) as reader:
+        await send(reader, body)
         await until(lambda: intake.counts["received"] == 2_000_000)
         segments = sorted((tmp_path / "spool" / "tcp").glob("*.seg"))
         with segments[1].open("r+b") as file:
             file.seek(segments[1].stat().st_size // 2)
             file.write(b"damage")
         intake.go_on()
-        await until(lambda: with_spool.spool.backlog_records == 0)
-        assert with_spool.spool.corrupt_segments == 1
+        await until(lambda: reader.spool.backlog_records == 0)
+        assert reader.spool.corrupt_segments == 1
         lost = intake.lost_records
         assert 0 < lost < 1_000_000
         await intake.holds(2_000_000 - lost)
-        await send(source, b"last\n")
+        await send(reader, b"last\n")
         await intake.holds(2_000_001 - lost)
     assert intake.chunks[-1].data() == b"last\n"
 
@@ -614,9 +613,9 @@ async def test_when_the_pipeline_gives_up_so_does_the_source(tmp_path: Path) -> 
 
     source, intake = http(), Broken()
     with pytest.raises(BaseExceptionGroup) as caught:
-        async with running(source, tmp_path, intake):
+        async with running(source, tmp_path, intake) as reader:
             with suppress(anyio.EndOfStream, OSError):
-                await post(source, LINES)
+                await post(reader, LINES)
             await anyio.sleep_forever()
     assert str(first_cause(caught.value)) == "given up"
     assert intake.memory.used == 0
@@ -628,18 +627,18 @@ async def test_other_sockets_have_one_too(tmp_path: Path, kind: str) -> None:
     path = Path(f"/tmp/sb-{os.getpid()}.sock")
     source: Any = UdpSource("127.0.0.1:0", **options) if kind == "udp" else UnixSource(path, **options)
     intake = CollectingIntake()
-    async with running(source, tmp_path, intake):
+    async with running(source, tmp_path, intake) as reader:
         if kind == "udp":
-            host, _, port = source.bound.rpartition(":")
+            host, _, port = (reader.address or "").rpartition(":")
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
                 sock.sendto(b"a\nb\n", (host, int(port)))
         else:
-            async with await anyio.connect_unix(source.bound) as client:
+            async with await anyio.connect_unix(reader.address or "") as client:
                 await client.send(b"a\nb\n")
         await intake.holds(2)
     assert records(intake) == b"a\nb\n"
     again = CollectingIntake()
-    async with running(source, tmp_path, again):
+    async with running(source, tmp_path, again) as reader:
         await again.holds(2)
 
 
@@ -665,8 +664,8 @@ async def test_options_that_do_not_go_together(make: Make, options: dict[str, An
 
 
 async def test_a_spool_needs_a_folder(tmp_path: Path) -> None:
-    plain = as_source(TcpSource("127.0.0.1:0"))
+    plain = TcpSource("127.0.0.1:0")
     for state_dir in (None, tmp_path):
         assert reader_of(plain, Site(state_dir=state_dir)).spool is None
     with pytest.raises(OptionError, match="state_dir"):
-        reader_of(as_source(tcp()), Site())
+        reader_of(tcp(), Site())

@@ -1,15 +1,14 @@
 """The sink that posts scores to an HTTP server, one request a batch, over one connection that is kept.
 
-At least once: what wasn't answered is to be posted again, under the same id, by which the server can tell. What is no
-fault of the scores, be it a server that is away, overloaded, or doesn't let us in, is an outage: it may pass. A payload
-that the server can't take for what it holds is refused. Any other answer takes a change of the config.
+At least once: what wasn't answered is posted again under the same id, by which the server can tell. A server that is
+away or overloaded, or that doesn't let us in, is an outage, which may pass: the scores are not at fault. A payload that
+the server can't take for what it holds is refused. Any other answer takes a change of the config.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
@@ -19,6 +18,7 @@ from pydantic import Field
 
 from streambatch.core.errors import OptionError, SinkError, SinkOutage, SinkRefused
 from streambatch.core.options import options
+from streambatch.core.parts import Sink, Site, Writer
 from streambatch.core.units import Duration
 from streambatch.net.http_client import LOST, Answer, Client, why_lost
 
@@ -30,7 +30,7 @@ _SET_HERE = ("content-length", "transfer-encoding", BATCH_ID.lower())
 
 
 @options
-class HttpSink:
+class HttpSink(Sink):
     """Post scores as JSON lines. Any answer of 200 to 299 means that the server has them."""
 
     url: str
@@ -57,6 +57,21 @@ class HttpSink:
         if self.ca_file is not None and urlsplit(self.url).scheme != "https":
             raise OptionError("ca_file", repr(self.ca_file), "nothing, unless url begins with https")
 
+    def build(self, site: Site) -> HttpWriter:
+        return HttpWriter(self)
+
+
+class HttpWriter(Writer):
+    """Posts over one connection."""
+
+    is_identified = True
+
+    def __init__(self, options: HttpSink) -> None:
+        self.name, self._options = options.name, options
+        headers = [("Content-Type", "application/x-ndjson"), *options.headers.items()]
+        self._client = Client(urlsplit(options.url), headers, options.ca_file)
+        self._own_ids = _Series()
+
     async def open(self, header: bytes) -> None:
         """Start a series of batch ids. The server is first asked for when there is something to send.
 
@@ -65,7 +80,7 @@ class HttpSink:
         try:
             self._client.start()
         except OSError as error:
-            raise SinkError(self.name, f"ca_file {self.ca_file}: {why_lost(error)}") from error
+            raise SinkError(self.name, f"ca_file {self._options.ca_file}: {why_lost(error)}") from error
         self._own_ids.start()
 
     async def write(self, payload: bytes) -> None:
@@ -78,11 +93,12 @@ class HttpSink:
         Raises SinkOutage when it may be posted again later, SinkRefused when the server doesn't take such records, and
         SinkError for answers that no waiting cures. Cancelled, it may have been posted or not.
         """
+        timeout = self._options.timeout
         try:
-            with anyio.fail_after(self.timeout):
+            with anyio.fail_after(timeout):
                 answer = await self._client.post(payload, (BATCH_ID, batch_id))
         except TimeoutError as error:
-            raise SinkOutage(self.name, f"{self._client.where} took more than {self.timeout:g} s") from error
+            raise SinkOutage(self.name, f"{self._client.where} took more than {timeout:g} s") from error
         except LOST as error:
             raise SinkOutage(self.name, f"can't post to {self._client.where}: {why_lost(error)}") from error
         self._check(answer)
@@ -94,15 +110,6 @@ class HttpSink:
     async def close(self) -> None:
         """Let go of the connection."""
         await self._client.close()
-
-    @cached_property
-    def _client(self) -> Client:
-        url = urlsplit(self.url)
-        return Client(url, [("Content-Type", "application/x-ndjson"), *self.headers.items()], self.ca_file)
-
-    @cached_property
-    def _own_ids(self) -> _Series:
-        return _Series()
 
     def _check(self, answer: Answer) -> None:
         if answer.is_success:

@@ -9,7 +9,7 @@ answer comes once all of it is durable, and a repeated `Idempotency-Key` gets th
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import KW_ONLY
 from functools import partial
@@ -34,11 +34,12 @@ from streambatch.core.feed import Feed
 from streambatch.core.grants import Grants, grants_of
 from streambatch.core.intake import Intake
 from streambatch.core.options import options
+from streambatch.core.parts import Claim, Site, Source
 from streambatch.core.spooling import KeyReused, RequestIntake, RequestTooLarge, SpoolFull, StoredRequest, check_spool
 from streambatch.core.units import Duration, Size, format_size
 from streambatch.net.addresses import ListenAddress, parse_address
 from streambatch.net.http_server import HttpServer
-from streambatch.net.listening import IdleTimeout, Listening, MaxConnections, MaxRecordBytes, Spool, bind_for
+from streambatch.net.listening import IdleTimeout, ListeningReader, MaxConnections, MaxRecordBytes, Spool, bind_for
 
 PATH = "/records"
 KEY_HEADER = "idempotency-key"
@@ -59,7 +60,7 @@ class BrokenTransfer(Exception):
 
 
 @options
-class HttpSource(Listening):
+class HttpSource(Source):
     """Listens on an address and takes in what clients post to /records."""
 
     listen: ListenAddress
@@ -88,21 +89,36 @@ class HttpSource(Listening):
             found = format_size(self.spool.max_bytes)
             raise OptionError("spool.max_bytes", found, f"at least {least}, for max_body_bytes")
 
+    def build(self, site: Site) -> HttpReader:
+        return HttpReader(self)
+
+    def claims(self) -> Iterable[Claim]:
+        return [Claim("tcp", "listen", self.listen)]
+
+
+class HttpReader(ListeningReader):
+    """Reads the requests of the clients that connect to an address."""
+
+    def __init__(self, options: HttpSource) -> None:
+        super().__init__(options.name)
+        self._options = options
+
     async def run(self, intake: Intake) -> None:
         """Serve clients until cancelled; requests under way then have GRACE_SECONDS to end. Needs asyncio.
 
         Raises SourceError when it can't listen, and what `put` raises when the pipeline gives up.
         """
+        options = self._options
         grants = grants_of(intake.memory)
-        with grants.shared_by(self.name, self.max_connections, self.max_record_bytes), ExitStack() as opened:
-            listeners, address = await bind_for(self.name, self.listen)
+        with grants.shared_by(self.name, options.max_connections, options.max_record_bytes), ExitStack() as opened:
+            listeners, address = await bind_for(self.name, options.listen)
             for sock in listeners:
                 opened.enter_context(sock)
             try:
-                listening = partial(self._address.set, address)
-                await Requests(self, intake, grants).serve(listeners, listening)
+                listening = partial(self._listens_on, address)
+                await Requests(options, intake, grants).serve(listeners, listening)
             finally:
-                self._address.clear()
+                self._listens_no_more()
 
 
 class Requests:

@@ -2,48 +2,46 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Literal
 
 from streambatch.core.options import options
+from streambatch.core.parts import Sink, Site, Writer
 
 
 @options
-class NoneSink:
+class NoneSink(Sink):
     """Count the bytes of the scores and throw them away."""
 
     name: str = "none"
     """Label of the sink in metrics and messages."""
 
     @property
-    def format(self) -> Literal["jsonl"]:
+    def format(self) -> Literal["jsonl"]:  # type: ignore[override]  # it is always the same
         """Scores are encoded all the same, so that what is measured is what a file would get."""
         return "jsonl"
 
-    @property
-    def length(self) -> int:
-        """Bytes thrown away so far."""
-        return self._tally.length
+    def build(self, site: Site) -> NoneWriter:
+        return NoneWriter(self.name)
+
+
+class NoneWriter(Writer):
+    """Counts bytes."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._length = 0
 
     async def open(self, header: bytes) -> None:
         """Start a count of its own."""
-        self._tally.length = len(header)
+        self._length = len(header)
 
     async def write(self, payload: bytes) -> None:
         """Count a payload."""
-        self._tally.length += len(payload)
+        self._length += len(payload)
 
     async def sync(self) -> int:
         """Return the bytes counted."""
-        return self._tally.length
+        return self._length
 
     async def close(self) -> None:
         """Do nothing: there is nothing to give back."""
-
-    @cached_property
-    def _tally(self) -> _Tally:
-        return _Tally()
-
-
-class _Tally:
-    length = 0

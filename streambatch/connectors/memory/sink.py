@@ -1,42 +1,73 @@
 """The sink that keeps scores in memory: for tests and for programs that take them from there.
 
-It is not bounded; whoever uses it empties `payloads`.
+It is not bounded: the program that uses it empties `payloads`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Literal
 
+from streambatch.core.parts import Sink, Site, Writer
 
-class MemorySink:
-    """Keep the payloads of batches, in order.
 
-    header: what a fresh output would start with. payloads: one per write, as encoded.
-    """
+@dataclass(frozen=True, kw_only=True)
+class MemorySink(Sink):
+    """Keep the payloads of batches, in order. Runs one after the other, in one process, add to the same list."""
 
-    def __init__(self, *, format: Literal["jsonl", "csv"] = "jsonl", name: str = "memory") -> None:
-        self.format, self.name = format, name
-        self.header = b""
-        self.payloads: list[bytes] = []
-        self._length = 0
+    format: Literal["jsonl", "csv"] = "jsonl"
+    """How scores are encoded."""
+    name: str = "memory"
+    """Label of the sink in metrics and messages."""
+    output: MemoryOutput = field(default_factory=lambda: MemoryOutput(), init=False, repr=False, compare=False)
+    """Where the writers put what they are given."""
+
+    @property
+    def header(self) -> bytes:
+        """What a fresh output would start with."""
+        return self.output.header
+
+    @property
+    def payloads(self) -> list[bytes]:
+        """One per write, as encoded."""
+        return self.output.payloads
 
     def data(self) -> bytes:
         """Return header and payloads as one."""
         return self.header + b"".join(self.payloads)
 
+    def build(self, site: Site) -> MemoryWriter:
+        return MemoryWriter(self.name, self.output)
+
+
+class MemoryOutput:
+    """Scores in memory. length: of the header and of all payloads that were ever written."""
+
+    def __init__(self) -> None:
+        self.header = b""
+        self.payloads: list[bytes] = []
+        self.length = 0
+
+
+class MemoryWriter(Writer):
+    """Keeps the payloads of one run."""
+
+    def __init__(self, name: str, output: MemoryOutput) -> None:
+        self.name, self.output = name, output
+
     async def open(self, header: bytes) -> None:
         """Take the header; payloads kept from before stay."""
-        self._length += len(header) - len(self.header)
-        self.header = header
+        self.output.length += len(header) - len(self.output.header)
+        self.output.header = header
 
     async def write(self, payload: bytes) -> None:
         """Keep a payload."""
-        self.payloads.append(payload)
-        self._length += len(payload)
+        self.output.payloads.append(payload)
+        self.output.length += len(payload)
 
     async def sync(self) -> int:
         """Return the bytes written so far."""
-        return self._length
+        return self.output.length
 
     async def close(self) -> None:
         """Do nothing: the payloads stay."""

@@ -3,7 +3,9 @@
 The blocks are read like a file that arrives in pieces: they are cut anywhere, and framed as the format says.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from dataclasses import KW_ONLY
 from typing import Annotated, Literal
 
@@ -17,6 +19,7 @@ from streambatch.core.errors import OptionError
 from streambatch.core.feed import Feed
 from streambatch.core.intake import Intake
 from streambatch.core.options import options
+from streambatch.core.parts import Reader, Site, Source
 from streambatch.core.units import Size
 
 BLOCK_BYTES = 1 << 20
@@ -26,8 +29,11 @@ CLOSE_SECONDS = 5.0
 
 
 @options
-class MemorySource:
-    """Reads blocks of bytes, not single records, from an iterable or asynchronous iterable until it ends."""
+class MemorySource(Source):
+    """Reads blocks of bytes, not single records, from an iterable or asynchronous iterable until it ends.
+
+    Each run iterates `blocks` again: a list can be read twice, a generator only once, and comes empty the second time.
+    """
 
     blocks: SkipValidation[Iterable[bytes] | AsyncIterable[bytes]]
     """Consecutive bytes of one partition; a record may span several blocks, a block hold many records."""
@@ -46,27 +52,32 @@ class MemorySource:
     def is_finite(self) -> bool:
         return True
 
+    def build(self, site: Site) -> MemoryReader:
+        return MemoryReader(self)
+
+
+class MemoryReader(Reader):
+    """Reads blocks that the program brings."""
+
+    def __init__(self, options: MemorySource) -> None:
+        self.name, self._options = options.name, options
+
     async def run(self, intake: Intake) -> None:
         """Read all blocks, or until cancelled; an asynchronous generator is closed either way."""
+        options = self._options
         partition = Partition(self.name, f"{intake.run_id}-1")
-        framer = framing_for_format(self.format).framer(partition, max_record_bytes=self.max_record_bytes)
+        framer = framing_for_format(options.format).framer(partition, max_record_bytes=options.max_record_bytes)
         feed = Feed(intake, framer, self.name)
         try:
-            if isinstance(self.blocks, AsyncIterable):
-                await self._push_all(feed, self.blocks)
+            if isinstance(options.blocks, AsyncIterable):
+                await self._push_all(feed, options.blocks)
             else:
-                for block in self.blocks:
+                for block in options.blocks:
                     await anyio.lowlevel.checkpoint()
                     await _push(feed, block)
             await feed.end()
         finally:
             feed.release()
-
-    def acked(self, positions: Mapping[str, int]) -> None:
-        """What was read can't be asked for again: there is nothing to do."""
-
-    def revoke(self, partition: str) -> None:
-        """The blocks are no other reader's: there is nothing to do."""
 
     async def _push_all(self, feed: Feed, blocks: AsyncIterable[bytes]) -> None:
         try:

@@ -18,9 +18,14 @@ from anyio.lowlevel import checkpoint
 
 from streambatch.core.feed import Feed
 from streambatch.core.intake import Intake
+from streambatch.core.signal import Signal
 
 ANSWER_BYTES = 256
 """What the answer to a record is reckoned at, besides the record's own size, before it is known."""
+ANSWER_SECONDS = 2.0
+"""How long, at a stop, clients wait for an answer after the last one."""
+LAST_ANSWERS_SECONDS = 10.0
+"""How long a stop may take to answer what was received."""
 
 
 class Replies:
@@ -94,7 +99,7 @@ class Replies:
         self._unsent_size = 0
 
     def shut_down(self) -> None:
-        """End the connection both ways; whoever reads from it learns of it."""
+        """End the connection both ways: the next read from it finds the end."""
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self.give_up()
@@ -107,6 +112,7 @@ class Replies:
     def _tell(self) -> None:
         if self.moved is not None:
             self.moved()
+            self._writer.moved.notify()
 
 
 class ReplyWriter:
@@ -117,7 +123,7 @@ class ReplyWriter:
         self._clock, self._idle_timeout, self._stalled = intake.clock, idle_timeout, stalled
         self._selector = selectors.DefaultSelector()
         self._since: dict[Replies, float] = {}
-        self._waited_for: anyio.Event | None = None
+        self._waited_for, self.moved = Signal(), Signal()
 
     def replies(self, sock: socket.socket) -> Replies:
         """Return the replies of a new connection."""
@@ -133,6 +139,18 @@ class ReplyWriter:
                     key.data.flush()
                 await checkpoint()
 
+    async def answer_rest(self, is_owed: Callable[[], bool]) -> None:
+        """Send on after a stop while clients are owed answers, and while some get them."""
+        with anyio.move_on_after(LAST_ANSWERS_SECONDS, shield=True):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self.run)
+                is_moving = True
+                while is_moving and is_owed():
+                    with anyio.move_on_after(ANSWER_SECONDS) as waiting:
+                        await self.moved.wait()
+                    is_moving = not waiting.cancelled_caught
+                tasks.cancel_scope.cancel()
+
     def close(self) -> None:
         """Let go of the selector; no connection is waited for any more."""
         self._selector.close()
@@ -145,8 +163,7 @@ class ReplyWriter:
             return
         self._since.pop(replies, None)
         self._since[replies] = self._clock.monotonic()
-        if self._waited_for is not None:
-            self._waited_for.set()
+        self._waited_for.notify()
 
     def forget(self, replies: Replies, sock: socket.socket) -> None:
         """Wait for a connection's room no more."""
@@ -156,7 +173,6 @@ class ReplyWriter:
     async def _cut_off_stalled(self) -> None:
         while True:
             while not self._since:
-                self._waited_for = anyio.Event()
                 await self._waited_for.wait()
             replies, since = next(iter(self._since.items()))
             await anyio.sleep(max(0.0, since + self._idle_timeout - self._clock.monotonic()))

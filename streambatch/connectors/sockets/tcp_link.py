@@ -12,6 +12,7 @@ import struct
 import termios
 from collections import deque
 from math import inf
+from typing import NamedTuple
 
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
@@ -27,24 +28,42 @@ _CLOSED = 7
 """TCP_CLOSE, as the system names the state of a connection that is over."""
 
 
+class Peer(NamedTuple):
+    """The server that a sink sends to."""
+
+    sink: str
+    """The name of the sink, for messages."""
+    address: str
+    connect_timeout: float
+    """Seconds the server may take to accept a connection."""
+    timeout: float
+    """Seconds the server may take in nothing."""
+
+    def outage(self, problem: str) -> SinkOutage:
+        return SinkOutage(self.sink, problem)
+
+
 class _Kept:
-    """A payload. number: the how manieth it is, from 1. end: where it ends on this connection; infinity until sent."""
+    """A payload that is not confirmed."""
 
     __slots__ = ("end", "number", "payload")
 
     def __init__(self, number: int, end: float, payload: bytes) -> None:
-        self.number, self.end, self.payload = number, end, payload
+        self.payload = payload
+        self.number = number
+        """Its sequence number, from 1."""
+        self.end = end
+        """Where it ends on the present connection; infinity until it is sent there."""
 
 
 class Link:
     """Sends payloads in order. `write` comes from one task at a time, `sync` from any."""
 
-    def __init__(self, sink: str, address: str, connect_timeout: float, timeout: float) -> None:
-        self._sink, self._address = sink, address
-        self._connect_timeout, self._timeout = connect_timeout, timeout
-        self._sending = anyio.Lock()
-        self._stream: SocketStream | None = None
+    def __init__(self, peer: Peer) -> None:
         self.is_open = False
+        self._peer = peer
+        self._sending = anyio.Lock()
+        self._connection = _Connection(peer)
         self._reset(b"")
 
     async def open(self, header: bytes) -> None:
@@ -59,27 +78,27 @@ class Link:
         """Send a payload and keep it until it is confirmed. Raises SinkOutage; it is then not kept."""
         async with self._sending:
             await self._connect()
-            await self._send(payload)
+            await self._connection.send(payload)
             self._written += 1
             self._length += len(payload)
-            self._kept.append(_Kept(self._written, self._sent, payload))
+            self._kept.append(_Kept(self._written, self._connection.sent, payload))
             self._look()
 
     async def sync(self) -> int:
-        """Wait until all that was written is confirmed; see `TcpSink.sync`."""
-        written, length = self._written, self._length
-        if self._misses(written) and self._is_over and self.is_open:
+        """Wait until all that was written is confirmed; see `TcpWriter.sync`."""
+        written, length, connection, timeout = self._written, self._length, self._connection, self._peer.timeout
+        if self._misses(written) and connection.is_over and self.is_open:
             async with self._sending:
                 await self._connect()
-        pause, confirmed, since = FIRST_LOOK_SECONDS, self._confirmed, anyio.current_time()
+        pause, confirmed, since = FIRST_LOOK_SECONDS, connection.confirmed, anyio.current_time()
         while self._misses(written):
-            if self._is_over:
-                raise self._outage(f"lost the connection to {self._address}")
-            if self._confirmed != confirmed:
-                confirmed, since = self._confirmed, anyio.current_time()
-            elif anyio.current_time() - since >= self._timeout:
-                await self._drop()
-                raise self._outage(f"{self._address} took in nothing for {self._timeout:g} s")
+            if connection.is_over:
+                raise self._peer.outage(f"lost the connection to {self._peer.address}")
+            if connection.confirmed != confirmed:
+                confirmed, since = connection.confirmed, anyio.current_time()
+            elif anyio.current_time() - since >= timeout:
+                await connection.drop()
+                raise self._peer.outage(f"{self._peer.address} took in nothing for {timeout:g} s")
             await anyio.sleep(pause)
             pause = min(2 * pause, LONGEST_LOOK_SECONDS)
         return length
@@ -87,89 +106,110 @@ class Link:
     async def close(self) -> None:
         """End the connection, after all that was sent."""
         self.is_open = False
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            await stream.aclose()
+        await self._connection.close()
 
     def _reset(self, header: bytes) -> None:
-        self._header, self._is_over = header, True
+        self._header = header
         self._kept: deque[_Kept] = deque()
-        self._written = self._sent = self._confirmed = 0
-        self._length = len(header)
+        self._written, self._length = 0, len(header)
+        self._connection.is_over = True
 
     async def _connect(self) -> None:
         """Have a connection on which all that is kept was sent."""
-        if not self._is_over:
+        if not self._connection.is_over:
             return
-        await self._drop()
-        host, port = parse_address(self._address, "address")
-        try:
-            with anyio.fail_after(self._connect_timeout):
-                self._stream = await anyio.connect_tcp(host, port)
-        except TimeoutError as error:
-            raise self._outage(f"{self._address} took more than {self._connect_timeout:g} s") from error
-        except OSError as error:
-            raise self._outage(f"can't connect to {self._address}: {cause_of(error)}") from error
-        self._is_over, self._sent, self._confirmed = False, 0, 0
+        await self._connection.open()
         for kept in self._kept:
             kept.end = inf
-        await self._send(self._header)
+        await self._connection.send(self._header)
         for kept in list(self._kept):
-            await self._send(kept.payload)
-            kept.end = self._sent
+            await self._connection.send(kept.payload)
+            kept.end = self._connection.sent
 
-    async def _send(self, payload: bytes) -> None:
-        """Send all of it; failed or cancelled half-way, the connection is not used again."""
-        is_done = False
+    def _misses(self, written: int) -> bool:
+        """Whether one of the first `written` payloads is not confirmed."""
+        self._look()
+        return bool(self._kept) and self._kept[0].number <= written
+
+    def _look(self) -> None:
+        """Forget what was confirmed."""
+        self._connection.look()
+        while self._kept and self._kept[0].end <= self._connection.confirmed:
+            self._kept.popleft()
+
+
+class _Connection:
+    """The present connection. sent, confirmed: bytes on it. is_over: whether nothing more can be sent over it."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._stream: SocketStream | None = None
+        self.is_over = True
+        self.sent = self.confirmed = 0
+
+    async def open(self) -> None:
+        """Connect in place of the connection that was. Raises SinkOutage."""
+        await self.drop()
+        peer = self._peer
+        host, port = parse_address(peer.address, "address")
+        try:
+            with anyio.fail_after(peer.connect_timeout):
+                self._stream = await anyio.connect_tcp(host, port)
+        except TimeoutError as error:
+            raise peer.outage(f"{peer.address} took more than {peer.connect_timeout:g} s") from error
+        except OSError as error:
+            raise peer.outage(f"can't connect to {peer.address}: {cause_of(error)}") from error
+        self.is_over, self.sent, self.confirmed = False, 0, 0
+
+    async def send(self, payload: bytes) -> None:
+        """Send all of it; failed or cancelled half-way, the connection is not used again. Raises SinkOutage."""
+        is_done, peer = False, self._peer
         try:
             for start in range(0, len(payload), SLICE):
                 if self._stream is None:
                     raise anyio.ClosedResourceError
                 block = payload[start : start + SLICE]
-                with anyio.fail_after(self._timeout):
+                with anyio.fail_after(peer.timeout):
                     await self._stream.send(block)
-                self._sent += len(block)
+                self.sent += len(block)
             is_done = True
         except TimeoutError as error:
             self._take_back()
-            raise self._outage(f"{self._address} took in nothing for {self._timeout:g} s") from error
+            raise peer.outage(f"{peer.address} took in nothing for {peer.timeout:g} s") from error
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise self._outage(f"lost the connection to {self._address}") from (error.__cause__ or error)
+            raise peer.outage(f"lost the connection to {peer.address}") from (error.__cause__ or error)
         finally:
             if not is_done:
-                await self._drop()
+                await self.drop()
+
+    def look(self) -> None:
+        """Find out how much is confirmed, and whether the connection is over."""
+        if self._stream is None:
+            return
+        unconfirmed = _unconfirmed(self._stream.extra(SocketAttribute.raw_socket))
+        if unconfirmed is None:
+            self.is_over = True
+        else:
+            self.confirmed = max(self.confirmed, self.sent - unconfirmed)
+
+    async def drop(self) -> None:
+        """End the connection at once."""
+        stream, self._stream, self.is_over = self._stream, None, True
+        if stream is not None:
+            with anyio.CancelScope(shield=True):
+                await anyio.aclose_forcefully(stream)
+
+    async def close(self) -> None:
+        """End the connection after all that was sent."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            await stream.aclose()
 
     def _take_back(self) -> None:
         """Have what the system still holds thrown away with the connection: it will be sent again."""
         if self._stream is not None:
             linger = struct.pack("ii", 1, 0)
             self._stream.extra(SocketAttribute.raw_socket).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-
-    async def _drop(self) -> None:
-        stream, self._stream, self._is_over = self._stream, None, True
-        if stream is not None:
-            with anyio.CancelScope(shield=True):
-                await anyio.aclose_forcefully(stream)
-
-    def _misses(self, written: int) -> bool:
-        """Tell whether one of the first so many payloads is not confirmed."""
-        self._look()
-        return bool(self._kept) and self._kept[0].number <= written
-
-    def _look(self) -> None:
-        """Forget what was confirmed, and find out whether the connection is over."""
-        if self._stream is None:
-            return
-        unconfirmed = _unconfirmed(self._stream.extra(SocketAttribute.raw_socket))
-        if unconfirmed is None:
-            self._is_over = True
-            return
-        self._confirmed = max(self._confirmed, self._sent - unconfirmed)
-        while self._kept and self._kept[0].end <= self._confirmed:
-            self._kept.popleft()
-
-    def _outage(self, problem: str) -> SinkOutage:
-        return SinkOutage(self._sink, problem)
 
 
 def _unconfirmed(sock: socket.socket) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 import struct
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import KW_ONLY
 from typing import Annotated, Literal
@@ -23,10 +24,11 @@ from streambatch.core.chunks import Partition
 from streambatch.core.feed import Feed
 from streambatch.core.intake import Intake
 from streambatch.core.options import options
+from streambatch.core.parts import Claim, Site, Source, WhenFull
 from streambatch.core.spooling import check_spool
 from streambatch.core.units import Size, format_size
 from streambatch.net.addresses import ListenAddress, parse_address
-from streambatch.net.listening import Listening, MaxRecordBytes, Spool, WhenFull, bind_for
+from streambatch.net.listening import ListeningReader, MaxRecordBytes, Spool, bind_for
 
 DATAGRAM_BYTES_MAX = 1 << 16
 READ_BYTES = 256 << 10
@@ -45,7 +47,7 @@ _log = logging.getLogger(__name__)
 
 
 @options
-class UdpSource(Listening):
+class UdpSource(Source):
     """Listens on an address and reads the datagrams that come there.
 
     What the system drops is told to the observer when reading goes on.
@@ -69,36 +71,51 @@ class UdpSource(Listening):
         parse_address(self.listen)
         check_spool(self.spool, max_record_bytes=self.max_record_bytes, when_full=self.when_full)
 
+    def build(self, site: Site) -> UdpReader:
+        return UdpReader(self)
+
+    def claims(self) -> Iterable[Claim]:
+        return [Claim("udp", "listen", self.listen)]
+
+
+class UdpReader(ListeningReader):
+    """Reads the datagrams that come to an address."""
+
+    def __init__(self, options: UdpSource) -> None:
+        super().__init__(options.name)
+        self._options = options
+
     async def run(self, intake: Intake) -> None:
         """Read until cancelled; what was read by then is put. Raises SourceError when it can't listen."""
         keep_freed_memory()
         with ExitStack() as opened:
-            socks, address = await bind_for(self.name, self.listen, socket.SOCK_DGRAM)
+            socks, address = await bind_for(self.name, self._options.listen, socket.SOCK_DGRAM)
             for sock in socks:
                 opened.enter_context(sock)
             for sock in socks:
                 self._widen(sock)
-            self._address.set(address)
-            datagrams = Datagrams(self, intake)
+            self._listens_on(address)
+            datagrams = Datagrams(self._options, intake)
             try:
                 async with anyio.create_task_group() as tasks:
                     for sock in socks:
                         tasks.start_soon(datagrams.read, sock)
             finally:
                 datagrams.release()
-                self._address.clear()
+                self._listens_no_more()
 
     def _widen(self, sock: socket.socket) -> None:
-        """Have the system hold more than it would by itself; say so if it won't."""
+        """Have the system hold more than it would by itself; log a warning if it won't."""
+        asked = self._options.receive_buffer
         with suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, self.receive_buffer)
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, asked)
         got = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
-        if got < self.receive_buffer:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
+        if got < asked:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, asked)
             got = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
-        if got < self.receive_buffer:
-            asked = format_size(self.receive_buffer)
-            _log.warning("source %s: asked for a receive buffer of %s, got %s", self.name, asked, format_size(got))
+        if got < asked:
+            sizes = format_size(asked), format_size(got)
+            _log.warning("source %s: asked for a receive buffer of %s, got %s", self.name, *sizes)
 
 
 class Datagrams:

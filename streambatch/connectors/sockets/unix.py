@@ -3,18 +3,22 @@
 A socket that another process listens on is never taken over, and only the file this source made is removed.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY
 from pathlib import Path
 
-from streambatch.connectors.sockets.connections import ConnectionSource, Listener
+from streambatch.connectors.sockets.connections import ConnectionReader, ConnectionSource
+from streambatch.connectors.sockets.serving import Listener
 from streambatch.core.errors import SourceError
 from streambatch.core.options import options
+from streambatch.core.parts import Claim, Site
 from streambatch.net.addresses import BACKLOG
 
 PATH_BYTES_MAX = 107
@@ -30,27 +34,41 @@ class UnixSource(ConnectionSource):
     _: KW_ONLY
     name: str = "unix"
 
-    async def _listen(self) -> tuple[list[Listener], str]:
-        length = len(os.fsencode(self.path))
+    def build(self, site: Site) -> UnixReader:
+        return UnixReader(self)
+
+    def claims(self) -> Iterable[Claim]:
+        return [Claim("socket", "path", str(self.path))]
+
+
+class UnixReader(ConnectionReader):
+    """Reads from the clients that connect to a socket's path."""
+
+    def __init__(self, options: UnixSource) -> None:
+        super().__init__(options)
+        self._path = options.path
+
+    async def _open(self) -> tuple[list[Listener], str]:
+        length = len(os.fsencode(self._path))
         if length > PATH_BYTES_MAX:
             raise self._error(f"a socket's path may have {PATH_BYTES_MAX} bytes, this one has {length}")
         try:
             sock = self._bind()
         except OSError as error:
             raise self._error(error.strerror or str(error)) from error
-        return [_owned(sock, self.path, self.path.lstat())], str(self.path)
+        return [_owned(sock, self._path, self._path.lstat())], str(self._path)
 
     def _bind(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
             try:
-                sock.bind(str(self.path))
+                sock.bind(str(self._path))
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
                 self._remove_stale()
-                sock.bind(str(self.path))
+                sock.bind(str(self._path))
             sock.listen(BACKLOG)
         except BaseException:
             sock.close()
@@ -59,19 +77,19 @@ class UnixSource(ConnectionSource):
 
     def _remove_stale(self) -> None:
         """Remove the socket of a process that is gone. Raises SourceError for anything else at the path."""
-        if not stat.S_ISSOCK(self.path.lstat().st_mode):
+        if not stat.S_ISSOCK(self._path.lstat().st_mode):
             raise self._error("there is a file that is not a socket; remove it or choose another path")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
-            refused = probe.connect_ex(str(self.path))
+            refused = probe.connect_ex(str(self._path))
         if refused in (0, errno.EAGAIN):
             raise self._error("another process listens there; stop it or choose another path")
         if refused not in (errno.ECONNREFUSED, errno.ENOENT):
             raise self._error(os.strerror(refused))
-        self.path.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
 
     def _error(self, problem: str) -> SourceError:
-        return SourceError(self.name, f"can't listen on {self.path}: {problem}")
+        return SourceError(self.name, f"can't listen on {self._path}: {problem}")
 
 
 @contextmanager

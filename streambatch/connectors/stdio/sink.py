@@ -10,7 +10,6 @@ import errno
 import os
 import stat
 import sys
-from functools import cached_property
 from typing import Literal
 
 import anyio
@@ -18,6 +17,7 @@ from anyio import to_thread
 
 from streambatch.core.errors import SinkError, SinkOutage
 from streambatch.core.options import options
+from streambatch.core.parts import Sink, Site, Writer
 
 _STDOUT = 1
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -26,7 +26,7 @@ _BLOCK = 64 << 10
 
 
 @options
-class StdoutSink:
+class StdoutSink(Sink):
     """Write scores to standard output."""
 
     format: Literal["jsonl", "csv"] = "jsonl"
@@ -34,9 +34,16 @@ class StdoutSink:
     name: str = "stdout"
     """Label of the sink in metrics and messages."""
 
-    @cached_property
-    def _output(self) -> _Output:
-        return _Output()
+    def build(self, site: Site) -> StdoutWriter:
+        return StdoutWriter(self.name)
+
+
+class StdoutWriter(Writer):
+    """Writes to the standard output of the process."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._output = _Output()
 
     async def open(self, header: bytes) -> None:
         """Write the header. Raises SinkError when standard output is closed."""
@@ -76,7 +83,7 @@ class StdoutSink:
 
 
 class _Output:
-    """Standard output, opened anew without blocking where it is a pipe or a terminal.
+    """Standard output, opened a second time, without blocking, where it is a pipe or a terminal.
 
     A description of its own, since the flag on the inherited one would change it for every process that shares it.
     """
@@ -92,7 +99,7 @@ class _Output:
         mode = os.fstat(_STDOUT).st_mode
         self.length, self._is_torn, self._is_file = 0, False, stat.S_ISREG(mode)
         if stat.S_ISFIFO(mode) or os.isatty(_STDOUT):
-            self._pipe = _opened_anew()
+            self._pipe = _reopened()
 
     async def write(self, payload: bytes) -> None:
         view = memoryview(b"\n" + payload if self._is_torn else payload)
@@ -123,7 +130,7 @@ class _Output:
                 await anyio.wait_writable(self._pipe)
 
 
-def _opened_anew() -> int | None:
+def _reopened() -> int | None:
     """Return a non-blocking descriptor of standard output's pipe or terminal, None where the system has no way."""
     try:
         return os.open(f"/proc/self/fd/{_STDOUT}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)

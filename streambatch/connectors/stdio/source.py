@@ -4,9 +4,11 @@ The descriptor is shared with whoever started the process, so its flags are left
 when there is something to read, and what can't, a file, is read in a worker thread, one block at a time.
 """
 
+from __future__ import annotations
+
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import KW_ONLY
 from typing import Annotated, Literal
 
@@ -21,6 +23,7 @@ from streambatch.core.errors import SourceError
 from streambatch.core.feed import Feed
 from streambatch.core.intake import Intake
 from streambatch.core.options import options
+from streambatch.core.parts import Claim, Reader, Site, Source
 from streambatch.core.units import Size
 
 READ_BYTES = 1 << 20
@@ -28,7 +31,7 @@ STDIN = 0
 
 
 @options
-class StdinSource:
+class StdinSource(Source):
     """Reads standard input until it ends."""
 
     format: Literal["jsonl", "csv", "length_prefixed"] = "jsonl"
@@ -42,6 +45,19 @@ class StdinSource:
     def is_finite(self) -> bool:
         return True
 
+    def build(self, site: Site) -> StdinReader:
+        return StdinReader(self)
+
+    def claims(self) -> Iterable[Claim]:
+        return [Claim("stdin", "type", "")]
+
+
+class StdinReader(Reader):
+    """Reads what the process was given as standard input."""
+
+    def __init__(self, options: StdinSource) -> None:
+        self.name, self._options = options.name, options
+
     async def run(self, intake: Intake) -> None:
         """Read to the end, or until cancelled. Raises SourceError when standard input is closed or can't be read."""
         # Without standard input, descriptor 0 belongs to whatever was opened first.
@@ -49,7 +65,8 @@ class StdinSource:
             raise SourceError(self.name, "standard input is closed; pipe something in, or redirect a file")
         keep_freed_memory()
         partition = Partition(self.name, f"{intake.run_id}-1")
-        framer = framing_for_format(self.format).framer(partition, max_record_bytes=self.max_record_bytes)
+        options = self._options
+        framer = framing_for_format(options.format).framer(partition, max_record_bytes=options.max_record_bytes)
         feed = Feed(intake, framer, self.name)
         try:
             while block := await self._read(feed):
@@ -57,12 +74,6 @@ class StdinSource:
             await feed.end()
         finally:
             feed.release()
-
-    def acked(self, positions: Mapping[str, int]) -> None:
-        """What was read can't be asked for again: there is nothing to do."""
-
-    def revoke(self, partition: str) -> None:
-        """Standard input is no other reader's: there is nothing to do."""
 
     async def _read(self, feed: Feed) -> bytes:
         """Return what there is, with room made for it; nothing at the end."""

@@ -15,6 +15,7 @@ from anyio.abc import SocketStream
 
 from streambatch.connectors.http.sink import HttpSink
 from streambatch.core.errors import ConfigError, SinkError
+from streambatch.core.parts import Site
 
 pytestmark = pytest.mark.anyio
 
@@ -65,7 +66,7 @@ def served() -> Iterator[Server]:
 
 async def test_a_write_is_a_post_with_an_id_of_its_own_on_one_connection() -> None:
     with served() as server:
-        sink = HttpSink(server.url, headers={"Authorization": "Bearer x"})
+        sink = HttpSink(server.url, headers={"Authorization": "Bearer x"}).build(Site())
         await sink.open(b"")
         payloads = [b'{"id": 1}\n', b'{"id": 2}\n' * 100_000, b"3\n"]
         for payload in payloads:
@@ -87,7 +88,7 @@ async def test_a_write_is_a_post_with_an_id_of_its_own_on_one_connection() -> No
 async def test_a_refusal_is_told_with_the_beginning_of_the_answer(status: int) -> None:
     with served() as server:
         server.statuses = [status]
-        sink = HttpSink(server.url)
+        sink = HttpSink(server.url).build(Site())
         with pytest.raises(SinkError, match=f"^sink http: http://.* answered {status}: because x{{192}}$"):
             await sink.write(b"1\n")
         await sink.write(b"2\n")
@@ -99,7 +100,7 @@ async def test_a_refusal_is_told_with_the_beginning_of_the_answer(status: int) -
 async def test_any_2xx_is_fine(status: int) -> None:
     with served() as server:
         server.statuses = [status]
-        sink = HttpSink(server.url)
+        sink = HttpSink(server.url).build(Site())
         await sink.write(b"1\n")
         await sink.close()
 
@@ -108,7 +109,7 @@ async def test_nobody_there_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     with pytest.raises(SinkError, match=f"can't post to http://127.0.0.1:{port}/: Connection refused"):
-        await HttpSink(f"http://127.0.0.1:{port}/").write(b"1\n")
+        await HttpSink(f"http://127.0.0.1:{port}/").build(Site()).write(b"1\n")
 
 
 def raw(answer: Callable[[int], bytes]) -> Callable[[SocketStream], Any]:
@@ -129,7 +130,7 @@ async def posted_to(serve: Callable[[SocketStream], Any], *payloads: bytes, **op
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, serve)
         port = listener.extra(anyio.abc.SocketAttribute.local_port)
-        sink = HttpSink(f"http://127.0.0.1:{port}/", **options)
+        sink = HttpSink(f"http://127.0.0.1:{port}/", **options).build(Site())
         try:
             with anyio.fail_after(20):
                 for payload in payloads:
@@ -163,4 +164,4 @@ async def test_a_server_that_does_not_answer_is_not_waited_for_forever() -> None
 @pytest.mark.parametrize("url", ["", "localhost:80", "ftp://x/", "http://", "http://x:99999/", "http://[x/"])
 async def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match=r"url: found .*; allowed: a URL such as"):
-        HttpSink(url)
+        HttpSink(url).build(Site())

@@ -16,8 +16,9 @@ import pytest
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSListener
 
-from streambatch.connectors.http.sink import HttpSink
+from streambatch.connectors.http.sink import HttpSink, HttpWriter
 from streambatch.core.errors import ConfigError, SinkError, SinkOutage, SinkRefused
+from streambatch.core.parts import Site
 from tests.programs import program
 
 pytestmark = pytest.mark.anyio
@@ -99,7 +100,7 @@ async def serving(*behaviours: Behaviour, tls: ssl.SSLContext | None = None) -> 
 
 
 @asynccontextmanager
-async def opened(sink: HttpSink) -> AsyncIterator[HttpSink]:
+async def opened(sink: HttpWriter) -> AsyncIterator[HttpWriter]:
     await sink.open(b"")
     try:
         yield sink
@@ -107,7 +108,7 @@ async def opened(sink: HttpSink) -> AsyncIterator[HttpSink]:
         await sink.close()
 
 
-async def outage_of(sink: HttpSink, payload: bytes, batch_id: str) -> SinkOutage:
+async def outage_of(sink: HttpWriter, payload: bytes, batch_id: str) -> SinkOutage:
     with pytest.raises(SinkOutage) as raised:
         await sink.write_batch(payload, batch_id)
     return raised.value
@@ -138,7 +139,7 @@ def says(status: int, *headers: bytes, body: bytes = b"why") -> bytes:
     ],
 )
 async def test_what_is_no_fault_of_the_scores_is_an_outage_and_passes(behaviour: Behaviour, problem: str) -> None:
-    async with serving(behaviour, behaviour) as server, opened(HttpSink(server.url, timeout=0.2)) as sink:
+    async with serving(behaviour, behaviour) as server, opened(HttpSink(server.url, timeout=0.2).build(Site())) as sink:
         for _ in range(2):
             error = await outage_of(sink, b"1\n", "run-1")
             assert error.retry_after is None
@@ -154,7 +155,7 @@ async def test_what_is_no_fault_of_the_scores_is_an_outage_and_passes(behaviour:
 async def test_nobody_there_is_an_outage_until_somebody_is() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
-    async with opened(HttpSink(f"http://user:secret@127.0.0.1:{port}/")) as sink:
+    async with opened(HttpSink(f"http://user:secret@127.0.0.1:{port}/").build(Site())) as sink:
         error = await outage_of(sink, b"1\n", "a")
         assert str(error) == f"sink http: can't post to http://127.0.0.1:{port}/: Connection refused"
         async with (
@@ -184,14 +185,14 @@ async def test_nobody_there_is_an_outage_until_somebody_is() -> None:
 )
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_server_may_ask_for_time(status: int, headers: list[bytes], seconds: float | None) -> None:
-    async with serving(answers(says(status, *headers))) as server, opened(HttpSink(server.url)) as sink:
+    async with serving(answers(says(status, *headers))) as server, opened(HttpSink(server.url).build(Site())) as sink:
         assert (await outage_of(sink, b"1\n", "a")).retry_after == seconds
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 async def test_a_payload_is_refused_for_what_it_holds(status: int) -> None:
     async with serving(answers(says(status, body=b"row 3 is odd"), OK)) as server:
-        async with opened(HttpSink(server.url)) as sink:
+        async with opened(HttpSink(server.url).build(Site())) as sink:
             with pytest.raises(
                 SinkRefused, match=f"^sink http: {server.url} answered {status}: row 3 is odd$"
             ) as raised:
@@ -204,7 +205,7 @@ async def test_a_payload_is_refused_for_what_it_holds(status: int) -> None:
 
 @pytest.mark.parametrize("status", [301, 304, 402, 405, 409, 415, 499])
 async def test_what_takes_another_config_is_neither_outage_nor_refusal(status: int) -> None:
-    async with serving(answers(says(status))) as server, opened(HttpSink(server.url)) as sink:
+    async with serving(answers(says(status))) as server, opened(HttpSink(server.url).build(Site())) as sink:
         with pytest.raises(SinkError, match=f"answered {status}") as raised:
             await sink.write_batch(b"1\n", "a")
         assert type(raised.value) is SinkError
@@ -212,7 +213,7 @@ async def test_what_takes_another_config_is_neither_outage_nor_refusal(status: i
 
 async def test_a_redirect_is_told_and_not_followed() -> None:
     async with serving(answers(says(308, b"Location: https://x.example/in"))) as server:
-        async with opened(HttpSink(server.url)) as sink:
+        async with opened(HttpSink(server.url).build(Site())) as sink:
             with pytest.raises(SinkError, match=r"not followed: set url to https://x\.example/in if that is right"):
                 await sink.write_batch(b"1\n", "a")
 
@@ -227,7 +228,7 @@ async def test_a_refusal_counts_though_the_payload_was_not_read(closes: bool) ->
         if not closes:
             await anyio.sleep_forever()
 
-    async with serving(refuse) as server, opened(HttpSink(server.url)) as sink:
+    async with serving(refuse) as server, opened(HttpSink(server.url).build(Site())) as sink:
         with pytest.raises(SinkRefused):
             await sink.write_batch(b"x" * (32 << 20), "large")
         await sink.write_batch(b"x", "small")
@@ -236,14 +237,14 @@ async def test_a_refusal_counts_though_the_payload_was_not_read(closes: bool) ->
 
 async def test_a_kept_connection_that_is_closed_between_batches_is_no_outage() -> None:
     closing = [answers(OK)] * 3
-    async with serving(*closing) as server, opened(HttpSink(server.url)) as sink:
+    async with serving(*closing) as server, opened(HttpSink(server.url).build(Site())) as sink:
         for number in range(6):
             await sink.write_batch(b"%d\n" % number, f"run-{number}")
         assert [batch_id for batch_id, _ in server.posts] == ["run-3", "run-4", "run-5"]
 
 
 async def test_a_kept_connection_that_breaks_within_an_answer_is_an_outage() -> None:
-    async with serving(answers(OK, b"HTTP/1.1 200 O")) as server, opened(HttpSink(server.url)) as sink:
+    async with serving(answers(OK, b"HTTP/1.1 200 O")) as server, opened(HttpSink(server.url).build(Site())) as sink:
         await sink.write_batch(b"1\n", "a")
         await outage_of(sink, b"2\n", "b")
         assert server.connections == 1
@@ -254,7 +255,7 @@ async def test_success_before_the_payload_was_read_does_not_count() -> None:
         await client.receive(100)
         await client.send(OK)
 
-    async with serving(hasty) as server, opened(HttpSink(server.url)) as sink:
+    async with serving(hasty) as server, opened(HttpSink(server.url).build(Site())) as sink:
         await outage_of(sink, b"x" * (32 << 20), "a")
 
 
@@ -280,7 +281,7 @@ def tls_of(certificate: Path) -> ssl.SSLContext:
 
 async def test_https_with_a_certificate_of_ones_own(certificate: Path) -> None:
     async with serving(answers(OK), stalls, dies, tls=tls_of(certificate)) as server:
-        async with opened(HttpSink(server.url, ca_file=f"{certificate}.crt", timeout=5)) as sink:
+        async with opened(HttpSink(server.url, ca_file=f"{certificate}.crt", timeout=5).build(Site())) as sink:
             await sink.write_batch(b"1\n" * 500_000, "a")
             with anyio.move_on_after(0.2):
                 await sink.write_batch(b"2\n", "b")
@@ -290,12 +291,15 @@ async def test_https_with_a_certificate_of_ones_own(certificate: Path) -> None:
 
 
 async def test_https_with_a_certificate_that_is_not_trusted_is_an_outage(certificate: Path) -> None:
-    async with serving(tls=tls_of(certificate)) as server, opened(HttpSink(server.url)) as sink:
+    async with serving(tls=tls_of(certificate)) as server, opened(HttpSink(server.url).build(Site())) as sink:
         assert "its certificate is not trusted (self-signed certificate)" in str(await outage_of(sink, b"1\n", "a"))
 
 
 async def test_https_with_a_server_that_speaks_http_is_an_outage() -> None:
-    async with serving(answers(OK)) as server, opened(HttpSink(server.url.replace("http", "https"))) as sink:
+    async with (
+        serving(answers(OK)) as server,
+        opened(HttpSink(server.url.replace("http", "https")).build(Site())) as sink,
+    ):
         server.behaviours = [speaks_http]
         assert "TLS failed (" in str(await outage_of(sink, b"1\n", "a"))
 
@@ -307,12 +311,12 @@ async def speaks_http(client: ByteStream) -> None:
 
 
 async def test_certificates_that_cannot_be_read_are_told_at_once(tmp_path: Path) -> None:
-    sink = HttpSink("https://127.0.0.1:1/", ca_file=str(tmp_path / "missing.pem"))
+    sink = HttpSink("https://127.0.0.1:1/", ca_file=str(tmp_path / "missing.pem")).build(Site())
     with pytest.raises(SinkError, match=r"ca_file .*missing\.pem: No such file or directory"):
         await sink.open(b"")
     (tmp_path / "odd.pem").write_text("no certificate")
     with pytest.raises(SinkError, match=r"ca_file .*odd\.pem: TLS failed \(.*"):
-        await HttpSink("https://127.0.0.1:1/", ca_file=str(tmp_path / "odd.pem")).open(b"")
+        await HttpSink("https://127.0.0.1:1/", ca_file=str(tmp_path / "odd.pem")).build(Site()).open(b"")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 from streambatch.connectors.http import source as module
 from streambatch.connectors.http.source import HttpSource
 from streambatch.core.errors import ConfigError, SourceError
+from streambatch.core.parts import Site
 from tests.connectors.intakes import KeepingIntake, until
 from tests.programs import program
 
@@ -42,7 +43,7 @@ def _curl() -> None:
 @asynccontextmanager
 async def serving(intake: KeepingIntake, **options: Any) -> AsyncIterator[str]:
     """Run a source beside the test and stop it at the end. Yields its address."""
-    source = HttpSource("127.0.0.1:0", **options)
+    source = HttpSource("127.0.0.1:0", **options).build(Site())
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(source.run, intake)
@@ -50,7 +51,7 @@ async def serving(intake: KeepingIntake, **options: Any) -> AsyncIterator[str]:
             tasks.cancel_scope.cancel()
     assert intake.budget.used == 0
     assert intake.seen.opened == intake.seen.closed
-    assert source.bound is None
+    assert source.address is None
 
 
 async def curl(address: str, *options: str, body: bytes = b"", path: str = "/records") -> Answer:
@@ -365,7 +366,7 @@ async def test_clients_over_the_limit_are_sent_away() -> None:
 
 
 async def test_a_stop_lets_requests_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    intake, source = KeepingIntake(), HttpSource("127.0.0.1:0")
+    intake, source = KeepingIntake(), HttpSource("127.0.0.1:0").build(Site())
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(source.run, intake)
@@ -402,7 +403,7 @@ async def test_a_stop_waits_for_no_request_for_long(monkeypatch: pytest.MonkeyPa
 
 
 async def test_a_stop_loses_nothing_that_waits_for_room() -> None:
-    intake, source = KeepingIntake(), HttpSource("127.0.0.1:0")
+    intake, source = KeepingIntake(), HttpSource("127.0.0.1:0").build(Site())
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(source.run, intake)
@@ -433,7 +434,7 @@ async def test_when_the_pipeline_gives_up_so_does_the_source() -> None:
             self.memory.give(chunk.size)
             raise RuntimeError("given up")
 
-    source, intake = HttpSource("127.0.0.1:0"), Broken()
+    source, intake = HttpSource("127.0.0.1:0").build(Site()), Broken()
     statuses: list[int] = []
 
     async def post() -> None:
@@ -452,7 +453,7 @@ async def test_a_busy_address_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(SourceError) as caught:
-            await HttpSource(listen).run(KeepingIntake())
+            await HttpSource(listen).build(Site()).run(KeepingIntake())
         found = f"source http: can't listen on {listen}: Address already in use"
         assert str(caught.value) == f"{found}; source.http.listen: allowed is a free address of this machine"
 
@@ -460,4 +461,4 @@ async def test_a_busy_address_is_told() -> None:
 async def test_options_are_checked(tmp_path: Path) -> None:
     for wrong in ({"listen": "9000"}, {"listen": "x:1", "max_body_bytes": 0}, {"listen": "x:1", "idle_timeout": 0}):
         with pytest.raises(ConfigError):
-            HttpSource(**wrong)
+            HttpSource(**wrong).build(Site())

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from streambatch.connectors.memory.source import BLOCK_BYTES, MemorySource
 from streambatch.core.errors import ConfigError
+from streambatch.core.parts import Site
 from tests.connectors.intakes import KeepingIntake
 
 pytestmark = pytest.mark.anyio
@@ -22,7 +23,7 @@ def test_records_do_not_depend_on_the_cut(lines: list[bytes], data: st.DataObjec
 
     async def run() -> None:
         intake = KeepingIntake()
-        await MemorySource(blocks).run(intake)
+        await MemorySource(blocks).build(Site()).run(intake)
         assert intake.records() == [line + b"\n" for line in lines]
         assert intake.budget.used == 0
 
@@ -32,7 +33,7 @@ def test_records_do_not_depend_on_the_cut(lines: list[bytes], data: st.DataObjec
 async def test_an_unterminated_last_record_counts() -> None:
     intake = KeepingIntake()
     source = MemorySource([b"1\n2"])
-    await source.run(intake)
+    await source.build(Site()).run(intake)
     assert intake.by_partition() == {"run-1": [b"1\n", b"2\n"]}
     assert source.is_finite
 
@@ -40,7 +41,7 @@ async def test_an_unterminated_last_record_counts() -> None:
 async def test_a_large_block_is_taken_in_by_parts() -> None:
     intake = KeepingIntake(memory=8 << 20)
     line = b"x" * 99 + b"\n"
-    await MemorySource([line * 200_000]).run(intake)
+    await MemorySource([line * 200_000]).build(Site()).run(intake)
     assert intake.count == 200_000
     assert intake.budget.peak < 3 * BLOCK_BYTES
     assert intake.budget.used == 0
@@ -56,7 +57,7 @@ async def test_an_endless_iterable_lets_others_run_and_can_be_stopped() -> None:
     intake = KeepingIntake()
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(MemorySource(count()).run, intake)
+            tasks.start_soon(MemorySource(count()).build(Site()).run, intake)
             await intake.holds(100)
             tasks.cancel_scope.cancel()
     assert intake.records() == [b"%d\n" % number for number in range(intake.count)]
@@ -76,7 +77,7 @@ async def test_an_asynchronous_generator_is_closed_when_left_early() -> None:
     intake = KeepingIntake()
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(MemorySource(two_and_then_silence()).run, intake)
+            tasks.start_soon(MemorySource(two_and_then_silence()).build(Site()).run, intake)
             await intake.holds(2)
             tasks.cancel_scope.cancel()
     assert is_closed
@@ -101,7 +102,7 @@ async def test_an_asynchronous_generator_is_closed_when_the_pipeline_gives_up() 
             raise RuntimeError("given up")
 
     with pytest.raises(RuntimeError, match="given up"):
-        await MemorySource(forever()).run(RefusingIntake())
+        await MemorySource(forever()).build(Site()).run(RefusingIntake())
     assert is_closed
 
 

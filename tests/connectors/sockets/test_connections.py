@@ -15,12 +15,13 @@ from anyio.abc import SocketStream
 from pydantic import TypeAdapter
 
 from streambatch.codecs.formats import framing_for_format
-from streambatch.connectors.sockets import connections
+from streambatch.connectors.sockets import serving as serving_module
 from streambatch.connectors.sockets.tcp import TcpSource
 from streambatch.core.chunks import Chunk
 from streambatch.core.codec import Framer, FramerStart, Framing
 from streambatch.core.errors import ConfigError
 from streambatch.core.grants import ALLOWANCE_MAX, grants_of
+from streambatch.core.parts import Site
 from tests.connectors.intakes import KeepingIntake, ManualClock, until
 
 MIB = 1 << 20
@@ -29,15 +30,16 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def serving(source: TcpSource, intake: KeepingIntake) -> AsyncIterator[int]:
-    """Run a source beside the test, stop it at the end. Yields its port."""
+    """Run a reader of a source beside the test, stop it at the end. Yields its port."""
+    reader = source.build(Site())
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(source.run, intake)
-            yield int((await source.listening()).rpartition(":")[2])
+            tasks.start_soon(reader.run, intake)
+            yield int((await reader.listening()).rpartition(":")[2])
             tasks.cancel_scope.cancel()
     assert intake.budget.used == 0
     assert intake.seen.opened == intake.seen.closed
-    assert source.bound is None
+    assert reader.address is None
 
 
 async def connect(port: int) -> SocketStream:
@@ -343,7 +345,7 @@ class CountingFraming(Framing):
 @pytest.mark.parametrize("is_stalled", [False, True])
 async def test_a_stop_puts_all_that_was_read(monkeypatch: pytest.MonkeyPatch, is_stalled: bool) -> None:
     framing = CountingFraming(framing_for_format("jsonl"))
-    monkeypatch.setattr(connections, "framing_for_format", lambda format: framing)
+    monkeypatch.setattr(serving_module, "framing_for_format", lambda format: framing)
     intake = KeepingIntake()
     line = b'{"id": 1, "features": [1, 2, 3]}\n'
     ended = anyio.Event()
@@ -357,7 +359,7 @@ async def test_a_stop_puts_all_that_was_read(monkeypatch: pytest.MonkeyPatch, is
             pass
 
     async with anyio.create_task_group() as tasks:
-        source = TcpSource("127.0.0.1:0")
+        source = TcpSource("127.0.0.1:0").build(Site())
 
         async def run(task_status: anyio.abc.TaskStatus[anyio.CancelScope]) -> None:
             with anyio.CancelScope() as scope:

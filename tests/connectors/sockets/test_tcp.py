@@ -5,6 +5,7 @@ import pytest
 
 from streambatch.connectors.sockets.tcp import TcpSource
 from streambatch.core.errors import ConfigError, OptionError, SourceError
+from streambatch.core.parts import Site
 from streambatch.net.addresses import format_address, parse_address
 from tests.connectors.intakes import KeepingIntake
 
@@ -39,8 +40,8 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 async def test_records_come_in_on_every_address_of_the_host(listen: str) -> None:
     if ":" in parse_address(listen)[0] and not has_ipv6():
         pytest.skip("this machine has no IPv6")
-    source, intake = TcpSource(listen), KeepingIntake()
-    assert source.bound is None
+    source, intake = TcpSource(listen).build(Site()), KeepingIntake()
+    assert source.address is None
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(source.run, intake)
@@ -62,7 +63,7 @@ async def test_a_source_can_run_again_on_the_port_it_had() -> None:
     with anyio.fail_after(10):
         for _ in range(3):
             async with anyio.create_task_group() as tasks:
-                source = TcpSource(listen)
+                source = TcpSource(listen).build(Site())
                 tasks.start_soon(source.run, intake)
                 listen = await source.listening()
                 host, port = parse_address(listen)
@@ -76,17 +77,17 @@ async def test_a_busy_address_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         listen = format_address(*other.getsockname())
         with pytest.raises(SourceError, match=f"source rides: can't listen on {listen}: Address already in use"):
-            await TcpSource(listen, name="rides").run(KeepingIntake())
+            await TcpSource(listen, name="rides").build(Site()).run(KeepingIntake())
 
 
 async def test_an_address_of_another_machine_is_named() -> None:
     with pytest.raises(SourceError, match=r"can't listen on 203\.0\.113\.1:9000: Cannot assign requested address"):
-        await TcpSource("203.0.113.1:9000").run(KeepingIntake())
+        await TcpSource("203.0.113.1:9000").build(Site()).run(KeepingIntake())
 
 
 async def test_a_host_that_can_not_be_one_is_named() -> None:
     with pytest.raises(SourceError, match=r"can't listen on x{70}\.example:9000: "):
-        await TcpSource("x" * 70 + ".example:9000").run(KeepingIntake())
+        await TcpSource("x" * 70 + ".example:9000").build(Site()).run(KeepingIntake())
 
 
 def has_ipv6() -> bool:

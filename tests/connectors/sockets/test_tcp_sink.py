@@ -13,8 +13,9 @@ import pytest
 from anyio import to_thread
 from anyio.abc import SocketAttribute, SocketListener, SocketStream
 
-from streambatch.connectors.sockets.tcp_sink import TcpSink
+from streambatch.connectors.sockets.tcp_sink import TcpSink, TcpWriter
 from streambatch.core.errors import ConfigError, SinkError, SinkOutage
+from streambatch.core.parts import Site
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +34,7 @@ async def test_all_that_is_written_comes_in_order_also_at_a_slow_server() -> Non
     payloads = [b"%d\n" % number * 100_000 for number in range(10)]
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, keep)
-        sink = TcpSink(f"127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}")
+        sink = TcpSink(f"127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}").build(Site())
         with anyio.fail_after(20):
             await sink.open(b"id,score\n")
             for payload in payloads:
@@ -106,7 +107,7 @@ async def serving(*, port: int = 0) -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def opened(sink: TcpSink, header: bytes = b"") -> AsyncIterator[TcpSink]:
+async def opened(sink: TcpWriter, header: bytes = b"") -> AsyncIterator[TcpWriter]:
     try:
         await sink.open(header)
         yield sink
@@ -114,7 +115,7 @@ async def opened(sink: TcpSink, header: bytes = b"") -> AsyncIterator[TcpSink]:
         await sink.close()
 
 
-async def written(sink: TcpSink, payload: bytes) -> None:
+async def written(sink: TcpWriter, payload: bytes) -> None:
     """Write as a pipeline does, again if need be."""
     try:
         await sink.write(payload)
@@ -122,7 +123,7 @@ async def written(sink: TcpSink, payload: bytes) -> None:
         await sink.write(payload)
 
 
-async def synced(sink: TcpSink) -> None:
+async def synced(sink: TcpWriter) -> None:
     try:
         await sink.sync()
     except SinkOutage:
@@ -132,7 +133,7 @@ async def synced(sink: TcpSink) -> None:
 async def test_nobody_there_is_an_outage_until_somebody_is() -> None:
     async with serving() as server:
         address = server.address
-    sink = TcpSink(address)
+    sink = TcpSink(address).build(Site())
     for _ in range(2):
         with pytest.raises(SinkOutage, match=f"^sink tcp: can't connect to {address}: Connection refused$"):
             await sink.open(b"")
@@ -142,7 +143,7 @@ async def test_nobody_there_is_an_outage_until_somebody_is() -> None:
 
 
 async def test_a_lost_connection_is_an_outage_and_the_write_repeated_makes_it_anew() -> None:
-    async with serving() as server, opened(TcpSink(server.address), b"id,score\n") as sink:
+    async with serving() as server, opened(TcpSink(server.address).build(Site()), b"id,score\n") as sink:
         await sink.write(b"1,1\n")
         await server.has(b"id,score\n1,1\n")
         assert await sink.sync() == 13
@@ -203,7 +204,7 @@ def stalling() -> Iterator[Staller]:
 async def test_a_server_that_takes_nothing_is_given_up_and_what_it_left_is_sent_again() -> None:
     payloads = [b"%02d" % number * 50_000 for number in range(99)]
     with stalling() as server:
-        async with opened(TcpSink(server.address, timeout=0.3), b"head\n") as sink:
+        async with opened(TcpSink(server.address, timeout=0.3).build(Site()), b"head\n") as sink:
             at = 0
             with pytest.raises(SinkOutage, match=rf"^sink tcp: {server.address} took in nothing for 0\.3 s$"):
                 for at, payload in enumerate(payloads):  # noqa: B007  # used after the loop
@@ -223,7 +224,7 @@ async def test_a_server_that_takes_nothing_is_given_up_and_what_it_left_is_sent_
 
 async def test_sync_says_when_the_other_side_has_not_got_it_and_the_next_sends_it_again() -> None:
     with stalling() as server:
-        async with opened(TcpSink(server.address, timeout=0.3)) as sink:
+        async with opened(TcpSink(server.address, timeout=0.3).build(Site())) as sink:
             rows = [b"%d" % number * 20_000 + b"\n" for number in range(5)]
             for row in rows:
                 await sink.write(row)
@@ -238,7 +239,7 @@ async def test_sync_says_when_the_other_side_has_not_got_it_and_the_next_sends_i
 
 async def test_a_write_cancelled_half_way_is_followed_by_a_new_connection() -> None:
     with stalling() as server:
-        async with opened(TcpSink(server.address), b"head\n") as sink:
+        async with opened(TcpSink(server.address).build(Site()), b"head\n") as sink:
             with anyio.move_on_after(0.2):
                 await sink.write(b"torn" * 5_000_000)
             server.read()
@@ -248,7 +249,7 @@ async def test_a_write_cancelled_half_way_is_followed_by_a_new_connection() -> N
 
 
 async def test_sync_finds_a_connection_lost_and_sends_what_is_missing_over_a_new_one() -> None:
-    async with serving() as server, opened(TcpSink(server.address)) as sink:
+    async with serving() as server, opened(TcpSink(server.address).build(Site())) as sink:
         await sink.write(b"first\n")
         await sink.sync()
         await server.reset()
@@ -262,4 +263,4 @@ async def test_what_is_no_address_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"address: found '9000'; allowed: host:port"):
         TcpSink("9000")
     with pytest.raises(SinkError, match="not connected"):
-        await TcpSink("127.0.0.1:1").write(b"x")
+        await TcpSink("127.0.0.1:1").build(Site()).write(b"x")

@@ -13,6 +13,7 @@ import pytest
 
 from streambatch.connectors.sockets.udp import UdpSource
 from streambatch.core.errors import ConfigError, SourceError
+from streambatch.core.parts import Site
 from streambatch.net.addresses import parse_address
 from tests.connectors.intakes import CountingObserver, KeepingIntake, until
 from tests.programs import program
@@ -30,14 +31,14 @@ class DropObserver(CountingObserver):
 @asynccontextmanager
 async def serving(intake: KeepingIntake, listen: str = "127.0.0.1:0", **options: Any) -> AsyncIterator[tuple[str, int]]:
     """Run a source beside the test and stop it at the end. Yields its address."""
-    source = UdpSource(listen, **options)
+    source = UdpSource(listen, **options).build(Site())
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(source.run, intake)
             yield parse_address(await source.listening())
             tasks.cancel_scope.cancel()
     assert intake.budget.used == 0
-    assert source.bound is None
+    assert source.address is None
 
 
 def send(address: tuple[str, int], *datagrams: bytes) -> None:
@@ -100,7 +101,7 @@ async def test_what_the_system_drops_is_counted() -> None:
 async def test_a_stop_puts_what_was_read() -> None:
     intake = KeepingIntake()
     intake.stall()
-    source = UdpSource("127.0.0.1:0")
+    source = UdpSource("127.0.0.1:0").build(Site())
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(source.run, intake)
@@ -138,7 +139,7 @@ async def test_a_busy_address_is_told() -> None:
         taken.bind(("127.0.0.1", 0))
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(SourceError, match=f"source udp: can't listen on {listen}: Address already in use"):
-            await UdpSource(listen).run(KeepingIntake())
+            await UdpSource(listen).build(Site()).run(KeepingIntake())
 
 
 async def test_options_are_checked() -> None:

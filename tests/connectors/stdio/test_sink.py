@@ -10,12 +10,13 @@ import pytest
 WRITE = """
 import os, sys, anyio
 from streambatch.connectors.stdio.sink import StdoutSink
+from streambatch.core.parts import Site
 
 synced = []
 os.fsync = synced.append
 
 async def main():
-    sink = StdoutSink(format="csv")
+    sink = StdoutSink(format="csv").build(Site())
     await sink.open(b"id,score\\n")
     for i in range(int(sys.argv[1])):
         await sink.write(b"%07d,0.5\\n" % i * int(sys.argv[2]))
@@ -94,9 +95,10 @@ def test_a_closed_standard_output_is_a_sink_error() -> None:
 STALL = """
 import fcntl, os, sys, anyio
 from streambatch.connectors.stdio.sink import StdoutSink
+from streambatch.core.parts import Site
 
 async def main():
-    sink = StdoutSink()
+    sink = StdoutSink().build(Site())
     await sink.open(b"a header, so that the block after it finds too little room")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(sink.write, b"x" * (1 << 20))
@@ -130,9 +132,10 @@ RETRY = """
 import os, resource, signal, sys, anyio
 from streambatch.core.errors import SinkError
 from streambatch.connectors.stdio.sink import StdoutSink
+from streambatch.core.parts import Site
 
 async def main():
-    sink = StdoutSink()
+    sink = StdoutSink().build(Site())
     await sink.open(b"")
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (15, hard))

@@ -14,6 +14,7 @@ import pytest
 
 from streambatch.connectors.stdio.source import StdinSource
 from streambatch.core.errors import SourceError
+from streambatch.core.parts import Site
 from tests.connectors.intakes import KeepingIntake
 
 pytestmark = pytest.mark.anyio
@@ -37,7 +38,7 @@ def become_stdin(descriptor: int) -> None:
 async def read_all(format: str = "jsonl") -> KeepingIntake:
     intake = KeepingIntake()
     with anyio.fail_after(10):
-        await StdinSource(format).run(intake)  # type: ignore[arg-type]
+        await StdinSource(format).build(Site()).run(intake)  # type: ignore[arg-type]
     assert intake.budget.used == 0
     return intake
 
@@ -117,7 +118,7 @@ async def test_a_stop_does_not_wait_for_input_and_keeps_what_was_read() -> None:
     threads = threading.active_count()
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(StdinSource().run, intake)
+            tasks.start_soon(StdinSource().build(Site()).run, intake)
             os.write(writing, b"one\ntwo\nhal")
             await intake.holds(2)
             tasks.cancel_scope.cancel()
@@ -138,7 +139,7 @@ async def test_a_stop_while_nothing_is_taken_keeps_what_was_read(tmp_path: Path,
     intake.stall()
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(StdinSource().run, intake)
+            tasks.start_soon(StdinSource().build(Site()).run, intake)
             await intake.is_waited_for()
             tasks.cancel_scope.cancel()
             intake.go_on()
@@ -151,12 +152,13 @@ async def test_a_stop_while_nothing_is_taken_keeps_what_was_read(tmp_path: Path,
 PROGRAM = """
 import anyio
 from streambatch.core.errors import SourceError
+from streambatch.core.parts import Site
 from streambatch.connectors.stdio.source import StdinSource
 from tests.connectors.intakes import KeepingIntake
 
 intake = KeepingIntake()
 try:
-    anyio.run(StdinSource().run, intake)
+    anyio.run(StdinSource().build(Site()).run, intake)
 except SourceError as error:
     print(error)
 print(intake.records())
