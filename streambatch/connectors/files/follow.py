@@ -14,16 +14,16 @@ from typing import NamedTuple
 import anyio
 from anyio import to_thread
 
+from streambatch.codecs.formats import framing_for_format
 from streambatch.connectors.files.globs import FileStat
 from streambatch.connectors.files.identity import HEAD_BYTES
 from streambatch.connectors.files.notes import KnownFile, NoteBook
 from streambatch.connectors.files.opening import Opening, open_file, opened_after, opened_at
+from streambatch.connectors.files.options import ReadingOptions
 from streambatch.connectors.files.outage import Outages
 from streambatch.connectors.files.searching import find_again, is_gone, look_at, read_heads
 from streambatch.connectors.files.tail import Followed, Tail
 from streambatch.core.backlog import Backlog, FileState, no_files
-from streambatch.core.chunks import Partition
-from streambatch.core.codec import FramerStart, Framing
 from streambatch.core.events import FileEvent
 from streambatch.core.feed import Feed
 from streambatch.core.intake import Intake
@@ -60,23 +60,11 @@ class _Read(NamedTuple):
 class Follower:
     """One run of a source that follows files."""
 
-    def __init__(
-        self,
-        source: str,
-        patterns: Sequence[str],
-        framing: Framing,
-        intake: Intake,
-        *,
-        max_record_bytes: int,
-        rotate_wait: float,
-        from_end: bool,
-        known: Sequence[KnownFile],
-        book: NoteBook,
-    ) -> None:
-        self._source, self._patterns, self._framing, self._intake = source, patterns, framing, intake
-        self._max_record_bytes = max_record_bytes
-        self._tail = Tail(rotate_wait, from_end=from_end, known=known, book=book)
-        self._outages = Outages(source, intake.observer)
+    def __init__(self, options: ReadingOptions, intake: Intake, known: Sequence[KnownFile], book: NoteBook) -> None:
+        self._options, self._intake = options, intake
+        self._framing = framing_for_format(options.format)
+        self._tail = Tail(options.rotate_wait, from_end=options.from_end, known=known, book=book)
+        self._outages = Outages(options.source, intake.observer)
         self._retry_at: dict[Followed, float] = {}
         self._looks = 0
         self._stats: Mapping[str, FileStat] = {}
@@ -114,7 +102,8 @@ class Follower:
         return Backlog(lag, files)
 
     async def _look(self) -> None:
-        sight = await to_thread.run_sync(look_at, self._source, self._patterns, self._tail.files, self._handles)
+        source, patterns = self._options.source, self._options.patterns
+        sight = await to_thread.run_sync(look_at, source, patterns, self._tail.files, self._handles)
         self._handles |= sight.found_again
         if not self._looks:
             await self._search()
@@ -140,7 +129,7 @@ class Follower:
         known = self._tail.absent
         if not known:
             return
-        for each, renamed in await to_thread.run_sync(find_again, known, self._source, self._patterns):
+        for each, renamed in await to_thread.run_sync(find_again, known, self._options.source, self._options.patterns):
             file = self._tail.take_up(each, renamed.path, renamed.stat, self._intake.clock.monotonic())
             self._handles[file] = renamed.handle
             self._tell(file, "rotated")
@@ -219,7 +208,7 @@ class Follower:
             return error
 
     def _start(self, handle: io.FileIO, file: Followed) -> Opening:
-        start = FramerStart(partition=Partition(self._source, file.partition), max_record_bytes=self._max_record_bytes)
+        start = self._options.start_of(file.partition)
         if file.from_end:
             return opened_after(handle, file.start, self._framing, start)
         return opened_at(handle, file.read_to, self._framing, start)
@@ -227,7 +216,7 @@ class Follower:
     def _opened(self, file: Followed, opened: _Opened) -> None:
         self._handles[file] = opened.handle
         if opened.start is not None:
-            self._feeds[file] = Feed(self._intake, opened.start.framer, self._source)
+            self._feeds[file] = Feed(self._intake, opened.start.framer, self._options.source)
             if self._tail.started(file, opened.start.read_to):
                 self._tell(file, "opened")
 
@@ -296,7 +285,7 @@ class Follower:
             handle.close()
 
     def _tell(self, file: Followed, event: FileEvent) -> None:
-        self._intake.observer.file_changed(self._source, file.path, event)
+        self._intake.observer.file_changed(self._options.source, file.path, event)
 
 
 def _state_of(file: Followed, unread: int, *, is_held: bool) -> FileState:

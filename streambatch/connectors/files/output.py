@@ -7,6 +7,7 @@ file that was synced.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,32 +22,40 @@ from streambatch.storage.segments import Rotation, SegmentedFile
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions:
+    """What an output is."""
+
+    path: Path
+    owner: str
+    """The sink's name, for messages."""
+    format: Format
+    compression: Compression
+    rotation: Rotation | None
+    """When segments are closed; None with one file."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is text as people read it, to which lines can be added."""
+        return self.format in ("jsonl", "csv") and self.compression == "none"
+
+
 class Output:
-    """What one sink has written and how much of it is durable. One task writes and closes; any may sync.
+    """What one sink has written and how much of it is durable. One task writes and closes; any may sync."""
 
-    written, durable: payloads since `open`.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        owner: str,
-        format: Format,
-        compression: Compression,
-        rotation: Rotation | None,
-        clock: Clock,
-    ) -> None:
-        self.file = SegmentedFile(path, owner, rotation, clock)
+    def __init__(self, options: OutputOptions, clock: Clock) -> None:
+        self.options = options
+        self.file = SegmentedFile(options.path, options.owner, options.rotation, clock)
         self.written = self.durable = 0
-        self._owner, self._format, self._compression = owner, format, compression
+        """Payloads since `open`."""
         self._container: Container | None = None
 
     def begin(self, header: bytes) -> None:
         """Learn what a fresh file starts with; the file is to be opened next."""
         self.written = self.durable = 0
-        self._container = container_for(self._format, self._compression, header)
+        self._container = container_for(self.options.format, self.options.compression, header)
         columns = f", {header.decode(errors='replace').strip()}" if header else ""
-        self.file.layout = f"{self._format} (compression {self._compression}{columns})"
+        self.file.layout = f"{self.options.format} (compression {self.options.compression}{columns})"
         self.file.is_whole_only = self._container.is_whole_only
 
     async def resume(self) -> None:
@@ -55,7 +64,7 @@ class Output:
         try:
             self._opened().resume(head)
         except (ValueError, OSError) as error:
-            raise SinkError(self._owner, f"{self.file.open_path} can't be gone on with: {error}") from error
+            raise SinkError(self.options.owner, f"{self.file.open_path} can't be gone on with: {error}") from error
         self.file.begin_record()
 
     async def write_header(self) -> None:
@@ -109,7 +118,7 @@ class Output:
         await self.file.begin()
         await self._put_backlog()
         if container.is_ended and self.file.rotation is None:
-            raise SinkError(self._owner, f"{self.file.path} was completed")
+            raise SinkError(self.options.owner, f"{self.file.path} was completed")
         if container.is_ended or self.file.is_due(container.held + size if container.is_whole_only else 0):
             await self._roll()
 
@@ -138,12 +147,12 @@ class Output:
         except Misfit as misfit:
             if self.file.rotation is None:
                 hint = "set rotate, and a new segment begins for them"
-                raise SinkError(self._owner, f"{self.file.path}: {misfit}; {hint}") from None
+                raise SinkError(self.options.owner, f"{self.file.path}: {misfit}; {hint}") from None
         await self._roll()
         try:
             return await self._add(payload)
         except Misfit as misfit:
-            raise SinkError(self._owner, f"{self.file.path}: {misfit}") from None
+            raise SinkError(self.options.owner, f"{self.file.path}: {misfit}") from None
 
     async def _add(self, payload: bytes) -> bytes:
         container, is_first = self._opened(), self.file.length == 0
@@ -154,5 +163,5 @@ class Output:
 
     def _opened(self) -> Container:
         if self._container is None:
-            raise SinkError(self._owner, f"{self.file.path} is not open")
+            raise SinkError(self.options.owner, f"{self.file.path} is not open")
         return self._container

@@ -21,12 +21,12 @@ from streambatch.connectors.files.identity import HEAD_BYTES, NOTHING_KNOWN, Ide
 from streambatch.connectors.files.input_file import BLOCK_BYTES, CutBack, InputFile, naming_errors, open_found
 from streambatch.connectors.files.matching import FoundFile, match
 from streambatch.connectors.files.notes import KnownFile, NoteBook, notes_of
+from streambatch.connectors.files.options import ReadingOptions
 from streambatch.connectors.files.outage import Outages
 from streambatch.connectors.files.partitions import PartitionNames
 from streambatch.connectors.files.searching import is_gone
 from streambatch.core.backlog import Backlog, no_files
-from streambatch.core.chunks import Partition
-from streambatch.core.codec import Framer, FramerStart
+from streambatch.core.codec import Framer
 from streambatch.core.feed import Feed
 from streambatch.core.intake import Intake
 
@@ -42,24 +42,10 @@ class ResumePoint(NamedTuple):
 class Reading:
     """One run of a source that reads files to their end."""
 
-    def __init__(
-        self,
-        source: str,
-        patterns: Sequence[str],
-        intake: Intake,
-        *,
-        format: str,
-        compression: str,
-        max_record_bytes: int,
-        known: Sequence[KnownFile],
-        book: NoteBook,
-    ) -> None:
-        self._source, self._patterns, self._intake = source, patterns, intake
-        self._format, self._compression, self._max_record_bytes = format, compression, max_record_bytes
-        self._framing = framing_for_format(format)
-        self._known, self._book = known, book
+    def __init__(self, options: ReadingOptions, intake: Intake, known: Sequence[KnownFile], book: NoteBook) -> None:
+        self._options, self._intake, self._known, self._book = options, intake, known, book
         self._names = PartitionNames(each.partition for each in known)
-        self._outages = Outages(source, intake.observer)
+        self._outages = Outages(options.source, intake.observer)
         self._sizes: list[int] = []
         self._done = 0
         self._opened: InputFile | None = None
@@ -85,28 +71,32 @@ class Reading:
         read = self._opened.read_to if self._opened is not None else 0
         return Backlog(max(0, left[0] - read) + sum(left[1:]), files)
 
+    @property
+    def _is_table(self) -> bool:
+        return self._options.format in TABLES
+
     async def _find(self) -> list[FoundFile]:
         """Return the files by name, with what begins them where an earlier run knew some."""
         while True:
-            sight = await to_thread.run_sync(look, self._source, self._patterns)
+            sight = await to_thread.run_sync(look, self._options.source, self._options.patterns)
             seconds = self._outages.looked(sight.unseen)
             if not sight.unseen:
                 break
             await anyio.sleep(seconds)
-        check_not_empty(self._source, sight)
+        check_not_empty(self._options.source, sight)
         found = []
         for path, stat in sorted(each_once(sight.stats).items()):
             head = await self._head(path, stat) if self._known else b""
-            is_counted = self._format not in TABLES and compression_of(head, self._compression) == "none"
+            is_counted = not self._is_table and compression_of(head, self._options.compression) == "none"
             found.append(FoundFile(path, stat, head, stat.size if is_counted else None))
         return found
 
     async def _head(self, path: str, stat: FileStat) -> bytes:
         def read() -> bytes:
-            with open_found(self._source, path, stat) as handle:
+            with open_found(self._options.source, path, stat) as handle:
                 return os.pread(handle.fileno(), HEAD_BYTES, 0)
 
-        with naming_errors(self._source, path):
+        with naming_errors(self._options.source, path):
             return await self._outages.hold(path, lambda: to_thread.run_sync(read))
 
     async def _forget(self, found: Iterable[KnownFile]) -> None:
@@ -126,7 +116,7 @@ class Reading:
         try:
             await self._read(file, ResumePoint(known.partition, known.position, known.identity))
         except CutBack:
-            self._intake.observer.file_changed(self._source, file.path, "truncated")
+            self._intake.observer.file_changed(self._options.source, file.path, "truncated")
             self._book.write(known.partition, None)
             await self._read_new(file)
 
@@ -134,37 +124,38 @@ class Reading:
         await self._read(file, ResumePoint(self._names.take(file.path), 0, NOTHING_KNOWN))
 
     async def _read(self, file: FoundFile, point: ResumePoint) -> None:
-        if self._format in TABLES:
+        if self._is_table:
             return await self._read_table(file, point)
         path, observer = file.path, self._intake.observer
-        async with InputFile(self._source, path, file.stat, self._compression, self._outages) as opened:
+        async with InputFile(self._options.source, path, file.stat, self._options.compression, self._outages) as opened:
             opened.check(point.identity)
             self._opened = opened
             self._note(opened, point)
-            feed = Feed(self._intake, await self._framer(opened, point), self._source)
+            feed = Feed(self._intake, await self._framer(opened, point), self._options.source)
             try:
-                observer.file_changed(self._source, path, "opened")
+                observer.file_changed(self._options.source, path, "opened")
                 await feed.room(BLOCK_BYTES)
                 while block := await opened.read(BLOCK_BYTES):
                     self._note(opened, point)
                     await feed.push(block)
                     await feed.room(BLOCK_BYTES)
                 if opened.has_shrunk:
-                    observer.file_changed(self._source, path, "truncated")
+                    observer.file_changed(self._options.source, path, "truncated")
                 await feed.end(cut_off=opened.has_shrunk)
                 self._note(opened, point, feed.position)
-                observer.file_changed(self._source, path, "completed")
+                observer.file_changed(self._options.source, path, "completed")
             finally:
                 feed.release()
 
     async def _framer(self, file: InputFile, point: ResumePoint) -> Framer:
         """Return a framer for what comes after the point, and bring the file there."""
-        start = FramerStart(partition=Partition(self._source, point.partition), max_record_bytes=self._max_record_bytes)
-        framer = self._framing.framer_from(start)
+        start = self._options.start_of(point.partition)
+        framing = framing_for_format(self._options.format)
+        framer = framing.framer_from(start)
         if not point.position:
             return framer
         columns, at = None, 0
-        while self._framing.has_header and columns is None:
+        while framing.has_header and columns is None:
             block = await file.read(min(BLOCK_BYTES, point.position - at))
             if not block:
                 raise CutBack
@@ -172,7 +163,7 @@ class Reading:
             framer.feed(block, 0.0)
             columns = framer.columns
         await file.skip(point.position - at)
-        return self._framing.framer_from(start.at(point.position, columns))
+        return framing.framer_from(start.at(point.position, columns))
 
     def _note(self, file: InputFile, point: ResumePoint, end: int | None = None) -> None:
         notes = notes_of(file.path, file.stat, file.identity)
@@ -183,7 +174,5 @@ class Reading:
     async def _read_table(self, file: FoundFile, point: ResumePoint) -> None:
         from streambatch.connectors.files.table_reading import TableReading
 
-        reading = TableReading(
-            self._source, file, self._format, self._compression, self._intake, self._outages, self._book
-        )
+        reading = TableReading(self._options, file, self._intake, self._outages, self._book)
         await reading.run(point.partition, point.position, point.identity)

@@ -20,6 +20,7 @@ from streambatch.connectors.files.identity import Identity, identity_of
 from streambatch.connectors.files.input_file import CutBack, naming_errors, open_found
 from streambatch.connectors.files.matching import FoundFile
 from streambatch.connectors.files.notes import NoteBook, notes_of
+from streambatch.connectors.files.options import ReadingOptions
 from streambatch.connectors.files.outage import Outages
 from streambatch.connectors.files.table_file import BATCH_BYTES, ROWS_MAX, TableError, TableFile
 from streambatch.core.allocator import keep_freed_memory
@@ -53,17 +54,9 @@ class TableReading:
     """One file of rows, from a row on to its end; opened again after an outage, where it was."""
 
     def __init__(
-        self,
-        source: str,
-        file: FoundFile,
-        format: str,
-        compression: str,
-        intake: Intake,
-        outages: Outages,
-        book: NoteBook,
+        self, options: ReadingOptions, file: FoundFile, intake: Intake, outages: Outages, book: NoteBook
     ) -> None:
-        self._source, self._file, self._intake = source, file, intake
-        self._format, self._compression = format, compression
+        self._options, self._file, self._intake = options, file, intake
         self._outages, self._book = outages, book
         self._has_begun = False
 
@@ -73,16 +66,16 @@ class TableReading:
         Raises SourceError that names the path, and CutBack when it isn't a file of that identity, or has less rows.
         """
         keep_freed_memory()
-        framer = TableFramer(Partition(self._source, partition), row)
-        feed = Feed(self._intake, framer, self._source)
+        framer = TableFramer(Partition(self._options.source, partition), row)
+        feed = Feed(self._intake, framer, self._options.source)
         try:
-            with naming_errors(self._source, self._file.path):
+            with naming_errors(self._options.source, self._file.path):
                 await self._outages.hold(self._file.path, lambda: self._read(framer, feed, identity))
         finally:
             feed.release()
 
     async def _read(self, framer: TableFramer, feed: Feed, identity: Identity) -> None:
-        source, path, observer = self._source, self._file.path, self._intake.observer
+        source, path, observer = self._options.source, self._file.path, self._intake.observer
         file = await to_thread.run_sync(self._open, framer.position)
         with contextlib.closing(file):
             if not identity.fits(file.head):
@@ -104,12 +97,12 @@ class TableReading:
         observer.file_changed(source, path, "completed")
 
     def _open(self, row: int) -> TableFile:
-        open_found(self._source, self._file.path, self._file.stat).close()
-        limit = self._intake.memory.capacity
+        open_found(self._options.source, self._file.path, self._file.stat).close()
+        options, limit = self._options, self._intake.memory.capacity
         try:
-            return TableFile(self._file.path, self._format, self._compression, batch_bytes_max=limit, row=row)
+            return TableFile(self._file.path, options.format, options.compression, batch_bytes_max=limit, row=row)
         except TableError as error:
-            raise SourceError(self._source, f"{self._file.path}: {error}") from error
+            raise SourceError(self._options.source, f"{self._file.path}: {error}") from error
 
     async def _push_all(self, file: TableFile, feed: Feed) -> None:
         expected = BATCH_BYTES
