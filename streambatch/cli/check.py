@@ -24,6 +24,7 @@ from streambatch.core.errors import ConfigError, ConfigProblem
 from streambatch.core.events import Observer, Refusal
 from streambatch.core.intake import Memory
 from streambatch.core.outcomes import Outcome
+from streambatch.core.parts import Site
 from streambatch.core.text import encodable
 from streambatch.core.units import format_duration, format_size
 from streambatch.core.wrapping import as_source
@@ -150,7 +151,7 @@ async def read_sample(source: FileSource, records: int, config: Config) -> list[
     """Return the first records that a source would read now: `records` of them, or all if there are fewer."""
     taken = _Taken(records)
     with taken.scope:
-        await replace(source, follow=False, read_from="beginning").run(taken)
+        await replace(source, follow=False, read_from="beginning").build(Site()).run(taken)
     return taken.chunks
 
 

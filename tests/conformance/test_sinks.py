@@ -42,7 +42,7 @@ class TestFile(SinkConformance):
         yield
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    def make_sink(self, folder: Path) -> Sink | WritingSink:
+    def make_sink(self, folder: Path) -> FileSink:
         return FileSink(str(folder / "scores"), format=self.format, if_exists=self.if_exists, name="scores")
 
     def read_rows(self, folder: Path) -> list[Row]:
@@ -72,7 +72,7 @@ class TestFileThatIsReplaced(TestFile):
 
 
 class TestZippedFile(SinkConformance):
-    def make_sink(self, folder: Path) -> Sink | WritingSink:
+    def make_sink(self, folder: Path) -> FileSink:
         return FileSink(str(folder / "scores.csv.gz"), format="csv", compression="gzip")
 
     def read_rows(self, folder: Path) -> list[Row]:
@@ -80,7 +80,7 @@ class TestZippedFile(SinkConformance):
 
 
 class TestArrowFile(SinkConformance):
-    def make_sink(self, folder: Path) -> Sink | WritingSink:
+    def make_sink(self, folder: Path) -> FileSink:
         return FileSink(str(folder / "scores.arrow"), format="arrow", if_exists="replace")
 
     def read_rows(self, folder: Path) -> list[Row]:
@@ -92,7 +92,7 @@ class TestSegments(SinkConformance):
 
     format: Literal["jsonl", "csv", "parquet"] = "jsonl"
 
-    def make_sink(self, folder: Path) -> Sink | WritingSink:
+    def make_sink(self, folder: Path) -> FileSink:
         path = str(folder / f"scores.{self.format}")
         return FileSink(path, format=self.format, rotate=Rotation(max_bytes=2000), if_exists="append")
 

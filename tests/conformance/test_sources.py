@@ -45,13 +45,13 @@ class Lines(SourceConformance):
 
 
 class TestFile(Lines):
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> FileSource:
         (folder / "in.jsonl").write_bytes(lines(records))
         return FileSource(str(folder / "in.jsonl"), name="rides_in")
 
 
 class TestFiles(SourceConformance):
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> FileSource:
         for at in range(4):
             part = records[at * len(records) // 4 : (at + 1) * len(records) // 4]
             (folder / f"{at}.jsonl").write_bytes(lines(part))
@@ -59,13 +59,13 @@ class TestFiles(SourceConformance):
 
 
 class TestGzippedFile(Lines):
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> FileSource:
         (folder / "in.jsonl.gz").write_bytes(gzip.compress(lines(records), 1))
         return FileSource(str(folder / "in.jsonl.gz"))
 
 
 class TestCsvFile(SourceConformance):
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> FileSource:
         (folder / "in.csv").write_bytes(lines([b"id,x,note", *records]))
         return FileSource(str(folder / "in.csv"), format="csv")
 
@@ -77,7 +77,7 @@ class TestCsvFile(SourceConformance):
 
 
 class TestLengthPrefixedFile(SourceConformance):
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> FileSource:
         framed = b"".join(len(record).to_bytes(4, "big") + record for record in records)
         (folder / "in.bin").write_bytes(framed)
         return FileSource(str(folder / "in.bin"), format="length_prefixed")
@@ -91,7 +91,7 @@ class TestParquetFile(SourceConformance):
 
     format: Literal["parquet", "arrow"] = "parquet"
 
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> FileSource:
         schema = pa.schema({"id": pa.int64(), "x": pa.float64(), "note": pa.string()})
         table = pa.Table.from_pylist([json.loads(record) for record in records], schema)
         path = str(folder / "in")
@@ -119,13 +119,13 @@ class TestArrowFile(TestParquetFile):
 class TestFollowedFile(Lines):
     backends = BOTH
 
-    def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
+    def make_source(self, folder: Path, records: Sequence[bytes]) -> FileSource:
         self.path = folder / "in.jsonl"
         self.path.write_bytes(lines(records[: len(records) // 2]))
         return FileSource(str(self.path), follow=True)
 
     async def send(self, reader: Any, records: Sequence[bytes]) -> None:
-        with open(self.path, "ab") as file:
+        with self.path.open("ab") as file:
             file.write(lines(records[len(records) // 2 :]))
 
 

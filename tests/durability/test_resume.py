@@ -21,9 +21,13 @@ import numpy as np
 import pytest
 
 import streambatch as sb
+from streambatch.connectors.files.output import Output
+from streambatch.connectors.files.reader import FileReader
+from streambatch.connectors.files.writer import FileWriter
 from streambatch.core.chunks import Chunk
 from streambatch.core.errors import SinkError, SinkOutage, StateOutage
 from streambatch.core.intake import Intake
+from streambatch.core.parts import Site
 from streambatch.core.report import Counts
 from streambatch.core.retry import RetryPolicy
 from streambatch.core.types import FloatArray
@@ -278,8 +282,15 @@ def in_pieces(path: str, name: str, go_on: Callable[[], Awaitable[bool]]) -> sb.
     """Return a source of files of which a few records can be read at a time."""
 
     class Slowly(sb.FileSource):
-        async def run(self, intake: Intake) -> None:
-            await super().run(Pieces(intake, go_on))
+        def build(self, site: Site) -> FileReader:
+            reader = super().build(site)
+            run = reader.run
+
+            async def slowly(intake: Intake) -> None:
+                await run(Pieces(intake, go_on))
+
+            reader.run = slowly  # type: ignore[method-assign]
+            return reader
 
     return Slowly(path, name=name)
 
@@ -327,6 +338,11 @@ def test_stopped_while_batches_are_cut_again_they_stay_what_they_were(tmp_path: 
 class Breaking(sb.FileSink):
     """A file on a disk that breaks for good: what it was given last is not durable, nor will be."""
 
+    def build(self, site: Site) -> FileWriter:
+        return BreakingWriter(Output(self.output, site.clock), self.if_exists)
+
+
+class BreakingWriter(FileWriter):
     async def sync(self) -> int:
         if self._output.written > 1:
             raise SinkError(self.name, "the disk broke")

@@ -5,9 +5,11 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from streambatch.connectors.files.reader import FileReader
 from streambatch.connectors.files.source import FileSource
 from streambatch.core.chunks import Chunk
 from streambatch.core.events import FileEvent
+from streambatch.core.parts import Site
 from tests.connectors.intakes import CountingObserver, KeepingIntake
 
 
@@ -69,21 +71,25 @@ class FileIntake(KeepingIntake):
         return [record.strip() for record in self.records()]
 
 
-async def read_all(source: FileSource, intake: FileIntake | None = None) -> FileIntake:
+def reader_of(source: FileSource | FileReader) -> FileReader:
+    return source.build(Site()) if isinstance(source, FileSource) else source
+
+
+async def read_all(source: FileSource | FileReader, intake: FileIntake | None = None) -> FileIntake:
     """Run a source that ends. Returns what it pushed into."""
     intake = intake or FileIntake()
     with anyio.fail_after(20):
-        await source.run(intake)
+        await reader_of(source).run(intake)
     assert intake.budget.used == 0
     return intake
 
 
 @asynccontextmanager
-async def following(source: FileSource, intake: FileIntake) -> AsyncIterator[None]:
+async def following(source: FileSource | FileReader, intake: FileIntake) -> AsyncIterator[None]:
     """Run a source beside the test and stop it at the end."""
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(source.run, intake)
+            tasks.start_soon(reader_of(source).run, intake)
             yield
             tasks.cancel_scope.cancel()
     assert intake.budget.used == 0

@@ -8,6 +8,7 @@ import pytest
 from streambatch.connectors.files import follow
 from streambatch.connectors.files.source import FileSource
 from streambatch.core.backlog import Backlog, FileState, no_files
+from streambatch.core.parts import Site
 from tests.connectors.files.filing import FileIntake, following
 
 LINES = b'{"id": 1}\n' * 10
@@ -26,7 +27,7 @@ def backlog(lag: int, **files: int) -> Backlog:
 async def test_files_to_their_end(tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / name).write_bytes(LINES)
-    source, intake = FileSource(f"{tmp_path}/*"), FileIntake()
+    source, intake = FileSource(f"{tmp_path}/*").build(Site()), FileIntake()
     assert source.backlog() == backlog(0)
     seen: list[Backlog] = []
     opened = intake.observer.file_changed
@@ -40,7 +41,7 @@ async def test_files_to_their_end(tmp_path: Path) -> None:
 async def test_followed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "LOOK_SECONDS", 0.01)
     (tmp_path / "a").write_bytes(LINES)
-    source, intake = FileSource(f"{tmp_path}/*", follow=True), FileIntake()
+    source, intake = FileSource(f"{tmp_path}/*", follow=True).build(Site()), FileIntake()
     async with following(source, intake):
         await intake.holds(10)
         assert source.backlog() == backlog(0, idle=1)

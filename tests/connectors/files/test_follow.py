@@ -10,6 +10,7 @@ import pytest
 from streambatch.connectors.files import follow, searching
 from streambatch.connectors.files.source import FileSource
 from streambatch.core.errors import SourceError
+from streambatch.core.parts import Site
 from tests.connectors.files.filing import FileIntake, following
 
 MIB = 1 << 20
@@ -379,7 +380,7 @@ async def test_a_directory_in_the_glob_is_passed_over_and_one_named_is_an_error(
         append(tmp_path / "a", b"1\n")
         await intake.holds(1)
     with pytest.raises(SourceError, match="is a directory, not a file"), anyio.fail_after(10):
-        await follow_all(tmp_path, "d").run(intake)
+        await follow_all(tmp_path, "d").build(Site()).run(intake)
 
 
 @BOTH_LOOPS
@@ -390,7 +391,7 @@ async def test_a_stop_while_the_inbox_is_full_loses_nothing_that_was_put(tmp_pat
     intake.stall()
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(follow_all(tmp_path).run, intake)
+            tasks.start_soon(follow_all(tmp_path).build(Site()).run, intake)
             await intake.is_waited_for()
             tasks.cancel_scope.cancel()
             intake.go_on()

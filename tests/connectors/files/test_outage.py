@@ -20,6 +20,7 @@ from streambatch.connectors.files.outage import Outages, is_passing
 from streambatch.connectors.files.source import FileSource
 from streambatch.connectors.files.table_file import TableFile
 from streambatch.core.errors import SourceError
+from streambatch.core.parts import Site
 from tests.connectors.files.filing import FileIntake, FileObserver, following, read_all
 from tests.connectors.intakes import until
 
@@ -93,7 +94,7 @@ async def test_a_file_that_nobody_may_read(folder: Path) -> None:
     intake = FileIntake()
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(FileSource(f"{folder}/*").run, intake)
+            tasks.start_soon(FileSource(f"{folder}/*").build(Site()).run, intake)
             await intake.files.told(1)
             await anyio.sleep(0.1)
             (folder / "a").chmod(0o600)
@@ -145,7 +146,7 @@ async def test_a_folder_is_waited_for_by_a_run_that_ends(folder: Path) -> None:
     intake = FileIntake()
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(FileSource(f"{folder}/in/*").run, intake)
+            tasks.start_soon(FileSource(f"{folder}/in/*").build(Site()).run, intake)
             await intake.files.told(1)
             (folder / "in").chmod(0o700)
     assert intake.lines() == [b"1"]

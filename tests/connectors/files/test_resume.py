@@ -20,8 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streambatch.connectors.files import follow
+from streambatch.connectors.files.reader import FileReader
 from streambatch.connectors.files.source import FileSource
 from streambatch.core.durable import Saved
+from streambatch.core.parts import Site
 from streambatch.testing.resuming import AckedRecords, Found
 from tests.connectors.files.filing import FileIntake, following, read_all
 
@@ -48,34 +50,37 @@ class Runs:
         self.acked = AckedRecords()
 
     def source(self) -> FileSource:
-        source = FileSource(self.path, **self.options)
-        source.resume(self.acked.saved())
-        return source
+        return FileSource(self.path, **self.options)
+
+    def reader(self) -> FileReader:
+        reader = self.source().build(Site())
+        reader.resume(self.acked.saved())
+        return reader
 
     async def read(self, share: float = 1.0) -> FileIntake:
         """Read to the end; then ack a share of what came."""
-        source, intake = self.source(), FileIntake()
-        await read_all(source, intake)
-        return self.stopped(source, intake, share)
+        reader, intake = self.reader(), FileIntake()
+        await read_all(reader, intake)
+        return self.stopped(reader, intake, share)
 
     async def follow(self, records: int, share: float = 1.0, event: str = "") -> FileIntake:
         """Follow until so many records came, and something happened; then ack a share of them."""
-        source, intake = self.source(), FileIntake()
-        async with following(source, intake):
+        reader, intake = self.reader(), FileIntake()
+        async with following(reader, intake):
             await intake.holds(records)
             if event:
                 await intake.files.saw(event)  # type: ignore[arg-type]
             else:
                 await anyio.sleep(0.1)
         assert intake.count == records
-        return self.stopped(source, intake, share)
+        return self.stopped(reader, intake, share)
 
-    def stopped(self, source: FileSource, intake: FileIntake, share: float) -> FileIntake:
+    def stopped(self, reader: FileReader, intake: FileIntake, share: float) -> FileIntake:
         found: Found = {}
         for chunk in intake.chunks:
             each = [(chunk.position_of(at), bytes(chunk.raw(at))) for at in range(chunk.count)]
             found.setdefault(chunk.partition.name, []).extend(each)
-        self.acked.stopped(found, source.notes(), share)
+        self.acked.stopped(found, reader.notes(), share)
         return intake
 
 
@@ -156,7 +161,7 @@ async def test_a_reboot_gives_devices_other_numbers(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"same\n" * 2000)
     runs = Runs(tmp_path / "*")
     await runs.read(0.5)
-    source, intake = FileSource(f"{tmp_path}/*"), FileIntake()
+    source, intake = FileSource(f"{tmp_path}/*").build(Site()), FileIntake()
     source.resume(moved_devices(runs.acked.saved()))
     (tmp_path / "b").rename(tmp_path / "c")
     await read_all(source, intake)
@@ -346,10 +351,10 @@ async def test_a_folder_that_is_elsewhere_for_a_run_loses_nothing(tmp_path: Path
     runs = Runs(tmp_path / "in" / "*", follow=True)
     await runs.follow(1, 0.0)
     (tmp_path / "in").rename(tmp_path / "away")
-    source, intake = runs.source(), FileIntake()
-    async with following(source, intake):
+    reader, intake = runs.reader(), FileIntake()
+    async with following(reader, intake):
         await anyio.sleep(0.2)
         (tmp_path / "away").rename(tmp_path / "in")
         await intake.holds(1)
-    runs.stopped(source, intake, 1.0)
+    runs.stopped(reader, intake, 1.0)
     await runs.follow(0)

@@ -19,6 +19,7 @@ from streambatch.connectors.files import follow
 from streambatch.connectors.files.searching import look_at
 from streambatch.connectors.files.source import FileSource
 from streambatch.core.durable import Notes, Saved
+from streambatch.core.parts import Site
 from tests.connectors.files.filing import FileIntake
 
 pytestmark = pytest.mark.slow
@@ -136,7 +137,7 @@ class Restarting(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
     async def _run(self, records: int, share: float, rotate_wait: float, dies: bool) -> None:
-        source = FileSource(f"{self.folder}/log*", follow=True, rotate_wait=rotate_wait)
+        source = FileSource(f"{self.folder}/log*", follow=True, rotate_wait=rotate_wait).build(Site())
         source.resume(self._saved())
         intake = FileIntake()
         with anyio.fail_after(20):

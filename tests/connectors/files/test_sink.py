@@ -8,6 +8,7 @@ import pytest
 
 from streambatch.connectors.files.sink import FileSink
 from streambatch.core.errors import ConfigError, HeldError, SinkError
+from streambatch.core.parts import Site
 
 pytestmark = pytest.mark.anyio
 
@@ -20,13 +21,14 @@ def anyio_backend() -> str:
 
 
 async def run(sink: FileSink, *payloads: bytes, header: bytes = b"") -> int:
-    await sink.open(header)
+    writer = sink.build(Site())
+    await writer.open(header)
     try:
         for payload in payloads:
-            await sink.write(payload)
-        return await sink.sync()
+            await writer.write(payload)
+        return await writer.sync()
     finally:
-        await sink.close()
+        await writer.close()
 
 
 async def test_scores_are_appended_in_order(tmp_path: Path) -> None:
@@ -112,12 +114,12 @@ async def test_a_second_pipeline_on_one_output_is_refused_untouched(
     tmp_path: Path, if_exists: Literal["error", "append", "replace"]
 ) -> None:
     path = tmp_path / "scores.jsonl"
-    first = FileSink(str(path))
+    first = FileSink(str(path)).build(Site())
     await first.open(b"")
     try:
         await first.write(b"mine\n")
         with pytest.raises(HeldError, match="is being written by this process"):
-            await FileSink(str(path), if_exists=if_exists).open(b"")
+            await FileSink(str(path), if_exists=if_exists).build(Site()).open(b"")
         assert await first.sync() == 5
     finally:
         await first.close()
@@ -131,7 +133,7 @@ async def test_a_full_disk_is_a_sink_error() -> None:
 
 
 async def test_a_header_that_can_not_be_written_lets_go_of_the_file() -> None:
-    sink = FileSink("/dev/full")
+    sink = FileSink("/dev/full").build(Site())
     for _ in range(2):
         with pytest.raises(SinkError, match="No space left"):
             await sink.open(HEADER)

@@ -19,7 +19,7 @@ from streambatch.codecs.containers import Compression, Format
 from streambatch.connectors.files.sink import FileSink
 from streambatch.core.durable import Mark
 from streambatch.core.errors import HeldError, SinkError, SinkOutage
-from streambatch.core.protocols import RewindableOutput
+from streambatch.core.parts import Site
 from streambatch.delivery.dead_letter_file import DeadLetterFile
 from streambatch.storage.segments import Rotation
 from tests.connectors.files.written import FORMATS, encoder, payload_of, rows_in
@@ -63,8 +63,9 @@ class Run:
         self.clock, self.encode = MovedClock(), encoder(format)
         self.written = list(checkpoints.acked)
         self.marked: tuple[Mark, int] | None = None
-        self.sink = FileSink(str(folder / f"s.{format}"), format=format, compression=compression, **options)
-        self.sink.timed_by(self.clock)
+        self.sink = FileSink(str(folder / f"s.{format}"), format=format, compression=compression, **options).build(
+            Site(clock=self.clock)
+        )
         self.sink.restore(checkpoints.mark, self.commit)
 
     async def open(self) -> None:
@@ -335,7 +336,7 @@ async def test_a_segment_whose_name_is_taken_for_now_gets_it_later(tmp_path: Pat
 async def test_what_fails_of_a_disk_is_an_outage_and_a_failed_fsync_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full = FileSink("/dev/full", if_exists="append")
+    full = FileSink("/dev/full", if_exists="append").build(Site())
     await full.open(b"")
     with pytest.raises(SinkOutage, match="No space left on device"):
         await full.write(b"x")
@@ -376,7 +377,6 @@ async def test_dead_letters_are_taken_back_too_at_every_step(tmp_path: Path, rot
             checkpoints.store(mark, range(written))
 
         file = DeadLetterFile(folder / "dead.jsonl", rotation)
-        assert isinstance(file, RewindableOutput)
         file.restore(None, commit)
         await file.open()
         assert list(folder.iterdir()) == []

@@ -17,7 +17,10 @@ from hypothesis import strategies as st
 
 from streambatch.codecs.containers import Compression, Format
 from streambatch.connectors.files.sink import FileSink
+from streambatch.connectors.files.writer import FileWriter
+from streambatch.core.clock import Clock, SystemClock
 from streambatch.core.errors import ConfigError, HeldError, SinkError
+from streambatch.core.parts import Site
 from streambatch.core.types import FloatArray
 from streambatch.storage.segments import Rotation
 from tests.connectors.files.written import FORMATS, closed_in, encoder, payload_of, read, rows_in
@@ -34,8 +37,11 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def sink_in(folder: Path, format: Format, compression: Compression = "none", **options: Any) -> FileSink:
-    return FileSink(str(folder / f"s.{format}"), format=format, compression=compression, **options)
+def sink_in(
+    folder: Path, format: Format, compression: Compression = "none", clock: Clock | None = None, **options: Any
+) -> FileWriter:
+    sink = FileSink(str(folder / f"s.{format}"), format=format, compression=compression, **options)
+    return sink.build(Site(clock=clock or SystemClock()))
 
 
 def names(folder: Path) -> list[str]:
@@ -60,8 +66,7 @@ def test_every_record_is_in_one_segment_and_durable_ones_can_be_read(
 ) -> None:
     async def run(folder: Path) -> None:
         clock = MovedClock()
-        sink = sink_in(folder, format, compression, rotate=Rotation(max_bytes=max_bytes, max_age=10.0))
-        sink.timed_by(clock)
+        sink = sink_in(folder, format, compression, clock, rotate=Rotation(max_bytes=max_bytes, max_age=10.0))
         encode = encoder(format)
         await sink.open(encode.header())
         written = 0
@@ -107,8 +112,7 @@ async def test_a_quiet_segment_is_closed_when_it_is_due(
     tmp_path: Path, format: Format, compression: Compression
 ) -> None:
     clock, encode = MovedClock(), encoder(format)
-    sink = sink_in(tmp_path, format, compression, rotate=Rotation(max_age=60))
-    sink.timed_by(clock)
+    sink = sink_in(tmp_path, format, compression, clock, rotate=Rotation(max_age=60))
     await sink.open(encode.header())
     await sink.write(payload_of(encode, 0, 3))
     clock.now += 59
@@ -260,9 +264,10 @@ async def test_parquet_has_row_groups_of_bounded_size(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("left", ["s-00000003.jsonl", "s.jsonl.open"])
 async def test_an_output_that_is_there_stops_the_run_untouched(tmp_path: Path, left: str) -> None:
-    assert sink_in(tmp_path, "jsonl", rotate=Rotation(max_age=1)).existing() == []
+    sink = FileSink(str(tmp_path / "s.jsonl"), rotate=Rotation(max_age=1))
+    assert sink.existing() == []
     (tmp_path / left).write_bytes(b"old\n")
-    assert sink_in(tmp_path, "jsonl", rotate=Rotation(max_age=1)).existing() == [tmp_path / left]
+    assert sink.existing() == [tmp_path / left]
     with pytest.raises(HeldError, match=f"{left} is already there; move it away"):
         await sink_in(tmp_path, "jsonl", rotate=Rotation(max_age=1)).open(b"")
     assert names(tmp_path) == [left]

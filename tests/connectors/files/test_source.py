@@ -12,6 +12,7 @@ from streambatch.connectors.files.input_file import BLOCK_BYTES
 from streambatch.connectors.files.source import FileSource
 from streambatch.core.chunks import Chunk
 from streambatch.core.errors import ConfigError, SourceError
+from streambatch.core.parts import Site
 from tests.connectors.files.filing import FileIntake, read_all
 
 MIB = 1 << 20
@@ -188,7 +189,7 @@ async def test_a_stop_keeps_what_was_put_and_closes_the_file(tmp_path: Path) -> 
     intake.stall()
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(FileSource(str(path)).run, intake)
+            tasks.start_soon(FileSource(str(path)).build(Site()).run, intake)
             await intake.is_waited_for()
             tasks.cancel_scope.cancel()
             intake.go_on()
@@ -211,7 +212,7 @@ async def test_a_full_budget_stops_reading(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(intake.memory, "reserve", reserve_and_tell)
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(FileSource(str(path)).run, intake)
+            tasks.start_soon(FileSource(str(path)).build(Site()).run, intake)
             await asked.wait()
             await anyio.wait_all_tasks_blocked()
             assert intake.count == 0

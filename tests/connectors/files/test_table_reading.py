@@ -24,6 +24,7 @@ from streambatch.connectors.files.source import FileSource
 from streambatch.connectors.files.table_file import TableFile
 from streambatch.core.chunks import Chunk
 from streambatch.core.errors import SourceError
+from streambatch.core.parts import Site
 from tests.connectors.files.filing import FileIntake, read_all
 
 MIB = 1 << 20
@@ -260,7 +261,7 @@ async def test_memory_is_accounted_for_while_it_waits(
     intake.stall()
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(FileSource(str(tmp_path / "in"), format=format).run, intake)
+            tasks.start_soon(FileSource(str(tmp_path / "in"), format=format).build(Site()).run, intake)
             await intake.is_waited_for()
             assert intake.budget.used > MIB
             intake.go_on()
@@ -275,7 +276,7 @@ async def test_cancelled_it_gives_everything_back(tmp_path: Path) -> None:
     intake.stall()
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(FileSource(str(tmp_path / "in"), format="arrow").run, intake)
+            tasks.start_soon(FileSource(str(tmp_path / "in"), format="arrow").build(Site()).run, intake)
             await intake.is_waited_for()
             tasks.cancel_scope.cancel()
             intake.go_on()
