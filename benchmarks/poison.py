@@ -29,6 +29,7 @@ from streambatch.core.batches import Batch, Stamps
 from streambatch.core.chunks import Chunk, Partition
 from streambatch.core.outcomes import Outcome
 from streambatch.core.wrapping import as_source
+from streambatch.core.wrapping_scoring import WrappedModel
 from streambatch.scoring.factory import encoder_for, transform_for
 
 BATCH = 512
@@ -85,7 +86,8 @@ def measure(rounds: int, call_seconds: float) -> list[Cost]:
     model = Picky(call_seconds)
     schema = RecordSchema(id="id", features="features", shape=(FEATURES,))
     sources = [as_source(MemorySource([]))]
-    transform = transform_for(sources, schema, [Standardize(MEAN, SCALE)], model, encoder_for("jsonl", schema))
+    steps, encoder = [Standardize(MEAN, SCALE)], encoder_for("jsonl", schema)
+    transform = transform_for(sources, schema, steps, WrappedModel(model), encoder)
     random = np.random.default_rng(1)
     calls: dict[str, list[int]] = {case: [] for case in CASES}
     seconds: dict[str, list[float]] = {case: [] for case in CASES}

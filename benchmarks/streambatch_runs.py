@@ -22,7 +22,7 @@ from streambatch import (
     Workers,
 )
 from streambatch.core.clock import SystemClock
-from streambatch.core.events import Observer
+from streambatch.core.events import Observer, Observers
 from streambatch.observe import Metrics, MetricsObserver
 from streambatch.observe.drift import Drift, DriftOptions
 
@@ -89,10 +89,10 @@ def pipeline(
         sources=[FileSource(str(source))],
         record=RECORD,
         batch=BatchPolicy(max_records=batch, max_wait=0.05),
-        preprocess=[standardize] if drift is None else [drift.step, standardize],
-        model=model if drift is None else drift.model(model),
+        preprocess=[standardize],
+        model=model,
         sink=FileSink(str(target), if_exists="replace"),
         workers=Workers(executor=executor, count=1),
         state_dir=state_dir,
-        observer=observer,
+        observer=observer if drift is None else Observers(observer or Observer(), drift),
     )

@@ -29,7 +29,6 @@ from streambatch.core.text import encodable
 from streambatch.core.units import format_duration, format_size
 from streambatch.core.wrapping import as_source
 from streambatch.daemon.daemon import drift_of, tracing_of
-from streambatch.scoring.executors.choice import is_async
 from streambatch.scoring.factory import encoder_for, transform_for
 from streambatch.scoring.transform import Transform
 
@@ -196,7 +195,7 @@ def _batch(sequence: int, chunk: Chunk) -> Batch:
 
 
 async def _scored(transform: Transform, batch: Batch) -> Outcome:
-    if is_async(transform.model):
+    if transform.model.is_async:
         return await transform.run_async(batch, monotonic)
     return transform.run(batch, monotonic)
 

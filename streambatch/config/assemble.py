@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,14 +26,14 @@ from streambatch.core.errors import (
     StreambatchError,
 )
 from streambatch.core.events import Observer
-from streambatch.core.types import BoolArray, FloatArray
+from streambatch.core.parts import Model, Site, StatefulStep, Step
+from streambatch.core.types import FloatArray
+from streambatch.core.wrapping_scoring import as_model, as_step
 from streambatch.durability.resume import Provenance
-from streambatch.observe.drift import Drift
 from streambatch.pipeline.pipeline import Pipeline
 from streambatch.pipeline.reload import Settings
 from streambatch.scoring.check import checked_scores
-from streambatch.scoring.executors.choice import check_timeout, is_async
-from streambatch.scoring.states import has_memory
+from streambatch.scoring.executors.choice import check_timeout
 from streambatch.storage.folder import StateFolder
 
 TRIED_ROWS = 2
@@ -54,13 +53,11 @@ class Assembly:
         don't fit the records.
         """
         self.config = config
-        self.steps = tuple(_made(f"preprocess[{at}]", part, config) for at, part in enumerate(config.preprocess))
-        self.model = _made("model", config.model, config)
+        self.steps = tuple(_step(f"preprocess[{at}]", part, config) for at, part in enumerate(config.preprocess))
+        self.model = _model(config.model, config)
         if running is not None:
             self._take_over(running)
         check_timeout(config.workers, self.model)
-        self.drift: Drift | None = running.drift if running is not None else None
-        """What samples inputs and scores of the pipeline, if anything does."""
         self.scores_shape: tuple[int, ...] | None = None
         """The shape of one record's scores; None if it could not be tried."""
         self.untried: Exception | None = self._dry_run(running)
@@ -68,11 +65,9 @@ class Assembly:
         if running is not None:
             self._compare(running)
 
-    def pipeline(
-        self, observer: Observer | None = None, folder: StateFolder | None = None, drift: Drift | None = None
-    ) -> Pipeline:
-        """Return the pipeline. folder: the state folder, if it is held already. drift: what is to sample it."""
-        config, self.drift = self.config, drift
+    def pipeline(self, observer: Observer | None = None, folder: StateFolder | None = None) -> Pipeline:
+        """Return the pipeline. folder: the state folder, if it is held already."""
+        config = self.config
         return Pipeline(
             name=config.name,
             sources=[part.options for part in config.sources],
@@ -88,19 +83,19 @@ class Assembly:
     @property
     def model_name(self) -> str:
         """What the model is called in messages."""
-        return str(getattr(self.model, "name", self.config.model.type))
+        return self.model.name
 
     @property
     def model_digest(self) -> str | None:
         """Which model it is; None for one that doesn't say."""
-        return getattr(self.model, "digest", None)
+        return self.model.digest
 
     def settings(self) -> Settings:
         """Return what a running pipeline can go on by."""
-        config, drift = self.config, self.drift
+        config = self.config
         return Settings(
-            preprocess=self.steps if drift is None else (drift.step, *self.steps),
-            model=self.model if drift is None else drift.model(self.model),
+            preprocess=self.steps,
+            model=self.model,
             batch=config.batch,
             workers=config.workers,
             queue=config.queue,
@@ -123,7 +118,7 @@ class Assembly:
                         x = _stepped(step, x)
                 if running is not None and model is running.model:
                     self.scores_shape = running.scores_shape
-                elif len(x) and not is_async(model):
+                elif len(x) and not model.is_async:
                     scores = checked_scores(self.model_name, model.score(x), len(x))
                     self.scores_shape = scores.shape[1:]
         except RetryableError as error:
@@ -135,7 +130,7 @@ class Assembly:
         return None
 
     def _take_over(self, running: Assembly) -> None:
-        if self.config.preprocess == running.config.preprocess and any(map(has_memory, running.steps)):
+        if self.config.preprocess == running.config.preprocess and any(step.is_stateful for step in running.steps):
             self.steps = running.steps
         if self.config.model == running.config.model and self.model_digest == running.model_digest:
             self.model = running.model
@@ -157,10 +152,10 @@ class Assembly:
             config_digest=config.digest,
             model={
                 "type": config.model.type,
-                "path": getattr(config.model.options, "path", None),
-                "format": getattr(model, "format", config.model.type),
+                "path": as_model(config.model.options).location,
+                "format": model.format or config.model.type,
                 "sha256": self.model_digest,
-                "parameters": getattr(model, "parameters", None),
+                "parameters": model.parameters,
             },
             sink={"name": sink.name, "path": getattr(sink, "path", None), "format": sink.format},
         )
@@ -186,20 +181,33 @@ def load_pipeline(
     return Assembly(load_config(path, overrides=overrides, environ=environ)).pipeline(observer)
 
 
-def _made(key: str, part: ConfiguredPart, config: Config) -> Any:
-    """Build a step or load a model; what an option names and isn't there is a problem of the config."""
-    make = part.options.load if key == "model" else part.options.build
+def _step(key: str, part: ConfiguredPart, config: Config) -> Step | StatefulStep:
+    with _option_problems(key, config), _placed(key, part, config):
+        return as_step(part.options).build(_site(key, config))
+
+
+def _model(part: ConfiguredPart, config: Config) -> Model:
+    with _option_problems("model", config), _placed("model", part, config):
+        return as_model(part.options).build(_site("model", config))
+
+
+def _site(part: str, config: Config) -> Site:
+    return Site(pipeline=config.name, part=part, folder=config.folder, state_dir=config.state_dir)
+
+
+@contextmanager
+def _option_problems(key: str, config: Config) -> Iterator[None]:
+    """Report what an option names and isn't there, such as a library, as a problem of the config."""
     try:
-        with _placed(key, part, config):
-            return make(config.folder)
+        yield
     except OptionError as error:
         problem = ConfigProblem(f"{key}.{error.option}", str(error.found), error.allowed)
-    raise ConfigError([problem], where=str(config.path))
+        raise ConfigError([problem], where=str(config.path)) from None
 
 
 @contextmanager
 def _placed(key: str, part: ConfiguredPart, config: Config) -> Iterator[None]:
-    """Have the message about a step that won't do begin with the config and the key that is wrong in it."""
+    """Begin the message about a part that won't do with the config and the key that is wrong in it."""
     try:
         yield
     except (ShapeError, StepError) as error:
@@ -210,9 +218,9 @@ def _placed(key: str, part: ConfiguredPart, config: Config) -> Iterator[None]:
         raise
 
 
-def _stepped(step: Any, x: FloatArray) -> FloatArray:
+def _stepped(step: Step | StatefulStep, x: FloatArray) -> FloatArray:
     """Return the rows that a step makes of `x` and keeps."""
-    if has_memory(step):
-        return step(step.initial_state(), x)[1]  # type: ignore[no-any-return]  # a step is whatever its plugin built
-    result: FloatArray | tuple[FloatArray, BoolArray] = step(x)
+    if step.is_stateful:
+        return step(step.initial_state(), x)[1]
+    result = step(x)
     return result[0][result[1]] if isinstance(result, tuple) else result

@@ -1,7 +1,7 @@
 """What happens in a pipeline, told to an observer. The core knows no metrics, logs or pages; they observe.
 
-Events come per chunk, batch or connection, never per record. An observer is called on the event loop, must not block
-and must not raise.
+Events come per chunk, batch or connection, never per record. An observer is called on the event loop, except where an
+event says otherwise. It must not block and must not raise.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from streambatch.core.batches import Batch
     from streambatch.core.outcomes import Outcome
+    from streambatch.core.types import FloatArray
 
 FileEvent = Literal["opened", "rotated", "truncated", "deleted", "completed"]
 RejectedConnection = Literal["limit", "tls", "auth", "timeout"]
@@ -61,6 +62,12 @@ class Observer:
 
     def batch_closed(self, batch: Batch) -> None:
         """The window closed."""
+
+    def features_seen(self, x: FloatArray) -> None:
+        """The features of a batch were decoded: x (n, *shape), read-only, n at least 1. The scoring thread calls it."""
+
+    def scores_seen(self, scores: FloatArray) -> None:
+        """A batch came from the model: scores (n,) or (n, k), read-only, n at least 1. The scoring thread calls it."""
 
     def batch_scored(self, batch: Batch, outcome: Outcome) -> None:
         """A worker is done with a batch."""

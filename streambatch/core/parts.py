@@ -2,7 +2,8 @@
 
 Options and parts are two things. A `Source` or `Sink` is options: frozen, picklable, checked when built. `build(site)`
 makes the running part, a `Reader` or a `Writer`, which is used once; so that a pipeline runs twice, and another process
-makes the same parts again. Steps and models are built by their options in the same way.
+makes the same parts again. Steps and models are built by their options in the same way. A step or model that is a pure
+value serves as its own options, since runs may share it.
 
 What a part can do besides is said by its class: each ability below is an attribute or a method that says no, or does
 nothing, unless a class overrides it. Nobody asks a part for its type or for the names it has.
@@ -138,16 +139,28 @@ class Reader(ABC):
         return None
 
 
-class Step(ABC):
+class StepOptions(ABC):
+    """Options of a preprocess step."""
+
+    @abstractmethod
+    def build(self, site: Site) -> Step | StatefulStep:
+        """Return the step of one run. Raises StepError or OptionError when it can't be made."""
+
+
+class Step(StepOptions):
     """A preprocess step: (n, ...) to (n, ...), or to that and a mask (n,) of rows to keep. A call changes nothing."""
 
     name: str
-    is_stateful: bool = False
+    is_stateful: Literal[False] = False
     """Whether it has memory: see `StatefulStep`."""
     keeps_input: bool = False
     """Whether it never writes to the array it is given; if it may, it is given a copy."""
     keeps_shape: bool = False
     """Whether its rows have the shape and dtype of those it is given."""
+
+    def build(self, site: Site) -> Step:
+        """Return itself."""
+        return self
 
     def bind(self, shape: tuple[int, ...], dtype: Any) -> Step:
         """Return the step for records of one shape and dtype. Raises ShapeError or StepError if it doesn't fit."""
@@ -158,13 +171,22 @@ class Step(ABC):
         """Return rows, or rows and a mask. x: (n, *shape)."""
 
 
-class StatefulStep(ABC):
-    """A preprocess step with memory: (state, x) to (state, y), called in the order of records."""
+class StatefulStep(StepOptions):
+    """A preprocess step with memory: (state, x) to (state, y), called in the order of records.
+
+    The step itself holds no state, so that runs may share it.
+    """
 
     name: str
-    is_stateful: bool = True
+    is_stateful: Literal[True] = True
+    is_storable: bool = True
+    """Whether it can `dump` and `load` its state, which a pipeline with a state folder needs."""
     keeps_input: bool = False
     keeps_shape: bool = False
+
+    def build(self, site: Site) -> StatefulStep:
+        """Return itself."""
+        return self
 
     def bind(self, shape: tuple[int, ...], dtype: Any) -> StatefulStep:
         """Return the step for records of one shape and dtype, which then refuses the state of others."""
@@ -187,12 +209,25 @@ class StatefulStep(ABC):
         """Return the state that was dumped, bit for bit. Raises an error that says why when it doesn't fit."""
 
 
-class Model(ABC):
+class ModelOptions(ABC):
+    """Options of a model."""
+
+    @property
+    def location(self) -> str | None:
+        """Where it is loaded from, for the manifest: a path or `package.module:name`; None if it can't tell."""
+        return None
+
+    @abstractmethod
+    def build(self, site: Site) -> Model:
+        """Return the model of one run. Raises ModelError or OptionError when it can't be loaded."""
+
+
+class Model(ModelOptions):
     """What scores."""
 
     name: str
-    format: str = "python"
-    """What kind of model it is, for the manifest."""
+    format: str | None = None
+    """What kind of model it is, for the manifest; None: the `type` by which a config asks for it."""
     digest: str | None = None
     """What tells it from other models: a sha256; None if nothing does."""
     parameters: int | None = None
@@ -201,6 +236,10 @@ class Model(ABC):
     """Whether `score` is awaited on the event loop."""
     keeps_input: bool = False
     """Whether it never writes to the array it is given; if it may, it is given a copy."""
+
+    def build(self, site: Site) -> Model:
+        """Return itself."""
+        return self
 
     def bind(self, shape: tuple[int, ...]) -> None:
         """Check that records of this shape can be scored. Raises ShapeError."""

@@ -8,14 +8,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import re
 import sys
-from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator
 
@@ -72,40 +70,6 @@ def digest_of_file(path: str | None) -> str | None:
     if path is None or not Path(path).is_file():
         return None
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def built(target: object, fail: Fail) -> object:
-    """Return an object to use: of a class what its classmethod `load` returns, where it has one, or an instance made
-    without arguments; anything else as it is. Raises what `fail` makes of the problem.
-    """
-    if not isinstance(target, type):
-        return target
-    load = inspect.getattr_static(target, "load", None)
-    make: Callable[[], object] = target
-    if isinstance(load, classmethod | staticmethod):
-        make = attrgetter("load")(target)
-    try:
-        return make()
-    except Exception as error:
-        raise fail(f"can't be built: {type(error).__name__}: {error}") from error
-
-
-def check_takes_one(function: Callable[..., object], fail: Fail) -> None:
-    """Refuse a callable that can't be called with one array."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return  # some written in C have none
-    try:
-        signature.bind(None)
-    except TypeError as error:
-        raise fail(f"expected a function of one array x, found one of {signature}") from error
-
-
-def is_async(function: Any) -> bool:
-    """Tell whether calling `function` gives an awaitable."""
-    call = getattr(function, "__call__", None)  # noqa: B004  # whether it is async, not whether there is one
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
 def _import(name: str, base: Path, fail: Fail) -> ModuleType:

@@ -1,4 +1,4 @@
-"""Parts of other people that are no subclass of ours, wrapped once where they come in.
+"""Sources and sinks of other people that are no subclass of ours, wrapped once where they come in.
 
 What such an object can do is found out here, by the names it has, and nowhere else.
 """

@@ -115,7 +115,8 @@ class Watchers:
     def observer(self) -> Observers:
         """Return the observer that passes the pipeline's events on to all of them."""
         traced = () if self.tracing is None else (self.tracing,)
-        return Observers(self.counting, self.recent, LogObserver(self.clock), self.notifier, *traced)
+        sampled = () if self.drift is None else (self.drift,)
+        return Observers(self.counting, self.recent, LogObserver(self.clock), self.notifier, *traced, *sampled)
 
     def attach(self, pipeline: Pipeline, config: Config, model_digest: str | None) -> Watch:
         """Serve the metrics of the pipeline that was built with `observer`, and return its status."""
@@ -160,7 +161,7 @@ class Daemon:
         self._had_terminal = stderr_is_terminal()
         self._log: Any = structlog.get_logger()
         self._watchers = Watchers(config, SystemClock(), messages)
-        self.pipeline: Pipeline = assembly.pipeline(self._watchers.observer(), folder, self._watchers.drift)
+        self.pipeline: Pipeline = assembly.pipeline(self._watchers.observer(), folder)
         self._watch = self._watchers.attach(self.pipeline, config, assembly.model_digest)
         self._reloader = Reloader(assembly, self.pipeline, self, overrides=overrides)
 

@@ -23,7 +23,7 @@ from streambatch.core.clock import Clock
 from streambatch.core.errors import StateError, StateOutage
 from streambatch.core.ledger import Ledger
 from streambatch.core.options import options
-from streambatch.core.parts import Reader
+from streambatch.core.parts import Model, Reader
 from streambatch.core.report import RunReport
 from streambatch.core.units import Duration
 from streambatch.delivery.outages import OutputOutages
@@ -203,14 +203,13 @@ def durability_in(
     clock: Clock,
     provenance: Provenance | None,
     runs: RunsOptions | None,
-    model: Any,
+    model: Model,
 ) -> Durability | None:
     """Return the state of a run in a folder; None without one. Of a model of unknown provenance its digest is noted."""
     if folder is None:
         return None
     if provenance is None:
-        digest = getattr(model, "digest", None)
-        provenance = Provenance(model={"sha256": digest} if isinstance(digest, str) else {})
+        provenance = Provenance(model={} if model.digest is None else {"sha256": model.digest})
     runs = runs or RunsOptions()
     return Durability(folder, run=run, pipeline=pipeline, clock=clock, provenance=provenance, runs=runs)
 

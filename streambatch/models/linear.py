@@ -20,12 +20,13 @@ from streambatch.core.digests import Sha256, check_digest
 from streambatch.core.errors import ModelError, ShapeError
 from streambatch.core.npz import arrays_of, first_place, numbers, read_archive
 from streambatch.core.options import options
+from streambatch.core.parts import Model, ModelOptions, Site
 from streambatch.core.types import FloatArray
 
 _NAME = "linear"
 
 
-class LinearModel:
+class LinearModel(Model):
     """x @ weights + bias.
 
     weights: (d,) for one score per record, (d, k) for k. bias: a number, or (k,).
@@ -33,8 +34,10 @@ class LinearModel:
     ModelError for numbers that are not finite, ShapeError for shapes that don't go together.
     """
 
+    digest: str
     format = "linear"
     name = _NAME
+    keeps_input = True
 
     def __init__(
         self,
@@ -62,7 +65,7 @@ class LinearModel:
         """Check that records of this shape can be scored. Raises ShapeError."""
         self._check(shape)
 
-    def score(self, x: FloatArray) -> FloatArray:
+    def score(self, x: FloatArray, /) -> FloatArray:
         """Return one score, or k, per record, in the dtype of `x`.
 
         x: (n, *shape) float32 or float64; more than one axis is flattened. Returns (n,) or (n, k).
@@ -85,7 +88,7 @@ class LinearModel:
 
 
 @options
-class LinearOptions:
+class LinearOptions(ModelOptions):
     """A linear model: arrays `weights`, (d,) or (d, k), and `bias`, a number or (k,)."""
 
     path: str
@@ -93,10 +96,14 @@ class LinearOptions:
     sha256: Sha256 | None = None
     """Digest that the file must have, checked before it is loaded."""
 
-    def load(self, base: Path) -> LinearModel:
-        """Load the model; a relative path starts at the folder `base`. Raises ModelError, ShapeError."""
+    @property
+    def location(self) -> str:
+        return self.path
+
+    def build(self, site: Site) -> LinearModel:
+        """Load the model. Raises ModelError, ShapeError."""
         fail = partial(ModelError, _NAME)
-        archive = read_archive(base / self.path, fail)
+        archive = read_archive(site.folder / self.path, fail)
         check_digest(_NAME, archive.path, archive.digest, self.sha256)
         arrays = arrays_of(archive, ["weights", "bias"], fail)
         return LinearModel(arrays["weights"], arrays["bias"], digest=archive.digest, path=archive.path)

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import cast
+from typing import Any
 
 from streambatch.core.digests import Sha256, check_digest
 from streambatch.core.errors import ModelError
 from streambatch.core.options import options
-from streambatch.core.targets import (
-    Target,
-    built,
-    check_takes_one,
-    digest_of_file,
-    digest_of_module,
-    is_async,
-    load_target,
-)
+from streambatch.core.parts import Model, ModelOptions, Site
+from streambatch.core.targets import Target, digest_of_file, digest_of_module, load_target
 from streambatch.core.types import FloatArray
+from streambatch.core.wrapping_scoring import built, is_async, score_of, target_name
 
 
-class PythonModel:
+class PythonModel(Model):
     """A model made of `target`: a function of x, an object with `score(x)`, or a class of such objects, which is built
     by its classmethod `load` where it has one and else without arguments.
 
@@ -34,16 +26,25 @@ class PythonModel:
     format = "python"
 
     def __init__(self, target: object, *, name: str | None = None, digest: str | None = None) -> None:
-        self.name = name or _name_of(target)
+        self.name = name or target_name(target)
         fail = partial(ModelError, self.name)
-        self.score = _score_of(built(target, fail), fail)
-        check_takes_one(self.score, fail)
-        self.is_async = is_async(self.score)
-        self.digest = digest or digest_of_file(getattr(sys.modules.get(_module_of(target)), "__file__", None))
+        self._target = target
+        self._score = score_of(built(target, fail), fail)
+        self.is_async = is_async(self._score)
+        module = sys.modules.get(target_name(target).partition(":")[0])
+        self.digest = digest or digest_of_file(getattr(module, "__file__", None))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make = partial(PythonModel, name=self.name, digest=self.digest)
+        return make, (self._target,)  # of a class, the other side loads an object of its own
+
+    def score(self, x: FloatArray, /) -> Any:
+        """Return what the target makes of x."""
+        return self._score(x)
 
 
 @options
-class PythonModelOptions:
+class PythonModelOptions(ModelOptions):
     """A model written in Python, installed or beside the config file."""
 
     path: Target
@@ -51,24 +52,13 @@ class PythonModelOptions:
     sha256: Sha256 | None = None
     """Digest that the module's file must have, checked before it is imported."""
 
-    def load(self, base: Path) -> PythonModel:
-        """Import the model; modules are also looked for in the folder `base`. Raises ModelError."""
+    @property
+    def location(self) -> str:
+        return self.path
+
+    def build(self, site: Site) -> PythonModel:
+        """Import the model; modules are also looked for in the site's folder. Raises ModelError."""
         fail = partial(ModelError, self.path)
-        digest = digest_of_module(self.path, base, fail)
+        digest = digest_of_module(self.path, site.folder, fail)
         check_digest(self.path, self.path.partition(":")[0], digest, self.sha256)
-        return PythonModel(load_target(self.path, base, fail), name=self.path, digest=digest)
-
-
-def _score_of(model: object, fail: Callable[[str], ModelError]) -> Callable[[FloatArray], FloatArray]:
-    score = getattr(model, "score", model)
-    if not callable(score):
-        raise fail(f"expected a function of x, an object with score(x), or a class of such; found {model!r}")
-    return cast(Callable[[FloatArray], FloatArray], score)
-
-
-def _module_of(target: object) -> str:
-    return str(getattr(target, "__module__", None) or type(target).__module__)
-
-
-def _name_of(target: object) -> str:
-    return f"{_module_of(target)}:{getattr(target, '__qualname__', type(target).__qualname__)}"
+        return PythonModel(load_target(self.path, site.folder, fail), name=self.path, digest=digest)

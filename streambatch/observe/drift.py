@@ -17,11 +17,12 @@ from pydantic import Field
 
 from streambatch.core.clock import Clock
 from streambatch.core.errors import ConfigError, ConfigProblem, OptionError
+from streambatch.core.events import Observer
 from streambatch.core.options import options
 from streambatch.core.schema import RecordSchema
 from streambatch.core.types import FloatArray
 from streambatch.core.units import Duration
-from streambatch.observe.sampling import SampledModel, Samples, SamplingStep
+from streambatch.observe.sampling import Samples
 
 WATCHED_MAX = 10
 """Features, and numbers of a score, that are watched at most: each is a value of a label."""
@@ -63,9 +64,8 @@ class Watched(NamedTuple):
     quantiles: Mapping[float, float]
 
 
-class Drift:
-    """What is sampled of one pipeline, and what it comes to. Give its `step` and `model` to the pipeline, and run
-    `keep` along with it.
+class Drift(Observer):
+    """What is sampled of one pipeline, and what it comes to. The pipeline observes by it; run `keep` along with it.
 
     Raises ConfigError for features that records don't have, or when the library is not there.
     """
@@ -75,14 +75,15 @@ class Drift:
         self._labels, columns = watched_features(options, record)
         self._features = Samples(len(columns), options.rows_per_batch, columns)
         self._scores = Samples(WATCHED_MAX, options.rows_per_batch)
-        self.step = SamplingStep(self._features)
         self.sampled = 0
         self._windows = [self._window(), self._window()]
         self._rolled_at = clock.monotonic()
 
-    def model(self, model: Any) -> Any:
-        """Return a model whose scores are sampled."""
-        return SampledModel(model, self._scores)
+    def features_seen(self, x: FloatArray) -> None:
+        self._features.add(x)
+
+    def scores_seen(self, scores: FloatArray) -> None:
+        self._scores.add(scores)
 
     async def keep(self) -> None:
         """Take in what is sampled, until cancelled."""

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from streambatch.core.types import FloatArray
-from streambatch.scoring.states import name_of
 
 HELD_ROWS = 1024
 """Rows that are held until they are drained."""
@@ -67,45 +65,3 @@ def _selection(columns: Sequence[int]) -> slice | npt.NDArray[np.intp]:
     if list(columns) == list(range(first, first + len(columns))):
         return slice(first, first + len(columns))
     return np.array(columns, np.intp)
-
-
-class SamplingStep:
-    """A preprocess step that lets all rows through as they are."""
-
-    name = "sampling"
-
-    def __init__(self, samples: Samples) -> None:
-        self._samples = samples
-
-    def bind(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> SamplingStep:
-        """Return itself: it takes rows of any shape."""
-        return self
-
-    def __call__(self, x: FloatArray) -> FloatArray:
-        self._samples.add(x)
-        return x
-
-
-class SampledModel:
-    """A model as it is, whose scores are sampled."""
-
-    def __init__(self, model: Any, samples: Samples) -> None:
-        self._model, self._samples = model, samples
-        self.name = name_of(model)
-        self.score = self._awaited if getattr(model, "is_async", False) else self._called
-        if hasattr(model, "bind"):
-            self.bind = model.bind  # asked for with every batch
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def _called(self, x: FloatArray) -> Any:
-        return self._sampled(self._model.score(x))
-
-    async def _awaited(self, x: FloatArray) -> Any:
-        return self._sampled(await self._model.score(x))
-
-    def _sampled(self, scores: Any) -> Any:
-        if isinstance(scores, np.ndarray) and scores.ndim and scores.dtype.kind == "f":
-            self._samples.add(scores)
-        return scores

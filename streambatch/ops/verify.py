@@ -32,7 +32,6 @@ from streambatch.ops.differences import Difference, What, code_differences, conf
 from streambatch.ops.outputs import OutputError, OutputLayout, OutputSegments
 from streambatch.ops.replay_source import ReplaySource, replay_sources
 from streambatch.ops.rereading import FoundFile, PartitionReader, SourceFiles, notes_from, reread
-from streambatch.scoring.executors.choice import is_async
 from streambatch.scoring.factory import encoder_for, transform_for
 from streambatch.scoring.transform import Transform
 
@@ -330,7 +329,7 @@ def _assembled(config: Config, manifest: Mapping[str, Any], result: Verification
     except StreambatchError as error:
         result.differ([Difference(what="model", where=where, recorded=recorded, found=str(error))])
         return None
-    found = getattr(assembly.model, "digest", None)
+    found = assembly.model.digest
     if recorded != found:
         result.differ([Difference(what="model", where=where, recorded=recorded, found=found)])
     elif recorded is None:
@@ -358,7 +357,7 @@ def _batch(at: int, chunks: Sequence[Chunk]) -> Batch:
 
 async def _scored(transform: Transform, batch: Batch) -> Outcome:
     with np.errstate(all="ignore"):
-        if is_async(transform.model):
+        if transform.model.is_async:
             return await transform.run_async(batch, _now)
         return transform.run(batch, _now)
 

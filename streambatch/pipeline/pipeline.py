@@ -1,5 +1,4 @@
-"""One task group that wires the stages: sources fill the inbox, batches are cut when a worker can take one, scored,
-written in order and acked.
+"""One task group that wires the stages: sources fill the inbox, batches are cut, scored, written in order and acked.
 
 Whatever ends a run, every record received is by then scored, dead-lettered, dropped by config, or counted as unacked.
 The pipeline knows what parts are, never a concrete source, model or sink.
@@ -27,6 +26,7 @@ from streambatch.core.parts import Sink, Site, Source
 from streambatch.core.report import Ended, RunReport, Snapshot
 from streambatch.core.schema import RecordSchema
 from streambatch.core.wrapping import RunningSource, WritingSink, as_sink, as_source
+from streambatch.core.wrapping_scoring import as_model, as_step
 from streambatch.delivery.dead_letter_file import dead_letter_writer
 from streambatch.delivery.dead_letters import DeadLetterEncoder, DeadLetterOptions, stop_share, too_many_dead
 from streambatch.delivery.outbox import Outbox
@@ -79,7 +79,7 @@ class Pipeline:
         observer: Observer | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self.name, self.sink, self.model, self._record = name, as_sink(sink), model, record
+        self.name, self.sink, self._record = name, as_sink(sink), record
         self.state_dir = state_dir.path if isinstance(state_dir, StateFolder) else state_dir
         self.sources = distinctly_named(map(as_source, sources))
         self.clock: Clock = clock or SystemClock()
@@ -100,8 +100,9 @@ class Pipeline:
         self._window = Window(batch or BatchPolicy())
         self._batcher = Batcher(self.inbox, self._window, self.clock)
         self._encoder = encoder_for(self.sink.format, record)
-        self._preprocess = tuple(preprocess)
-        self._transform = transform_for(self.sources, record, preprocess, model, self._encoder)
+        self._preprocess = tuple(as_step(step).build(site) for step in preprocess)
+        model = self.model = as_model(model).build(site)
+        self._transform = transform_for(self.sources, record, self._preprocess, model, self._encoder, self.observer)
         self._executor = make_executor(self.workers, self._transform, self._scored, self.clock.monotonic)
         self._in_flight = InFlight(self._executor.capacity, limits.memory // 4)
         self._bound_in_flight()
@@ -166,7 +167,8 @@ class Pipeline:
     def transform_of(self, settings: Settings) -> Transform:
         """Return what scores batches by other settings; any thread may call it. Raises for those that won't do."""
         settings.check(self.model, self.workers, self._preprocess)
-        return transform_for(self.sources, self._record, settings.preprocess, settings.model, self._encoder)
+        parts = self._record, settings.preprocess, settings.model
+        return transform_for(self.sources, *parts, self._encoder, self.observer)
 
     def reload(self, settings: Settings, transform: Transform) -> None:
         """Go on by other settings, of which `transform` was made: from the next batch that is cut on.

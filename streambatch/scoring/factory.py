@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from itertools import takewhile
-from typing import Any, Protocol
+from typing import Protocol
 
 from streambatch.codecs.formats import TABLES, framing_for_format, resolve_format
 from streambatch.codecs.rows import validate
 from streambatch.core.codec import Decoder, Encoder, Framing
-from streambatch.core.parts import Source
+from streambatch.core.events import Observer
+from streambatch.core.parts import Model, Source
 from streambatch.core.schema import RecordSchema
-from streambatch.scoring.states import name_of
+from streambatch.scoring.states import Steps
 from streambatch.scoring.transform import SourceFormat, Transform
 
 
@@ -44,31 +45,32 @@ def encoder_for(output_format: str, schema: RecordSchema) -> Encoder:
 
 
 def transform_for(
-    sources: Sequence[Source], schema: RecordSchema, steps: Sequence[Any], model: Any, encoder: Encoder
+    sources: Sequence[Source],
+    schema: RecordSchema,
+    steps: Steps,
+    model: Model,
+    encoder: Encoder,
+    observer: Observer | None = None,
 ) -> Transform:
     """Return the transform; steps and model are fitted to the shape and dtype of the records.
+
+    observer: sees features and scores as they pass.
 
     Raises ShapeError or StepError for a part that doesn't fit.
     """
     formats = {source.name: _source_format(source.format, schema) for source in sources}
-    bound = list(takewhile(_keeps_shape, steps))
-    bound = [step.bind(schema.feature_shape, schema.numpy_dtype) for step in bound]
-    if len(bound) == len(steps) and hasattr(model, "bind"):
+    known = takewhile(lambda step: step.keeps_shape, steps)
+    bound = [step.bind(schema.feature_shape, schema.numpy_dtype) for step in known]
+    if len(bound) == len(steps):
         model.bind(schema.feature_shape)
-    name = name_of(model)
     replying = _reply_encoder(schema, encoder) if any(source.reply for source in sources) else None
-    return Transform(formats, [*bound, *steps[len(bound) :]], model, encoder, model_name=name, reply_encoder=replying)
+    return Transform(formats, [*bound, *steps[len(bound) :]], model, encoder, reply_encoder=replying, observer=observer)
 
 
 def _reply_encoder(schema: RecordSchema, encoder: Encoder) -> Encoder:
     """Return what writes JSON lines: the output's own encoder if it does, so that nothing is encoded twice."""
     lines = encoder_for("jsonl", schema)
     return encoder if type(encoder) is type(lines) else lines
-
-
-def _keeps_shape(step: Any) -> bool:
-    """Tell whether a step is one that is bound to a shape, which then is also that of its result."""
-    return hasattr(step, "bind")
 
 
 def _source_format(name: str, schema: RecordSchema) -> SourceFormat:

@@ -13,8 +13,9 @@ import msgspec
 
 from streambatch.core.durable import learned
 from streambatch.core.errors import StepError
-from streambatch.core.protocols import StatefulStep
+from streambatch.core.parts import StatefulStep, Step
 
+Steps = Sequence[Step | StatefulStep]
 States = tuple[Any, ...]
 """For each step what it remembers; None for one without memory."""
 
@@ -37,42 +38,32 @@ class _Dumped(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Name and state of each step with memory, in order."""
 
 
-def has_memory(step: Any) -> bool:
-    """Tell whether a step is one with memory."""
-    return bool(getattr(step, "is_stateful", False))
-
-
-def name_of(part: object) -> str:
-    """Return what a step, or a model, is called in messages."""
-    return str(getattr(part, "name", type(part).__name__))
-
-
-def initial_states(steps: Sequence[Any]) -> States:
+def initial_states(steps: Steps) -> States:
     """Return the states before the first record."""
-    return tuple(step.initial_state() if has_memory(step) else None for step in steps)
+    return tuple(step.initial_state() if step.is_stateful else None for step in steps)
 
 
-def check_storable(steps: Sequence[Any]) -> None:
+def check_storable(steps: Steps) -> None:
     """Raise StepError for a step with memory whose state can't be stored."""
     for step in steps:
-        if has_memory(step) and not isinstance(step, StatefulStep):
-            raise StepError(name_of(step), "it has memory, but no dump(state) and load(data) to store that with")
+        if step.is_stateful and not step.is_storable:
+            raise StepError(step.name, "it has memory, but no dump(state) and load(data) to store that with")
 
 
-def dump_states(steps: Sequence[Any], states: States) -> bytes:
+def dump_states(steps: Steps, states: States) -> bytes:
     """Return the states of `steps` as bytes."""
-    dumped = [(name_of(step), step.dump(state)) for step, state in zip(steps, states, strict=True) if has_memory(step)]
+    dumped = [(step.name, step.dump(state)) for step, state in zip(steps, states, strict=True) if step.is_stateful]
     return msgspec.msgpack.encode(_Dumped(version=_VERSION, steps=dumped))
 
 
-def load_states(steps: Sequence[Any], data: bytes) -> States:
+def load_states(steps: Steps, data: bytes) -> States:
     """Return the states of `steps` from what was dumped. Raises StepError for what is of other steps."""
     stored = iter(_read(steps, data))
-    return tuple(_load(step, *next(stored)) if has_memory(step) else None for step in steps)
+    return tuple(_load(step, *next(stored)) if step.is_stateful else None for step in steps)
 
 
-def _read(steps: Sequence[Any], data: bytes) -> list[tuple[str, bytes]]:
-    names = [name_of(step) for step in steps if has_memory(step)]
+def _read(steps: Steps, data: bytes) -> list[tuple[str, bytes]]:
+    names = [step.name for step in steps if step.is_stateful]
     try:
         dumped = msgspec.msgpack.decode(data, type=_Dumped)
     except msgspec.MsgspecError as error:
@@ -86,7 +77,7 @@ def _read(steps: Sequence[Any], data: bytes) -> list[tuple[str, bytes]]:
     return dumped.steps
 
 
-def _load(step: Any, name: str, data: bytes) -> Any:
+def _load(step: StatefulStep, name: str, data: bytes) -> Any:
     try:
         return step.load(data)
     except StepError:

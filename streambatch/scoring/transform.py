@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from streambatch.core.bisect import Bisection, isolate
 from streambatch.core.chunks import Chunk, Reason
 from streambatch.core.codec import Decoder, Encoder, Framing
 from streambatch.core.errors import ModelError
+from streambatch.core.events import Observer
 from streambatch.core.outcomes import (
     Outcome,
     RecordId,
@@ -28,21 +28,21 @@ from streambatch.core.outcomes import (
     Rows,
     Stage,
 )
+from streambatch.core.parts import Model, Step
 from streambatch.core.retry import ONCE, error_text
 from streambatch.core.types import BoolArray, FloatArray, IntArray
 from streambatch.scoring.attempts import Trial
-from streambatch.scoring.calling import is_interrupt, own, stepped, stepped_on
+from streambatch.scoring.calling import is_interrupt, stepped, stepped_on
 from streambatch.scoring.check import checked_scores
 from streambatch.scoring.replies import filtered_line, reject_line, replies_of
 from streambatch.scoring.states import (
     Memory,
     States,
+    Steps,
     check_storable,
     dump_states,
-    has_memory,
     initial_states,
     load_states,
-    name_of,
 )
 
 Now = Callable[[], float]
@@ -93,16 +93,17 @@ class Transform:
     def __init__(
         self,
         formats: Mapping[str, SourceFormat],
-        steps: Sequence[Any],
-        model: Any,
+        steps: Steps,
+        model: Model,
         encoder: Encoder,
         *,
-        model_name: str,
         reply_encoder: Encoder | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self.formats, self.steps, self.model, self.encoder = formats, steps, model, encoder
-        self.model_name, self.reply_encoder, self.is_proven = model_name, reply_encoder, False
-        self.is_ordered = any(map(has_memory, steps))
+        self.model_name, self.reply_encoder, self.is_proven = model.name, reply_encoder, False
+        self._observer = observer or Observer()
+        self.is_ordered = any(step.is_stateful for step in steps)
         self._memory = Memory(initial_states(steps))
 
     def dump(self, states: States | None) -> bytes:
@@ -133,6 +134,8 @@ class Transform:
         ]
         prepared = Prepared(batch, valid[0] if len(valid) == 1 else _joined(valid, runs))
         stamps.validated = now()
+        if len(prepared.ids):
+            self._observer.features_seen(prepared.x)
         for at in range(len(self.steps)):
             if len(prepared.ids):
                 self._preprocess(prepared, at)
@@ -148,7 +151,7 @@ class Transform:
         """
         x = prepared.x[span]
         try:
-            return checked_scores(self.model_name, self.model.score(own(self.model, x)), len(x))
+            return checked_scores(self.model_name, self.model.score(x if self.model.keeps_input else x.copy()), len(x))
         except Exception:
             raise
         except BaseException as error:
@@ -160,7 +163,8 @@ class Transform:
         """The same for a model whose `score` is async; the caller's cancellation passes."""
         x = prepared.x[span]
         try:
-            return checked_scores(self.model_name, await self.model.score(own(self.model, x)), len(x))
+            scores = await self.model.score(x if self.model.keeps_input else x.copy())
+            return checked_scores(self.model_name, scores, len(x))
         except (SystemExit, GeneratorExit) as error:  # they would end the event loop
             raise ModelError(self.model_name, f"raised {error_text(error)}") from error
 
@@ -172,6 +176,8 @@ class Transform:
         """
         stamps = prepared.batch.stamps
         scores = self._settle(prepared, trial)
+        if len(scores):
+            self._observer.scores_seen(scores)
         stamps.retry_seconds, stamps.scored = trial.retry_seconds, now()
         outcome = self._finish(prepared, scores, trial.retries)
         stamps.encoded = now()
@@ -240,7 +246,7 @@ class Transform:
 
     def _preprocess(self, prepared: Prepared, at: int) -> None:
         step, x, states = self.steps[at], prepared.x, self._memory.states
-        if has_memory(step):
+        if step.is_stateful:
             state, prepared.x = stepped_on(step, states[at], x)
             self._memory.states = (*states[:at], state, *states[at + 1 :])
             return
@@ -255,10 +261,10 @@ class Transform:
             prepared.x = prepared.x[mask]
             prepared.keep(mask)
 
-    def _isolate_step(self, prepared: Prepared, step: Any, error: Exception) -> BoolArray | None:
+    def _isolate_step(self, prepared: Prepared, step: Step, error: Exception) -> BoolArray | None:
         x = prepared.x
         bisection = isolate(lambda span: stepped(step, x[span]), len(x), error)
-        self._blame(prepared, bisection, "preprocess", "step_error", f"preprocess step {name_of(step)}")
+        self._blame(prepared, bisection, "preprocess", "step_error", f"preprocess step {step.name}")
         if not bisection.results:
             return None
         prepared.x = np.concatenate([y for _, _, (y, _) in bisection.results])

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from streambatch.core.errors import OptionError, ShapeError, StepError
 from streambatch.core.npz import arrays_of, first_place, numbers, read_archive
 from streambatch.core.options import options
+from streambatch.core.parts import Site, Step, StepOptions
 from streambatch.core.text import rows_text
 from streambatch.core.types import FloatArray
 from streambatch.steps.running import RunningStandardize
@@ -31,8 +32,11 @@ _TILE_BYTES = 64 << 10
 on ones it has to broadcast over short rows."""
 
 
-class ElementStep:
+class ElementStep(Step):
     """A step that treats each feature by itself, with parameters that broadcast over the shape of a record."""
+
+    keeps_input = True
+    keeps_shape = True
 
     def __init__(self, name: str, kernel: Kernel, **parameters: FloatArray) -> None:
         self.name = name
@@ -69,8 +73,11 @@ class ElementStep:
         return value
 
 
-class BoundStep:
+class BoundStep(Step):
     """An `ElementStep` for records of one shape and dtype."""
+
+    keeps_input = True
+    keeps_shape = True
 
     def __init__(self, name: str, kernel: Kernel, shape: Shape, parameters: Sequence[FloatArray]) -> None:
         self.name = name
@@ -166,7 +173,7 @@ Numbers = float | list[float]
 
 
 @options
-class StandardizeOptions:
+class StandardizeOptions(StepOptions):
     """(x - mean) / scale, from `mean` and `scale`, from a file, or from the records so far."""
 
     mean: Numbers | None = None
@@ -181,17 +188,17 @@ class StandardizeOptions:
     def __post_init__(self) -> None:
         _check_one_way("mean", self.mean, "scale", self.scale, path=self.path, fit=self.fit)
 
-    def build(self, base: Path) -> Standardize | RunningStandardize:
-        """Return the step; a relative path starts at the folder `base`. Raises StepError."""
+    def build(self, site: Site) -> Standardize | RunningStandardize:
+        """Return the step. Raises StepError."""
         if self.mean is not None and self.scale is not None:
             return Standardize(self.mean, self.scale)
         if self.path is not None:
-            return Standardize(*_loaded("standardize", base / self.path, ["mean", "scale"]))
+            return Standardize(*_loaded("standardize", site.folder / self.path, ["mean", "scale"]))
         return RunningStandardize()
 
 
 @options
-class MinMaxOptions:
+class MinMaxOptions(StepOptions):
     """(x - data_min) / (data_max - data_min), from numbers or a file."""
 
     data_min: Numbers | None = None
@@ -204,15 +211,15 @@ class MinMaxOptions:
     def __post_init__(self) -> None:
         _check_one_way("data_min", self.data_min, "data_max", self.data_max, path=self.path)
 
-    def build(self, base: Path) -> MinMax:
-        """Return the step; a relative path starts at the folder `base`. Raises StepError."""
+    def build(self, site: Site) -> MinMax:
+        """Return the step. Raises StepError."""
         if self.data_min is not None and self.data_max is not None:
             return MinMax(self.data_min, self.data_max)
-        return MinMax(*_loaded("minmax", base / str(self.path), ["data_min", "data_max"]))
+        return MinMax(*_loaded("minmax", site.folder / str(self.path), ["data_min", "data_max"]))
 
 
 @options
-class ClipOptions:
+class ClipOptions(StepOptions):
     """x, but no less than `low` and no more than `high`."""
 
     low: Numbers | None = None
@@ -224,19 +231,19 @@ class ClipOptions:
         if self.low is None and self.high is None:
             raise OptionError("low", "nothing", "low or high or both")
 
-    def build(self, base: Path) -> Clip:
+    def build(self, site: Site) -> Clip:
         """Return the step. Raises StepError."""
         return Clip(self.low, self.high)
 
 
 @options
-class ImputeOptions:
+class ImputeOptions(StepOptions):
     """x, with `value` wherever it is NaN; needs `missing = "nan"` in `[record]`."""
 
     value: Numbers
     """What to put there: one number, or one per feature."""
 
-    def build(self, base: Path) -> Impute:
+    def build(self, site: Site) -> Impute:
         """Return the step. Raises StepError."""
         return Impute(self.value)
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from streambatch.core.errors import ShapeError, StepError
 from streambatch.core.options import options
-from streambatch.core.targets import Target, built, check_takes_one, is_async, load_target
+from streambatch.core.parts import Site, Step, StepOptions
+from streambatch.core.targets import Target, load_target
 from streambatch.core.text import rows_text
 from streambatch.core.types import BoolArray, FloatArray
+from streambatch.core.wrapping_scoring import built, check_takes_one, is_async, target_name
 
 
-class PythonStep:
+class PythonStep(Step):
     """A step written in Python: a function of x, an object that can be called with x, or a class of such objects.
 
     It returns n rows, or those and a mask (n,) of booleans: the rows to keep. What it returns is made of the dtype of
@@ -22,7 +24,8 @@ class PythonStep:
     """
 
     def __init__(self, function: object, name: str | None = None) -> None:
-        self.name = name or f"{function.__module__}:{getattr(function, '__qualname__', type(function).__qualname__)}"
+        self.name = name or target_name(function)
+        self._function = function
         fail = partial(StepError, self.name)
         call = built(function, fail)
         if not callable(call):
@@ -31,6 +34,9 @@ class PythonStep:
             raise fail("expected a function, found an async one")
         check_takes_one(call, fail)
         self._call = call
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PythonStep, (self._function, self.name)  # of a class, the other side makes an object of its own
 
     def __call__(self, x: FloatArray, /) -> FloatArray | tuple[FloatArray, BoolArray]:
         """Return rows of any shape, one per row of x, or those and a mask.
@@ -63,12 +69,12 @@ class PythonStep:
 
 
 @options
-class PythonStepOptions:
+class PythonStepOptions(StepOptions):
     """A step written in Python, installed or beside the config file."""
 
     path: Target
     """`package.module:name` of a function of x, an object that can be called with x, or a class of such objects."""
 
-    def build(self, base: Path) -> PythonStep:
-        """Import the step; modules are also looked for in the folder `base`. Raises StepError."""
-        return PythonStep(load_target(self.path, base, partial(StepError, self.path)), self.path)
+    def build(self, site: Site) -> PythonStep:
+        """Import the step; modules are also looked for in the site's folder. Raises StepError."""
+        return PythonStep(load_target(self.path, site.folder, partial(StepError, self.path)), self.path)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from streambatch.core.durable import learned
 from streambatch.core.errors import ShapeError, StepError
+from streambatch.core.parts import StatefulStep
 from streambatch.core.types import BoolArray, FloatArray
 
 _LARGEST = 1e140
@@ -53,13 +54,14 @@ _VERSION = 1
 _STORED = np.dtype("<f8")
 
 
-class RunningStandardize:
+class RunningStandardize(StatefulStep):
     """(x - mean) / scale, each record with mean and standard deviation of all records up to and with itself.
 
     Standard deviations are of the population (divided by n); while one is 0, the scale is 1.
     """
 
-    is_stateful = True
+    keeps_input = True
+    keeps_shape = True
 
     def __init__(self, *, name: str = "standardize", shape: tuple[int, ...] | None = None) -> None:
         self.name, self._shape = name, shape
@@ -73,7 +75,7 @@ class RunningStandardize:
         zero = np.zeros(())
         return RunningState(count=zero, shift=zero, total=zero, squares=zero)
 
-    def __call__(self, state: RunningState, x: FloatArray) -> tuple[RunningState, FloatArray]:
+    def __call__(self, state: RunningState, x: FloatArray, /) -> tuple[RunningState, FloatArray]:
         """Return the state after `x` and `x` standardised, in the dtype of `x`.
 
         x: (n, *shape); values that are not finite stay so and don't count. Raises ShapeError when the shape changed.
@@ -86,12 +88,12 @@ class RunningStandardize:
         with np.errstate(over="ignore", invalid="ignore"):
             return _standardized(state, x)
 
-    def dump(self, state: RunningState) -> bytes:
+    def dump(self, state: RunningState, /) -> bytes:
         """Return the state as bytes that hold all of it, exactly."""
         arrays = {name: getattr(state, name).astype(_STORED).tobytes() for name in RunningState.__slots__}
         return msgspec.msgpack.encode(_Stored(version=_VERSION, shape=state.count.shape, **arrays))
 
-    def load(self, data: bytes) -> RunningState:
+    def load(self, data: bytes, /) -> RunningState:
         """Return the state that was dumped. Raises StepError for one of records of another shape."""
         try:
             stored = msgspec.msgpack.decode(data, type=_Stored)

@@ -168,5 +168,6 @@ def test_a_step_that_filters_everything(write: Write) -> None:
 def test_a_step_that_keeps_statistics_starts_afresh(write: Write) -> None:
     assembly = Assembly(load_config(write(more='[[preprocess]]\ntype = "standardize"\nfit = "running"\n')))
     (step,) = assembly.steps
+    assert step.is_stateful
     assert not step.initial_state().count.any()
     assert assembly.untried is None

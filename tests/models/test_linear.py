@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streambatch.core.errors import ConfigError, ModelError, ShapeError
+from streambatch.core.parts import Site
 from streambatch.models.linear import LinearModel, LinearOptions
 
 SHAPES = st.sampled_from([(1,), (10,), (2, 3), (4, 4, 3)])
@@ -68,7 +69,7 @@ def test_a_bias_of_one_number_goes_with_any_weights() -> None:
 def test_it_is_loaded_from_its_file(tmp_path: Path) -> None:
     np.savez(tmp_path / "model.npz", weights=np.arange(3), bias=2)
     digest = hashlib.sha256((tmp_path / "model.npz").read_bytes()).hexdigest()
-    model = LinearOptions(path="model.npz", sha256=digest.upper()).load(tmp_path)
+    model = LinearOptions(path="model.npz", sha256=digest.upper()).build(Site(folder=tmp_path))
     assert model.score(np.ones((1, 3))).tolist() == [5.0]
     assert (model.digest, model.format, model.name) == (digest, "linear", "linear")
 
@@ -83,7 +84,7 @@ def test_a_file_that_is_not_the_one_pinned_is_refused_before_it_is_read(tmp_path
     (tmp_path / "model.npz").write_bytes(b"not even an archive")
     found = hashlib.sha256(b"not even an archive").hexdigest()
     with pytest.raises(ModelError) as caught:
-        LinearOptions(path="model.npz", sha256="0" * 64).load(tmp_path)
+        LinearOptions(path="model.npz", sha256="0" * 64).build(Site(folder=tmp_path))
     assert str(caught.value) == f"model linear: {tmp_path}/model.npz: expected sha256 {'0' * 64}, found {found}"
     with pytest.raises(ConfigError, match="sha256: found 'abc'; allowed: a sha256 of 64 hexadecimal digits"):
         LinearOptions(path="model.npz", sha256="abc")
@@ -101,7 +102,7 @@ def test_a_file_that_is_not_the_one_pinned_is_refused_before_it_is_read(tmp_path
 def test_a_file_without_the_arrays_is_refused(tmp_path: Path, arrays: dict[str, object], message: str) -> None:
     np.savez(tmp_path / "model.npz", **arrays)  # type: ignore[arg-type]
     with pytest.raises(ModelError) as caught:
-        LinearOptions(path="model.npz").load(tmp_path)
+        LinearOptions(path="model.npz").build(Site(folder=tmp_path))
     assert message in str(caught.value)
 
 
@@ -109,13 +110,13 @@ def test_a_file_without_the_arrays_is_refused(tmp_path: Path, arrays: dict[str, 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.npz").write_bytes(content)
     with pytest.raises(ModelError, match=r"model.npz: expected an .npz file of arrays `weights`, `bias`"):
-        LinearOptions(path="model.npz").load(tmp_path)
+        LinearOptions(path="model.npz").build(Site(folder=tmp_path))
 
 
 def test_a_single_array_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "model.npy", np.ones(3))
     with pytest.raises(ModelError, match="found a single array"):
-        LinearOptions(path="model.npy").load(tmp_path)
+        LinearOptions(path="model.npy").build(Site(folder=tmp_path))
 
 
 def test_a_cut_off_archive_is_refused(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_a_cut_off_archive_is_refused(tmp_path: Path) -> None:
     data[2000:2100] = bytes(100)
     (tmp_path / "model.npz").write_bytes(data)
     with pytest.raises(ModelError, match="array weights can't be read"):
-        LinearOptions(path="model.npz").load(tmp_path)
+        LinearOptions(path="model.npz").build(Site(folder=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -147,10 +148,10 @@ def test_a_file_of_numbers_that_will_not_do_is_named(
 ) -> None:
     np.savez(tmp_path / "model.npz", weights=weights, bias=bias)  # type: ignore[arg-type]  # wrong ones too
     with pytest.raises((ModelError, ShapeError)) as caught:
-        LinearOptions(path="model.npz").load(tmp_path).bind((3,))
+        LinearOptions(path="model.npz").build(Site(folder=tmp_path)).bind((3,))
     assert str(caught.value) == message.format(path=tmp_path / "model.npz")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model linear: .*/none.npz: No such file or directory"):
-        LinearOptions(path="none.npz").load(tmp_path)
+        LinearOptions(path="none.npz").build(Site(folder=tmp_path))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from streambatch.core.errors import ConfigError, ModelError
+from streambatch.core.parts import Site
 from streambatch.core.types import FloatArray
 from streambatch.models.python import PythonModel, PythonModelOptions
 
@@ -109,7 +110,7 @@ SOURCE = "import sys\nsys.imported_for_the_pin = True\ndef score(x):\n    return
 def test_it_is_loaded_from_beside_the_config(tmp_path: Path) -> None:
     (tmp_path / "model_for_python.py").write_text(SOURCE)
     digest = hashlib.sha256(SOURCE.encode()).hexdigest()
-    model = PythonModelOptions(path="model_for_python:score", sha256=digest).load(tmp_path)
+    model = PythonModelOptions(path="model_for_python:score", sha256=digest).build(Site(folder=tmp_path))
     assert model.score(X).tolist() == [3.0, 7.0]
     assert (model.name, model.digest) == ("model_for_python:score", digest)
 
@@ -119,7 +120,7 @@ def test_a_module_that_is_not_the_one_pinned_does_not_run(tmp_path: Path) -> Non
     with pytest.raises(
         ModelError, match=f"model pinned_for_python:score: pinned_for_python: expected sha256 {'0' * 64}"
     ):
-        PythonModelOptions(path="pinned_for_python:score", sha256="0" * 64).load(tmp_path)
+        PythonModelOptions(path="pinned_for_python:score", sha256="0" * 64).build(Site(folder=tmp_path))
     assert not hasattr(sys, "imported_in_spite_of_the_pin")
 
 
@@ -141,7 +142,7 @@ def test_what_can_not_be_loaded_is_explained(tmp_path: Path, path: str, source: 
     if source is not None:
         (tmp_path / f"{path.partition(':')[0]}.py").write_text(source)
     with pytest.raises(ModelError) as caught:
-        PythonModelOptions(path=path).load(tmp_path)
+        PythonModelOptions(path=path).build(Site(folder=tmp_path))
     assert str(caught.value).startswith(f"model {path}: {message}")
 
 
@@ -156,7 +157,7 @@ def test_a_module_beside_the_config_can_not_hide_an_installed_one(
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
     (tmp_path / "colorsys.py").write_text("raise SystemExit")
     with pytest.raises(ModelError, match=r"expected a function of one array x, found one of \(r, g, b\)"):
-        PythonModelOptions(path="colorsys:rgb_to_hsv").load(tmp_path)
+        PythonModelOptions(path="colorsys:rgb_to_hsv").build(Site(folder=tmp_path))
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,6 @@ from streambatch.core.events import FileEvent, Refusal, RejectedConnection
 from streambatch.core.outcomes import Stage
 from streambatch.core.report import Counts
 from streambatch.core.schema import RecordSchema
-from streambatch.core.types import FloatArray
 from streambatch.observe import CATALOGUE
 from streambatch.observe.catalogue import DEAD_LETTERS, PREFIX
 from streambatch.observe.drift import Drift, DriftOptions
@@ -45,14 +44,9 @@ def ten_sources() -> Scraped:
 def drifting() -> Drift:
     """Return all that can be watched, with something to tell of each."""
     drift = Drift(DriftOptions(enabled=True, quantiles=[0.0, 0.05, 0.5, 0.95, 1.0]), TEN_FEATURES, SystemClock())
-    drift.step(np.ones((8, 10)))
-    drift.model(Identity()).score(np.ones((8, 10)))
+    drift.features_seen(np.ones((8, 10)))
+    drift.scores_seen(np.ones((8, 10)))
     return drift
-
-
-class Identity:
-    def score(self, x: FloatArray) -> FloatArray:
-        return x
 
 
 def test_names_follow_the_rules() -> None:

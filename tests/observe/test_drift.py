@@ -13,10 +13,11 @@ from prometheus_client import CollectorRegistry
 
 import streambatch as sb
 from streambatch.core.errors import ConfigError, OptionError
+from streambatch.core.events import Observer, Observers
 from streambatch.core.types import FloatArray
 from streambatch.observe import Metrics, MetricsObserver
 from streambatch.observe.drift import Drift, DriftOptions, watched_features
-from streambatch.observe.sampling import HELD_ROWS, SampledModel, Samples
+from streambatch.observe.sampling import HELD_ROWS, Samples
 from tests.moved_clock import MovedClock
 from tests.observe.scrapes import Scrape
 
@@ -67,7 +68,7 @@ def test_quantiles_and_missing_features_are_those_of_the_last_windows() -> None:
         for _ in range(20):
             x = rng.normal(mean, 1.0, (200, 3))
             x[::4, 2] = np.nan
-            drift.step(x)
+            drift.features_seen(x)
             drift.fold()
         clock.now += 61.0
         first, second = drift.features()
@@ -82,24 +83,35 @@ def test_quantiles_and_missing_features_are_those_of_the_last_windows() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_a_sampled_model_is_the_model_it_was(is_async: bool) -> None:
+async def test_looking_changes_no_score_and_sees_rows_as_they_came_and_scores_as_the_model_gave_them(
+    is_async: bool,
+) -> None:
     class Awaited:
-        is_async, name, digest, format = True, "awaited", "d1", "python"
+        is_async = True
 
         async def score(self, x: Any) -> Any:
             return x @ np.ones((3, 2))
 
-    samples = Samples(10, 16)
-    plain: Any = Awaited() if is_async else sb.LinearModel(np.ones((3, 2)), 0.0)
-    model = SampledModel(plain, samples)
-    x = np.arange(6.0).reshape(2, 3)
-    scores: Any = model.score(x)
-    if is_async:
-        scores = await scores
-    assert scores.tolist() == [[3.0, 3.0], [12.0, 12.0]]
-    assert (model.name, model.digest, model.format) == (plain.name, plain.digest, plain.format)
-    assert hasattr(model, "is_async") == is_async
-    assert set(map(tuple, samples.drain()[:, :2].tolist())) <= {(3.0, 3.0), (12.0, 12.0)}
+    drift = Drift(DriftOptions(enabled=True), RECORD, MovedClock())
+
+    async def scored(observer: Observer) -> bytes:
+        sink = sb.MemorySink()
+        pipeline = sb.Pipeline(
+            sources=[sb.MemorySource([b'{"id": 1, "x": [0, 1, 2]}\n{"id": 2, "x": [3, 4, null]}\n'])],
+            record=RECORD,
+            preprocess=[sb.Impute(5.0)],
+            model=Awaited() if is_async else sb.LinearModel(np.ones((3, 2))),
+            sink=sink,
+            observer=observer,
+        )
+        await pipeline.run()
+        return b"".join(sink.payloads)
+
+    assert await scored(drift) == await scored(Observer())
+    drift.fold()
+    assert drift.sampled == 2
+    assert [feature.missing for feature in drift.features()] == [0.0, 0.0, 0.5]
+    assert [score.quantiles[0.95] for score in drift.scores()] == [12.0, 12.0]
 
 
 @pytest.mark.anyio
@@ -110,10 +122,9 @@ async def test_drift_is_served(tmp_path: Path) -> None:
     pipeline = sb.Pipeline(
         sources=[sb.MemorySource([b'{"id": %d, "temp": %d, "load": 1}\n' % (n, n) for n in range(1000)])],
         record=NAMED,
-        preprocess=[drift.step],
-        model=drift.model(sb.LinearModel([2.0, 0.0])),
+        model=sb.LinearModel([2.0, 0.0]),
         sink=sink,
-        observer=observer,
+        observer=Observers(observer, drift),
     )
     Metrics(registry).attach(pipeline, observer, model_format="linear", drift=drift)
     report = await pipeline.run()

@@ -9,7 +9,9 @@ from streambatch.core.batches import Batch, Stamps
 from streambatch.core.chunks import Chunk
 from streambatch.core.codec import Framer, FramerStart, Framing
 from streambatch.core.outcomes import RecordId, Reject, Rows
+from streambatch.core.parts import Site
 from streambatch.core.types import FloatArray
+from streambatch.core.wrapping_scoring import as_model, as_step
 from streambatch.scoring.transform import SourceFormat, Transform
 from tests.chunks import chunk_of
 
@@ -59,7 +61,10 @@ class LineEncoder:
 
 def transform_of(model: Any, steps: Sequence[Any] = (), sources: Sequence[str] = ("in",)) -> Transform:
     source_format = SourceFormat(NumberDecoder(), LineFraming(), lambda rows, chunks: rows)
-    return Transform(dict.fromkeys(sources, source_format), steps, model, LineEncoder(), model_name="m")
+    parts = [as_step(step).build(Site()) for step in steps]
+    scorer = as_model(model).build(Site())
+    scorer.name = "m"
+    return Transform(dict.fromkeys(sources, source_format), parts, scorer, LineEncoder())
 
 
 def batch_of(*chunks: Chunk, sequence: int = 1) -> Batch:

@@ -14,6 +14,7 @@ from streambatch.core.chunks import Partition
 from streambatch.core.errors import ModelError, ShapeError, StepError
 from streambatch.core.outcomes import Outcome
 from streambatch.core.types import FloatArray
+from streambatch.core.wrapping_scoring import WrappedStatefulStep
 from streambatch.scoring.calling import stepped_on
 from streambatch.scoring.transform import Transform
 from streambatch.steps.running import RunningStandardize
@@ -223,7 +224,8 @@ def test_memory_may_be_none_at_first() -> None:
 def test_a_step_with_memory_may_write_to_what_it_gets() -> None:
     x = np.array([[1.0], [2.0]])
     x.flags.writeable = False  # as those of a table are
-    assert stepped_on(Remembering(lambda x: np.negative(x, out=x)), None, x)[1].tolist() == [[-1.0], [-2.0]]
+    step = WrappedStatefulStep(Remembering(lambda x: np.negative(x, out=x)))
+    assert stepped_on(step, None, x)[1].tolist() == [[-1.0], [-2.0]]
 
 
 @pytest.mark.parametrize("change", [lambda x: x[1:], lambda x: x[0, 0], lambda x: np.concatenate([x, x])])

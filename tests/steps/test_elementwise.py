@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streambatch.core.errors import ConfigError, ShapeError, StepError
+from streambatch.core.parts import Site
 from streambatch.core.types import FloatArray
 from streambatch.steps.elementwise import (
     Clip,
@@ -190,29 +191,31 @@ def test_a_wrong_combination_says_what_was_given_and_what_may_be() -> None:
 
 def test_options_build_their_steps(tmp_path: Path) -> None:
     x = np.array([[1.0, np.nan, 5.0]])
-    standardize = StandardizeOptions(mean=[1.0], scale=2).build(tmp_path)
+    standardize = StandardizeOptions(mean=[1.0], scale=2).build(Site(folder=tmp_path))
     assert isinstance(standardize, Standardize)
     np.testing.assert_array_equal(standardize(x), [[0, np.nan, 2]])
-    np.testing.assert_array_equal(MinMaxOptions(data_min=1, data_max=5).build(tmp_path)(x), [[0, np.nan, 1]])
-    np.testing.assert_array_equal(ClipOptions(high=2).build(tmp_path)(x), [[1, np.nan, 2]])
-    np.testing.assert_array_equal(ImputeOptions(value=[0, 7, 0]).build(tmp_path)(x), [[1, 7, 5]])
-    assert isinstance(StandardizeOptions(fit="running").build(tmp_path), RunningStandardize)
+    np.testing.assert_array_equal(MinMaxOptions(data_min=1, data_max=5).build(Site())(x), [[0, np.nan, 1]])
+    np.testing.assert_array_equal(ClipOptions(high=2).build(Site(folder=tmp_path))(x), [[1, np.nan, 2]])
+    np.testing.assert_array_equal(ImputeOptions(value=[0, 7, 0]).build(Site(folder=tmp_path))(x), [[1, 7, 5]])
+    assert isinstance(StandardizeOptions(fit="running").build(Site(folder=tmp_path)), RunningStandardize)
 
 
 def test_statistics_come_from_a_file_beside_the_config(tmp_path: Path) -> None:
     np.savez(tmp_path / "stats.npz", mean=[1, 2], scale=[2.0, 4.0], data_min=0, data_max=np.float32(2))
-    step = StandardizeOptions(path="stats.npz").build(tmp_path)
+    step = StandardizeOptions(path="stats.npz").build(Site(folder=tmp_path))
     assert isinstance(step, Standardize)
     np.testing.assert_array_equal(step(np.array([[3.0, 2.0]])), [[1, 0]])
-    np.testing.assert_array_equal(MinMaxOptions(path="stats.npz").build(tmp_path)(np.array([[1.0]])), [[0.5]])
+    np.testing.assert_array_equal(
+        MinMaxOptions(path="stats.npz").build(Site(folder=tmp_path))(np.array([[1.0]])), [[0.5]]
+    )
 
 
 def test_a_file_of_statistics_that_is_missing_or_short_says_so(tmp_path: Path) -> None:
     with pytest.raises(StepError, match=r"preprocess step standardize: .*stats.npz: No such file or directory"):
-        StandardizeOptions(path="stats.npz").build(tmp_path)
+        StandardizeOptions(path="stats.npz").build(Site(folder=tmp_path))
     np.savez(tmp_path / "stats.npz", mean=[1, 2])
     with pytest.raises(StepError, match=r"stats.npz: no array `scale`; it holds `mean`"):
-        StandardizeOptions(path="stats.npz").build(tmp_path)
+        StandardizeOptions(path="stats.npz").build(Site(folder=tmp_path))
 
 
 def wide(x: FloatArray) -> FloatArray:
@@ -293,8 +296,8 @@ def test_what_can_not_be_a_step_is_refused(target: object, message: str) -> None
 
 def test_a_python_step_is_found_beside_the_config(tmp_path: Path) -> None:
     (tmp_path / "halving_for_steps.py").write_text("def halve(x):\n    return x / 2\n")
-    step = PythonStepOptions(path="halving_for_steps:halve").build(tmp_path)
+    step = PythonStepOptions(path="halving_for_steps:halve").build(Site(folder=tmp_path))
     assert np.asarray(step(np.ones((1, 1)))).tolist() == [[0.5]]
     assert step.name == "halving_for_steps:halve"
     with pytest.raises(StepError, match=r"preprocess step halving_for_steps:twice: no twice in .*halving_for_steps.py"):
-        PythonStepOptions(path="halving_for_steps:twice").build(tmp_path)
+        PythonStepOptions(path="halving_for_steps:twice").build(Site(folder=tmp_path))

@@ -13,7 +13,7 @@ import asyncio
 import random as numbers
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Annotated, Any, Literal, Protocol, Self
+from typing import Annotated, Literal, Protocol, Self
 
 import anyio
 import numpy as np
@@ -23,6 +23,7 @@ from pydantic import Field
 from streambatch.core.batches import Batch
 from streambatch.core.errors import ConfigError, ConfigProblem, ModelError
 from streambatch.core.options import options
+from streambatch.core.parts import Model
 from streambatch.core.retry import Random, RetryPolicy, TimedOutError
 from streambatch.core.types import FloatArray
 from streambatch.core.units import Duration, format_duration
@@ -85,7 +86,7 @@ def make_executor(
     random: what waits between attempts are drawn with. Raises ConfigError as `check_timeout` does.
     """
     terms = terms_of(workers, transform, now, random)
-    if is_async(transform.model):
+    if transform.model.is_async:
         return TaskExecutor(terms, done, workers.count)
     if terms.timeout is None:
         return InlineExecutor(terms, done)
@@ -95,21 +96,16 @@ def make_executor(
 def terms_of(workers: Workers, transform: Transform, now: Now, random: Random = numbers.random) -> Terms:
     """Return how batches are scored by the options. Raises ConfigError as `check_timeout` does."""
     check_timeout(workers, transform.model)
-    timeout = workers.timeout or (TIMEOUT_SECONDS if is_async(transform.model) else None)
+    timeout = workers.timeout or (TIMEOUT_SECONDS if transform.model.is_async else None)
     policy = RetryPolicy(attempts=workers.attempts)
     return Terms(transform=transform, now=now, policy=policy, random=random, timeout=timeout)
 
 
-def check_timeout(workers: Workers, model: Any) -> None:
+def check_timeout(workers: Workers, model: Model) -> None:
     """Raise ConfigError for a time limit on calls that nothing could end: those that the event loop itself makes."""
-    if workers.executor == "inline" and workers.timeout is not None and not is_async(model):
+    if workers.executor == "inline" and workers.timeout is not None and not model.is_async:
         found = f'{format_duration(workers.timeout)} with executor = "inline" and a model that is not async'
         raise ConfigError([ConfigProblem("workers.timeout", found, 'none, or executor = "thread"')])
-
-
-def is_async(model: Any) -> bool:
-    """Tell whether a model's `score` is awaited on the event loop."""
-    return bool(getattr(model, "is_async", False))
 
 
 class _LoopExecutor(ABC):
