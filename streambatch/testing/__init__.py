@@ -1,7 +1,7 @@
-"""For tests of parts that somebody else writes: conformance suites, fakes of what a part is given, virtual time.
+"""Tools for testing your own parts: conformance suites, fakes of what a part is given, and virtual time.
 
-A suite is a class of tests: inherit from it in a class whose name starts with `Test`, say how the part is made, and
-pytest runs all it asks of such a part. It needs no plugin, and unittest's runner calls it as well.
+A suite is a class of tests. Inherit from it in a class whose name starts with `Test`, and define how the part is made;
+pytest then runs every test that such a part must pass. It needs no plugin.
 """
 
 from streambatch.testing.conformance import Conformance as Conformance

@@ -1,4 +1,4 @@
-"""Features to try parts with, and how arrays are compared: the same bits, or alike within a relative tolerance."""
+"""Features to test parts with, and comparisons of arrays: bit for bit, or within a relative tolerance."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def finite(x: FloatArray) -> bool:
 
 
 def same(x: FloatArray | BoolArray, y: FloatArray | BoolArray) -> bool:
-    """Tell whether all numbers are equal, one row standing for many; NaN equals NaN."""
+    """Whether all numbers are equal; one row is compared with many by broadcasting, and NaN equals NaN."""
     first, second = np.broadcast_arrays(x, y)
     return bool(np.array_equal(first, second, equal_nan=True))
 
 
 def alike(x: FloatArray, y: FloatArray, tolerance: float) -> bool:
-    """Tell whether shapes are equal and numbers differ by no more than that share of the largest."""
+    """Whether shapes are equal and numbers differ by at most `tolerance` times the largest."""
     if np.shape(x) != np.shape(y):
         return False
     largest = float(np.max(np.abs(np.nan_to_num(y)), initial=0.0))

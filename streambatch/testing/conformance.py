@@ -1,6 +1,6 @@
-"""What the suites have in common: how a test is run on an event loop, and what no part may leave behind.
+"""The base of the suites: run a test on an event loop, and check that a part leaves nothing behind.
 
-Tests are plain methods, so that no plugin of pytest is needed, and a failure says what was expected of the part.
+Tests are plain methods, so that no pytest plugin is needed. A failure says what was expected of the part.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ import anyio
 
 DESCRIPTORS = Path("/proc/self/fd")
 SETTLE_ROUNDS, SETTLE_SECONDS = 150, 0.01
-"""How often, and how far apart, to look whether what is being closed is closed."""
+"""Number of checks, and time between two, for handles and tasks that are being closed."""
 
 
 class Conformance:
-    """A suite. backends: the event loops that the part runs on, `asyncio` or `trio` or both.
+    """A suite. backends: the event loops that the part runs on: `asyncio`, `trio` or both.
 
-    patience_seconds: after which a test that hangs fails.
+    patience_seconds: time after which a test that hangs fails.
     """
 
     backends: ClassVar[Sequence[str]] = ("asyncio",)
     patience_seconds: ClassVar[float] = 30.0
 
     def _run(self, test: Callable[[Path], Awaitable[None]], folder: Path) -> None:
-        """Run an async test on every backend, each with a folder of its own."""
+        """Run an async test on every backend, with a new folder for each."""
         for backend in self.backends:
             own = folder / backend
             own.mkdir()
@@ -41,12 +41,12 @@ class Conformance:
 
 
 def skip(why: str) -> NoReturn:
-    """Skip a test that has no meaning for the part; pytest and unittest both understand it."""
+    """Skip a test that has no meaning for the part."""
     raise SkipTest(why)
 
 
 class plain_errors:  # noqa: N801  # reads as a statement
-    """Raises the first error of a group by itself, so that a test's failure is what its report shows."""
+    """Raises the first error of a group alone, so that the report of a failed test shows it."""
 
     def __enter__(self) -> None: ...
 
@@ -66,7 +66,7 @@ async def _in_time(test: Callable[[Path], Awaitable[None]], folder: Path, second
 
 @asynccontextmanager
 async def nothing_left_behind(part: object) -> AsyncIterator[None]:
-    """Check that what runs inside leaves no task, file or socket open, not even for the garbage collector to find."""
+    """Check that the code inside leaves no task, file or socket open, nor leaves one to the garbage collector."""
     gc.collect()
     opened: set[Any] = set()
     running: set[Any] = set()
@@ -88,13 +88,13 @@ async def nothing_left_behind(part: object) -> AsyncIterator[None]:
 
 
 async def turns(count: int) -> None:
-    """Let all other tasks run, so many times."""
+    """Let all other tasks run, `count` times."""
     for _ in range(count):
         await anyio.lowlevel.checkpoint()
 
 
 async def settled() -> None:
-    """Give what would go on, and must not, the time to do so."""
+    """Wait long enough for something to happen that must not happen."""
     for _ in range(20):
         await anyio.sleep(0.005)
 

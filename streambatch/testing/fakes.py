@@ -1,7 +1,7 @@
-"""What a pipeline gives a source, to be used in tests of one: an intake that collects, with memory that keeps count.
+"""Fakes of what a pipeline gives to a source: an intake that collects chunks, and a memory budget that keeps count.
 
-A chunk counts as received from the call of `put` on, as in a pipeline, and its bytes are given back when `put` is done
-with it: a source that accounts for what it reads leaves `memory.used` at 0.
+As in a pipeline, a chunk counts as received once `put` is called, and its bytes are given back when `put` returns. A
+source that reserves what it reads leaves `memory.used` at 0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from streambatch.core.events import Observer, Refusal
 
 
 class CountingMemory(Budget):
-    """A budget that remembers the most and the least that was ever taken; less than 0 was given without being taken."""
+    """A budget that records its highest and lowest use; below 0, bytes were given back that were never taken."""
 
     peak = lowest = _used = 0
 
@@ -34,7 +34,7 @@ class CountingMemory(Budget):
         self.peak, self.lowest = max(self.peak, value), min(self.lowest, value)
 
 
-class Told(NamedTuple):
+class RecordedEvent(NamedTuple):
     """One call of an observer."""
 
     event: str
@@ -42,10 +42,10 @@ class Told(NamedTuple):
 
 
 class RecordingObserver(Observer):
-    """Keeps every event it is told of, in `events`, those of later versions too."""
+    """Records every event in `events`, including events that later versions add."""
 
     def __init__(self) -> None:
-        self.events: list[Told] = []
+        self.events: list[RecordedEvent] = []
 
     def __getattribute__(self, name: str) -> Any:
         attribute = super().__getattribute__(name)
@@ -54,22 +54,22 @@ class RecordingObserver(Observer):
         signature = inspect.signature(attribute)
 
         def record(*args: Any, **kwargs: Any) -> None:
-            self.events.append(Told(name, signature.bind(*args, **kwargs).arguments))
+            self.events.append(RecordedEvent(name, signature.bind(*args, **kwargs).arguments))
             attribute(*args, **kwargs)
 
         return record
 
     def named(self, event: str) -> list[Mapping[str, Any]]:
         """Return the arguments of every event of that name."""
-        return [told.arguments for told in self.events if told.event == event]
+        return [recorded.arguments for recorded in self.events if recorded.event == event]
 
 
 class CollectingIntake:
-    """Keeps every chunk; while it is stalled, whoever puts one waits.
+    """Keeps every chunk. While it is stalled, `put` waits.
 
-    chunks, count, size: what was put, and its records and bytes. waiting: how many wait in `put`.
-    counts: records received and recovered. lost_records: those dropped for damage.
-    failure: set it, and every `put` raises it, as when a pipeline gives up.
+    chunks, count, size: the chunks put, their records and bytes. waiting: number of callers that wait in `put`.
+    counts: records received and recovered. lost_records: records dropped because of damage.
+    failure: if set, every `put` raises it, as when a pipeline fails.
     """
 
     run_id = "run"
@@ -122,22 +122,22 @@ class CollectingIntake:
             self.memory.give(chunk.size)
 
     def stall(self) -> None:
-        """Have every later `put` wait."""
+        """Make every later `put` wait."""
         self._gate = anyio.Event()
 
     def go_on(self) -> None:
-        """Let in all that waits; does nothing unless stalled."""
+        """Release every waiting `put`; without a stall, do nothing."""
         if self._gate is not None:
             self._gate.set()
             self._gate = None
 
     async def holds(self, count: int) -> None:
-        """Wait until so many records were put."""
+        """Wait until `count` records were put."""
         while self.count < count:
             await self._changed.wait()
 
     async def is_waited_for(self) -> None:
-        """Wait until somebody waits in `put`."""
+        """Wait until a caller waits in `put`."""
         while not self.waiting:
             await self._changed.wait()
 

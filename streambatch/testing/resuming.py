@@ -1,4 +1,4 @@
-"""What a pipeline stores of a source that can be resumed, for the suite that stops one and starts it again."""
+"""The stored state of a resumable source, for the suite that stops a source and resumes it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Found = dict[str, list[tuple[int, bytes]]]
 
 
 class AckedRecords:
-    """The records that were acked in the runs of a source until now, and what it is resumed with.
+    """The records acked in the runs of a source so far, and the state to resume it with.
 
-    found: those records. stops: how many runs there were.
+    found: those records. stops: number of runs so far.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class AckedRecords:
         return sum(map(len, self.found.values()))
 
     def saved(self) -> dict[str, Saved]:
-        """Return what the next run is told, as it comes out of a checkpoint."""
+        """Return the state for the next run, as read from a checkpoint."""
         return {
             name: Saved(
                 position=self._acked_to(name),
@@ -40,7 +40,7 @@ class AckedRecords:
         }
 
     def stopped(self, found: Found, notes: Mapping[str, Notes | None], share: float) -> None:
-        """Learn what came in a run, and ack this share of each partition's records."""
+        """Record the records of a run, and ack this share of each partition's."""
         self.stops += 1
         for name, records in found.items():
             starts, before = records[0][0], self._acked_to(name)

@@ -1,4 +1,4 @@
-"""Scores as rows of id and score: what the suite for sinks writes, and finds again in an output of any format."""
+"""Rows of id and score, which the suite for sinks writes and reads back from outputs of any format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Row = tuple[int, float]
 
 
 def encoder_of_rows(output_format: str) -> Encoder:
-    """Return the encoder that a pipeline uses for a sink of that format."""
+    """Return the encoder that a pipeline uses for a sink of this format."""
     return encoder_for(output_format, RecordSchema(id="id", features="x", shape=(1,)))
 
 
@@ -29,7 +29,7 @@ def encoded(encoder: Encoder, rows: Sequence[Row]) -> bytes:
 def rows_in(output: bytes, output_format: str) -> list[Row]:
     """Return the rows of a whole output: jsonl, csv with one header, an Arrow stream, or Parquet.
 
-    Raises an exception when it is no such output, as when a header stands in it twice.
+    Raises an exception if it is not a valid output, such as one with two headers.
     """
     if output_format == "jsonl":
         return [(line["id"], line["score"]) for line in map(msgspec.json.decode, output.splitlines())]
@@ -41,7 +41,7 @@ def rows_in(output: bytes, output_format: str) -> list[Row]:
 
 
 def check_same(rows: Sequence[Row], expected: Sequence[Row]) -> None:
-    """Check that an output holds the rows that were written to it, in order."""
+    """Check that an output holds the written rows, in order."""
     if rows == list(expected):
         return
     place = next((at for at, (a, b) in enumerate(zip(rows, expected, strict=False)) if a != b), None)

@@ -1,4 +1,4 @@
-"""Time that a test moves: an hour of sleeping passes in milliseconds, and clock and event loop agree about it."""
+"""Virtual time for tests: an hour of sleeping passes in milliseconds, for the clock and the event loop alike."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 class LoopClock:
-    """A clock that shows the event loop's time, virtual or not: what a part reads fits what it sleeps.
+    """A clock that shows the event loop's time, virtual or real, so that both always agree.
 
-    Only for code on the event loop. wall: so many seconds since the epoch at the loop's time 0.
+    Only for code on the event loop. wall: seconds since the epoch at the loop's time 0.
     """
 
     def __init__(self, wall: float = 1_000_000_000.0) -> None:
@@ -27,9 +27,9 @@ class LoopClock:
 
 
 def run_in_virtual_time(test: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-    """Run an async function on trio, where time jumps to the next deadline whenever all tasks wait. Needs trio.
+    """Run an async function on trio, with a clock that jumps to the next deadline when all tasks wait. Needs trio.
 
-    Threads, sockets and files take real time, which this clock doesn't wait for: keep them out.
+    Don't use threads, sockets or files in it: they take real time, and the clock doesn't wait for them.
     """
     from trio.testing import MockClock
 

@@ -1,4 +1,4 @@
-"""What the suite for sources watches while one runs, and how it checks what came."""
+"""Checks of the suite for sources, on a running source and on its chunks."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ PUTS_IN_A_ROW = 20_000
 
 
 class WatchedIntake(CollectingIntake):
-    """Notices a source that never lets anything else run: where put never waits, nothing could stop it."""
+    """Fails for a source that never lets other tasks run: nothing could stop it as long as `put` doesn't wait."""
 
     ended = False
     _in_a_row = 0
 
     @property
     def has_room(self) -> bool:
-        """Deny it only once something waits, so that a source that asks first comes to wait as well."""
+        """False only once a `put` waits, so that a source that looks at this first gets to wait as well."""
         return not self.waiting
 
     async def watch(self) -> None:
-        """Run beside the source."""
+        """Reset the count whenever other tasks get to run. Start it beside the source."""
         while True:
             self._in_a_row = 0
             await anyio.sleep(0.001)
@@ -38,7 +38,7 @@ class WatchedIntake(CollectingIntake):
 
 
 def check_chunk(chunk: Chunk, source: Source | RunningSource) -> None:
-    """Check that a chunk is one, and of this source."""
+    """Check that a chunk is valid, and of this source."""
     assert chunk.partition.source == source.name, f"{chunk} is of source {chunk.partition.source}, not {source.name}"
     assert chunk.partition.name, f"{chunk} has a partition without a name"
     assert chunk.count > 0, f"{chunk} is empty"
