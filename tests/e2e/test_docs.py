@@ -76,7 +76,7 @@ def test_every_page_is_in_the_index() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", *DOCS.rglob("*.md")]:
+    for page in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page}: {target}"
 
@@ -99,11 +99,32 @@ def test_every_promise_names_tests_that_are_there() -> None:
     rows = re.findall(r"^\| (?!---|promise|from|files|http|tcp|sockets).*$", page, re.M)
     assert [row for row in rows if row not in promises] == [], "a promise without a test"
     named = set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page))
-    assert [f"{file}::{test}" for file, test in sorted(named) if test not in names_in(ROOT / file)] == []
+    assert [f"{file}::{test}" for file, test in sorted(named) if test not in tests_in(ROOT / file)] == []
+
+
+def test_the_map_for_contributors_names_what_is_there() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    tests = set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page))
+    owners = {(path, name) for name, path in re.findall(r"^\| .* \| `(\w+)` \| `([\w/]+\.py)` \|$", page, re.M)}
+    assert len(tests) > 15
+    assert len(owners) > 15
+    assert [f"{path}::{name}" for path, name in sorted(tests) if name not in tests_in(ROOT / path)] == []
+    assert [f"{path}::{name}" for path, name in sorted(owners) if name not in names_in(ROOT / path)] == []
+    paths = set(re.findall(r"`((?:streambatch|tests|docs|grafana)/[\w/.-]*)`", page))
+    assert [path for path in sorted(paths) if "NAME" not in path and not (ROOT / path).exists()] == []
+    rooms = {path.name for path in (ROOT / "streambatch").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert rooms == {*re.findall(r"`streambatch/(\w+)/`", page)}
+    targets = {*re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)}
+    assert {*re.findall(r"`make ([\w-]+)", page)} <= targets
+
+
+def tests_in(path: Path) -> set[str]:
+    """Return the names of a module's tests: functions, classes, and state machines' test cases."""
+    return {name for name in names_in(path) if name.lower().startswith("test")}
 
 
 def names_in(path: Path) -> set[str]:
-    """Return the names of a module's tests: functions, classes, and state machines' test cases."""
+    """Return the names that a module defines."""
     if not path.exists():
         return set()
     found = set()
@@ -112,7 +133,7 @@ def names_in(path: Path) -> set[str]:
             found.add(node.name)
         elif isinstance(node, ast.Assign):
             found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-    return {name for name in found if name.lower().startswith("test")}
+    return found
 
 
 def generate() -> ModuleType:
