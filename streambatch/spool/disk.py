@@ -19,7 +19,7 @@ from streambatch.core.clock import Clock
 from streambatch.core.errors import SourceError
 from streambatch.core.events import Observer
 from streambatch.core.retry import Backoff, RetryPolicy
-from streambatch.spool.folder import SyncFailed
+from streambatch.spool.folder import SpoolSyncError
 
 RETRIES = RetryPolicy(longest_seconds=5.0, jitter=0.0)
 """A full disk is tried again until there is space, and no other spool waits for the same moment."""
@@ -58,7 +58,7 @@ class SpoolDisk:
         while True:
             try:
                 done = await to_thread.run_sync(work)
-            except SyncFailed as error:
+            except SpoolSyncError as error:
                 raise self._lost_some(error) from error
             except OSError as error:
                 if error.errno not in FULL:
@@ -83,19 +83,18 @@ class SpoolDisk:
     def _hold(self, error: OSError) -> None:
         if self.outage is None:
             self.outage = error.strerror or str(error)
-            self._observer.source_failed(self._source, failed(self._source, self._path, error))
+            self._observer.source_failed(self._source, self.failure(error))
 
     def _go_on(self) -> None:
         if self.outage is not None:
             self.outage = None
             self._observer.source_recovered(self._source)
 
-    def _lost_some(self, error: SyncFailed) -> SourceError:
+    def failure(self, error: OSError) -> SourceError:
+        """Return what to raise for an error of the disk."""
+        return SourceError(self._source, f"its spool: {error.filename or self._path}: {error.strerror or error}")
+
+    def _lost_some(self, error: SpoolSyncError) -> SourceError:
         return SourceError(
             self._source, f"its spool: what was not yet said to be safe may be lost: {error}; start again"
         )
-
-
-def failed(source: str, path: Path, error: OSError) -> SourceError:
-    """Return what to tell people of trouble with a spool."""
-    return SourceError(source, f"its spool: {error.filename or path}: {error.strerror or error}")

@@ -1,9 +1,22 @@
 """The segments of one spool on disk: `<first position>.seg`, written at the end of the last, read, removed from the
 first on.
 
-What `append` returned for is durable. A process never writes on in a segment that it found: what it found is made
-whole first, cut where its end is torn, put aside as `.corrupt` where something is damaged that had been safe.
-Everything here blocks: call it in a thread. One thread at a time changes something; another one may read meanwhile.
+What `append` returned for is durable. Everything here blocks: call it in a thread. One thread at a time changes
+something; another one may read meanwhile. A segment is in one of these states:
+
+| state | what happens | next |
+| --- | --- | --- |
+| none | the next block has no segment to go to: a file is created | active |
+| active | it is full, or it is acked and the spool needs its room: `roll` | closed |
+| active, closed | the process ends | found |
+| found | at the next start it is whole, or its end is torn and is cut: that end was never said to be safe | closed |
+| found | it holds no whole request | removed |
+| found | something in it is damaged that had been durable: renamed to `.corrupt` | aside |
+| active, closed | a read finds damage: `put_aside`, renamed to `.corrupt` | aside |
+| closed | all its records are acked: its keys are saved and its file goes | removed |
+| aside | all its records are acked: it is forgotten, and the file stays for people to look at | removed |
+
+A process never goes on writing in a segment that it found, since what lies after its last whole request is unknown.
 """
 
 from __future__ import annotations
@@ -17,64 +30,170 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
+from streambatch.spool.blocks import (
+    HEADER_BYTES,
+    BlockHeader,
+    NewBlock,
+    RequestKey,
+    SegmentScan,
+    block_at,
+    block_bytes,
+    pack_header,
+    scan_segment,
+)
 from streambatch.spool.keys import SpoolKeys, write_whole
-from streambatch.spool.parts import HEADER_BYTES, Head, Key, Part, Scan, block_at, block_bytes, header, scan
-from streambatch.spool.request import Request
+from streambatch.spool.request import SpoolRequest
 from streambatch.storage.files import sync_folder
 
 _NAME = re.compile(r"(\d{20})\.seg(\.corrupt)?")
 
 
-class SyncFailed(Exception):
+class SpoolSyncError(Exception):
     """An fsync failed: what was written since the last one may be lost, whatever the next one says."""
 
 
-class Damaged(Exception):
+class SegmentDamaged(Exception):
     """A segment does not hold what was written."""
 
 
-class Segment:
-    """One file. first, end: the positions it holds. length: bytes of it that count, all durable.
-
-    records_end: where its last record ends, 0 without any. Blocks without records may follow, which no ack passes.
-    is_doomed: it needs no reading any more, and its file may be gone.
-    """
+class SpoolSegment:
+    """One file, and what is known of it."""
 
     __slots__ = ("end", "first", "is_aside", "is_doomed", "keys", "length", "path", "records", "records_end")
 
     def __init__(self, path: Path, first: int, *, is_aside: bool = False) -> None:
-        self.path, self.first, self.end = path, first, first
-        self.length = self.records = self.records_end = 0
-        self.keys: list[tuple[float, Key]] = []
-        self.is_aside, self.is_doomed = is_aside, False
+        self.path = path
+        self.first, self.end = first, first
+        """The positions between which its records lie."""
+        self.length = 0
+        """Bytes of it that count, all durable."""
+        self.records = 0
+        self.records_end = 0
+        """Where its last record ends; 0 without any. Blocks without records may follow, which no ack passes."""
+        self.keys: list[tuple[float, RequestKey]] = []
+        self.is_aside = is_aside
+        """Whether it is damaged."""
+        self.is_doomed = False
+        """Whether it need not be read any more: its file may be gone."""
 
 
-class Placed(NamedTuple):
+class BlockPlace(NamedTuple):
     """Where a part came to lie: its segment, where its block ends there, and the position where its records begin."""
 
-    segment: Segment
+    segment: SpoolSegment
     next_offset: int
     base: int
 
 
-class Found(NamedTuple):
+class RecoveredRecords(NamedTuple):
     """What is in a spool when it is opened: records acked by nobody, known to have been received or not known."""
 
     known: int
     new: int
 
 
+class _ActiveSegment:
+    """The segment that is written, and its file."""
+
+    __slots__ = ("_fd", "_folder", "_is_named", "_is_torn", "segment")
+
+    def __init__(self, folder: Path, position: int) -> None:
+        path = folder / f"{position:020}.seg"
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        self._folder = folder
+        self.segment = SpoolSegment(path, position)
+        self._is_named = self._is_torn = False
+
+    def begin(self) -> None:
+        """Begin to write at the end of what is durable: cut what an earlier write left that failed."""
+        if self._is_torn:
+            os.ftruncate(self._fd, self.segment.length)
+        self._is_torn = True
+
+    def write(self, data: bytes, offset: int) -> None:
+        """Write after what was written since `begin`. Raises OSError."""
+        write_whole(self._fd, data, offset)
+
+    def cut_back(self) -> None:
+        """Cut what was written since `begin`."""
+        try:
+            os.ftruncate(self._fd, self.segment.length)
+        except OSError:
+            return  # tried again before the next write
+        self._is_torn = False
+
+    def sync(self) -> None:
+        """Make durable what was written, and at first the file's name. Raises SpoolSyncError."""
+        try:
+            os.fsync(self._fd)
+            if not self._is_named:
+                sync_folder(self._folder)
+                self._is_named = True
+        except OSError as error:
+            raise SpoolSyncError(error.strerror or str(error)) from error
+        self._is_torn = False
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class SegmentFile:
+    """The segment that is read, whose file stays open from one read to the next."""
+
+    def __init__(self) -> None:
+        self._segment: SpoolSegment | None = None
+        self._fd = -1
+
+    def read(self, segment: SpoolSegment, offset: int, limit: int, size: int) -> tuple[memoryview, list[BlockHeader]]:
+        """Return whole blocks from an offset on: one, or as many as have `size` bytes.
+
+        Raises OSError, and SegmentDamaged. What is left of a segment that was removed meanwhile is one block without
+        records.
+        """
+        try:
+            fd = self._opened(segment)
+        except FileNotFoundError:
+            if not segment.is_doomed:
+                raise
+            return memoryview(b""), [_skipped(limit - offset, segment.end)]
+        data = os.pread(fd, min(size, limit - offset), offset)
+        length = block_bytes(memoryview(data), 0)
+        if length is not None and len(data) < length <= limit - offset:
+            data = os.pread(fd, length, offset)
+        view, at, headers = memoryview(data), 0, []
+        while (header := block_at(view, at)) is not None:
+            headers.append(header)
+            at = header.next_offset
+        if not headers:
+            raise SegmentDamaged(str(segment.path))
+        return view, headers
+
+    def close(self) -> None:
+        """Close what was read last."""
+        if self._segment is not None:
+            os.close(self._fd)
+        self._segment, self._fd = None, -1
+
+    def _opened(self, segment: SpoolSegment) -> int:
+        if self._segment is not segment:
+            self.close()
+            self._fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._segment = segment
+        return self._fd
+
+
 class SpoolFolder:
-    """See the module. position: where the next record begins."""
+    """See the module."""
 
     def __init__(self, folder: Path, segment_bytes: int, keys: SpoolKeys) -> None:
-        self.segments: list[Segment] = []
-        self.position = self.corrupt = 0
+        self.segments: list[SpoolSegment] = []
+        self.position = 0
+        """Where the next record begins."""
+        self.corrupt = 0
+        """Segments that were put aside, or are missing, since the start."""
         self._folder, self._segment_bytes, self._keys = folder, segment_bytes, keys
-        self._active: Segment | None = None
-        self._fd = self._reading_fd = -1
-        self._reading: Segment | None = None
-        self._is_new = self._is_torn = False
+        self._active: _ActiveSegment | None = None
+        self._reading = SegmentFile()
 
     @property
     def size(self) -> int:
@@ -86,8 +205,8 @@ class SpoolFolder:
         """Where the last record ends, 0 without any."""
         return max((segment.records_end for segment in tuple(self.segments)), default=0)
 
-    def open(self, acked: int, known_to: int) -> Found:
-        """Make whole what is there. acked, known_to: see `scan`. Raises OSError."""
+    def open(self, acked: int, known_to: int) -> RecoveredRecords:
+        """Make whole what is there. acked, known_to: see `scan_segment`. Raises OSError."""
         _make(self._folder)
         self._keys.load()
         listed = self._listed()
@@ -106,41 +225,43 @@ class SpoolFolder:
             # One without a whole request is gone; the next to be written gets its name, and must not be removed for it.
             if segment.records_end > acked if segment.is_aside else segment.length:
                 self.segments.append(segment)
-        return Found(known, new)
+        return RecoveredRecords(known, new)
 
-    def append(self, requests: Sequence[Request]) -> list[Placed]:
-        """Write requests and make them durable, all or none. Raises OSError when nothing was written, SyncFailed."""
-        segment = self._writable()
+    def append(self, requests: Sequence[SpoolRequest]) -> list[BlockPlace]:
+        """Write requests and make them durable, all or none.
+
+        Raises OSError when nothing was written, SpoolSyncError when that is not known.
+        """
+        active = self._writable()
+        segment = active.segment
         length, end, records_end = segment.length, segment.end, segment.records_end
-        placed = []
-        self._is_torn = True
+        places = []
+        active.begin()
         try:
             for request in requests:
-                offset = 0
-                for at, part in enumerate(request.parts):
-                    packed: Sequence[bytes] = part.packed
+                staged_offset = 0
+                for at, block in enumerate(request.blocks):
+                    packed: Sequence[bytes] = block.packed
                     if not packed and request.staged is not None:
-                        packed = (_staged(request.staged, part, offset),)
-                        offset += part.body_bytes
-                    more = at + 1 < len(request.parts)
-                    head = header(part, packed, position=end, synced=segment.length, more=more)
-                    write_whole(self._fd, b"".join((head, *packed)), length)
-                    length += part.block_bytes
-                    placed.append(Placed(segment, length, end))
-                    end += part.size
-                    records_end = end if part.count else records_end
+                        packed = (_staged(request.staged, block, staged_offset),)
+                        staged_offset += block.body_bytes
+                    more = at + 1 < len(request.blocks)
+                    header = pack_header(block, packed, position=end, synced=segment.length, more=more)
+                    active.write(b"".join((header, *packed)), length)
+                    length += block.block_bytes
+                    places.append(BlockPlace(segment, length, end))
+                    end += block.size
+                    records_end = end if block.count else records_end
         except OSError:
-            self._cut_back(segment)
+            active.cut_back()
             raise
-        self._sync()
-        self._is_torn = False
-        now_durable = [part for request in requests for part in request.parts]
-        segment.keys += [(r.parts[-1].arrived_at, r.key) for r in requests if r.key is not None]
-        segment.records += sum(part.count for part in now_durable)
+        active.sync()
+        segment.keys += [(r.blocks[-1].arrived_at, r.key) for r in requests if r.key is not None]
+        segment.records += sum(block.count for request in requests for block in request.blocks)
         segment.end, segment.records_end = end, records_end
         self.position = end
-        segment.length = length  # last: who reads meanwhile reads as far as this
-        return placed
+        segment.length = length  # last: a read that goes on meanwhile ends there
+        return places
 
     def remove(self, acked: int, now: float) -> None:
         """Remove what is removable, the keys kept. now: wall seconds. Raises OSError."""
@@ -157,25 +278,25 @@ class SpoolFolder:
                 segment.path.unlink(missing_ok=True)
             self.segments.remove(segment)
 
-    def removable(self, acked: int) -> list[Segment]:
+    def removable(self, acked: int) -> list[SpoolSegment]:
         """Return the segments before the first record that is not acked, but for the one that is written."""
         done = takewhile(lambda segment: segment.records_end <= acked, tuple(self.segments))
-        return [segment for segment in done if segment is not self._active]
+        active = self._active.segment if self._active is not None else None
+        return [segment for segment in done if segment is not active]
 
     def is_done(self, acked: int) -> bool:
-        """Tell whether all records are acked, and something is in the segment that is written."""
-        return self._active is not None and self._active.length > 0 and self.records_end <= acked
+        """Whether all records are acked, and something is in the active segment."""
+        return self._active is not None and self._active.segment.length > 0 and self.records_end <= acked
 
     def roll(self) -> None:
-        """Write no more to the segment that was written until now."""
-        if self._active is not None:
-            self._active = None
-            os.close(self._fd)
-            self._fd = -1
+        """Close the active segment; the next block begins another one."""
+        active, self._active = self._active, None
+        if active is not None:
+            active.close()
 
-    def put_aside(self, segment: Segment) -> None:
+    def put_aside(self, segment: SpoolSegment) -> None:
         """Rename a damaged segment, for people to look at. Raises OSError."""
-        if segment is self._active:
+        if self._active is not None and segment is self._active.segment:
             self.roll()
         path = segment.path.with_name(segment.path.name + ".corrupt")
         os.rename(segment.path, path)
@@ -183,49 +304,21 @@ class SpoolFolder:
         segment.path, segment.is_aside = path, True
         self.corrupt += 1
 
-    def read(self, segment: Segment, offset: int, limit: int, size: int) -> tuple[memoryview, list[Head]]:
-        """Return whole blocks from an offset on: one, or as many as have `size` bytes. Raises OSError, Damaged.
-
-        What is left of a segment that was removed meanwhile is one block without records.
-        """
-        if self._reading is not segment:
-            self.stop_reading()
-            try:
-                self._reading_fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                if not segment.is_doomed:
-                    raise
-                return memoryview(b""), [_skipped(limit - offset, segment.end)]
-            self._reading = segment
-        data = os.pread(self._reading_fd, min(size, limit - offset), offset)
-        length = block_bytes(memoryview(data), 0)
-        if length is not None and len(data) < length <= limit - offset:
-            data = os.pread(self._reading_fd, length, offset)
-        view, at, heads = memoryview(data), 0, []
-        while (head := block_at(view, at)) is not None:
-            heads.append(head)
-            at = head.next_offset
-        if not heads:
-            raise Damaged(str(segment.path))
-        return view, heads
-
-    def stop_reading(self) -> None:
-        """Close what was read last."""
-        if self._reading is not None:
-            os.close(self._reading_fd)
-        self._reading, self._reading_fd = None, -1
+    def read(self, segment: SpoolSegment, offset: int, limit: int, size: int) -> tuple[memoryview, list[BlockHeader]]:
+        """Return whole blocks from an offset on; see `SegmentFile.read`."""
+        return self._reading.read(segment, offset, limit, size)
 
     def close(self) -> None:
         """Close every file."""
         self.roll()
-        self.stop_reading()
+        self._reading.close()
 
-    def _listed(self) -> list[Segment]:
+    def _listed(self) -> list[SpoolSegment]:
         matches = [(_NAME.fullmatch(name), name) for name in os.listdir(self._folder)]
         found = [(int(match[1]), not match[2], name) for match, name in matches if match]
-        return [Segment(self._folder / name, first, is_aside=not plain) for first, plain, name in sorted(found)]
+        return [SpoolSegment(self._folder / name, first, is_aside=not plain) for first, plain, name in sorted(found)]
 
-    def _recover(self, segment: Segment, acked: int, known_to: int, ends_at: int | None) -> Scan:
+    def _recover(self, segment: SpoolSegment, acked: int, known_to: int, ends_at: int | None) -> SegmentScan:
         size = segment.path.stat().st_size
         found = _scanned(segment, size, acked, known_to, ends_at)
         segment.length, segment.end, segment.keys = found.length, found.end, found.keys
@@ -244,56 +337,35 @@ class SpoolFolder:
             _truncate(segment.path, found.length)
         return found
 
-    def _writable(self) -> Segment:
-        """Return the segment to write to, a new one if the last is full."""
-        if self._active is not None and self._active.length >= self._segment_bytes:
+    def _writable(self) -> _ActiveSegment:
+        """Return the active segment, a new one if the last is full."""
+        if self._active is not None and self._active.segment.length >= self._segment_bytes:
             self.roll()
         if self._active is None:
-            path = self._folder / f"{self.position:020}.seg"
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-            self._active = Segment(path, self.position)
-            self.segments.append(self._active)
-            self._is_new = True
-        elif self._is_torn:
-            os.ftruncate(self._fd, self._active.length)
+            self._active = _ActiveSegment(self._folder, self.position)
+            self.segments.append(self._active.segment)
         return self._active
 
-    def _cut_back(self, segment: Segment) -> None:
-        try:
-            os.ftruncate(self._fd, segment.length)
-        except OSError:
-            return  # tried again before the next write
-        self._is_torn = False
 
-    def _sync(self) -> None:
-        try:
-            os.fsync(self._fd)
-            if self._is_new:
-                sync_folder(self._folder)
-                self._is_new = False
-        except OSError as error:
-            raise SyncFailed(error.strerror or str(error)) from error
-
-
-def _scanned(segment: Segment, size: int, acked: int, known_to: int, ends_at: int | None) -> Scan:
+def _scanned(segment: SpoolSegment, size: int, acked: int, known_to: int, ends_at: int | None) -> SegmentScan:
     if size == 0:
-        return scan(memoryview(b""), segment.first, acked=acked, known_to=known_to, ends_at=ends_at)
+        return scan_segment(memoryview(b""), segment.first, acked=acked, known_to=known_to, ends_at=ends_at)
     with (
         open(segment.path, "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
         memoryview(mapped) as data,
     ):
-        return scan(data, segment.first, acked=acked, known_to=known_to, ends_at=ends_at)
+        return scan_segment(data, segment.first, acked=acked, known_to=known_to, ends_at=ends_at)
 
 
-def _skipped(length: int, end: int) -> Head:
+def _skipped(length: int, end: int) -> BlockHeader:
     """Return what stands for so many bytes that end at a position and hold no records to read."""
-    return Head(0, length - HEADER_BYTES, end, 0, 0, 0, 0, 0.0, 0)
+    return BlockHeader(0, length - HEADER_BYTES, end, 0, 0, 0, 0, 0.0, 0)
 
 
-def _staged(fd: int, part: Part, offset: int) -> bytes:
-    data = os.pread(fd, part.body_bytes, offset)
-    if len(data) < part.body_bytes:
+def _staged(fd: int, block: NewBlock, offset: int) -> bytes:
+    data = os.pread(fd, block.body_bytes, offset)
+    if len(data) < block.body_bytes:
         raise OSError(errno.EIO, "a request that was being stored was cut off")
     return data
 

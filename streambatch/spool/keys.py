@@ -14,7 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 from zlib import crc32
 
-from streambatch.spool.parts import KEY_BYTES, Key
+from streambatch.spool.blocks import KEY_BYTES, RequestKey
 from streambatch.storage.files import sync_folder
 
 KEYS_MAX = 1 << 18
@@ -40,16 +40,16 @@ class SpoolKeys:
 
     def __init__(self, folder: Path, window: float) -> None:
         self._folder, self._window = folder, window
-        self._known: dict[bytes, tuple[float, Key]] = {}
+        self._known: dict[bytes, tuple[float, RequestKey]] = {}
         self._files: list[tuple[Path, int, float]] = []
         self._number = 0
 
-    def find(self, key: bytes, now: float) -> Key | None:
+    def find(self, key: bytes, now: float) -> RequestKey | None:
         """Return a key that still counts."""
         found = self._known.get(key)
         return found[1] if found is not None and found[0] + self._window > now else None
 
-    def add(self, at: float, key: Key) -> None:
+    def add(self, at: float, key: RequestKey) -> None:
         """Learn a key, and forget what no longer counts."""
         self._known.pop(key.key, None)
         self._known[key.key] = (at, key)
@@ -70,7 +70,7 @@ class SpoolKeys:
             self._number = number
         self._number += 1
 
-    def save(self, keys: Iterable[tuple[float, Key]], now: float) -> None:
+    def save(self, keys: Iterable[tuple[float, RequestKey]], now: float) -> None:
         """Store keys durably, those that still count, and remove files that don't. Raises OSError."""
         entries = [_packed(at, key) for at, key in keys if at + self._window > now]
         if entries:
@@ -111,15 +111,15 @@ def write_whole(fd: int, data: bytes, offset: int) -> None:
         written += os.pwrite(fd, memoryview(data)[written:], offset + written)
 
 
-def _packed(at: float, key: Key) -> bytes:
+def _packed(at: float, key: RequestKey) -> bytes:
     entry = _ENTRY.pack(key.key, key.digest, key.received, at)
     return entry + _CRC.pack(crc32(entry))
 
 
-def _entries(data: bytes) -> list[tuple[float, Key]]:
+def _entries(data: bytes) -> list[tuple[float, RequestKey]]:
     found = []
     for start in range(0, len(data) - _ENTRY_BYTES + 1, _ENTRY_BYTES):
         if _CRC.unpack_from(data, start + _ENTRY.size)[0] == crc32(data[start : start + _ENTRY.size]):
             key, digest, received, at = _ENTRY.unpack_from(data, start)
-            found.append((at, Key(key, digest, received)))
+            found.append((at, RequestKey(key, digest, received)))
     return found

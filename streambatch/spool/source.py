@@ -35,10 +35,10 @@ from streambatch.core.spooling import (
     StoredRequest,
 )
 from streambatch.core.units import format_size
+from streambatch.spool.blocks import KEY_BYTES, PARTITION, NewBlock, RequestKey, block_of, key_block, tally
 from streambatch.spool.keys import hashed, write_whole
 from streambatch.spool.log import SpoolLog
-from streambatch.spool.parts import KEY_BYTES, PARTITION, Key, Part, key_part, part_of, tally
-from streambatch.spool.request import Request, Unit
+from streambatch.spool.request import PendingRequest, SpoolRequest
 
 FOLDER = "spool"
 KEPT_BYTES = 256 << 10
@@ -207,7 +207,7 @@ class SpoolIntake:
 
     @property
     def has_room(self) -> bool:
-        return self._log.has_room
+        return self._log.space.has_room
 
     def refused(self, records: int, reason: Refusal) -> None:
         """Count records whose sender was told no; see records.Intake."""
@@ -215,35 +215,35 @@ class SpoolIntake:
 
     async def put(self, chunk: Chunk) -> None:
         """Take the chunk over; its records count once they are durable."""
-        part = part_of(chunk, self.clock.wall())
-        await self._log.append(Unit(Request([part], None, None), [chunk], is_awaited=False))
+        block = block_of(chunk, self.clock.wall())
+        await self._log.append(PendingRequest(SpoolRequest([block], None, None), [chunk], is_awaited=False))
 
     async def begin(self, key: str | None) -> StoredRequest:
         """Begin a request; see spools.RequestIntake."""
         if key is None:
-            return _Request(self, self._log, None, None)
+            return _OpenRequest(self, self._log, None, None)
         known = hashed(key)
         while (earlier := self._under_way.get(known)) is not None:
             await earlier.wait()
         found = self._log.keys.find(known, self.clock.wall())
         if found is None:
             self._under_way[known] = anyio.Event()
-        return _Request(self, self._log, known, found)
+        return _OpenRequest(self, self._log, known, found)
 
     def ended(self, key: bytes) -> None:
         """Let those go on who wait for a request with the same key."""
         self._under_way.pop(key).set()
 
 
-class _Request:
+class _OpenRequest:
     """See spools.StoredRequest."""
 
-    def __init__(self, intake: SpoolIntake, log: SpoolLog, key: bytes | None, earlier: Key | None) -> None:
+    def __init__(self, intake: SpoolIntake, log: SpoolLog, key: bytes | None, earlier: RequestKey | None) -> None:
         self._intake, self._log, self._key, self._earlier = intake, log, key, earlier
         self.clock, self.observer, self.memory = intake.clock, intake.observer, intake.memory
         self.run_id, self.refused = intake.run_id, intake.refused
         self._digest = blake2b(digest_size=KEY_BYTES)
-        self._parts: list[Part] = []
+        self._blocks: list[NewBlock] = []
         self._chunks: list[Chunk | None] = []
         self._count = self._held = self._staged = self._block_bytes = 0
         self._file: Any = None
@@ -261,14 +261,14 @@ class _Request:
         if self._earlier is not None:
             self.memory.give(chunk.size)
             return
-        part = part_of(chunk, self.clock.wall())
-        if self._block_bytes + part.block_bytes > (most := self._intake.request_bytes_max):
+        block = block_of(chunk, self.clock.wall())
+        if self._block_bytes + block.block_bytes > (most := self._intake.request_bytes_max):
             self.memory.give(chunk.size)
             raise RequestTooLarge(f"the request takes more than {format_size(most)} of the spool; send it in parts")
-        self._block_bytes += part.block_bytes
+        self._block_bytes += block.block_bytes
         self._held += chunk.size
         self._intake.held += chunk.size
-        self._parts.append(part)
+        self._blocks.append(block)
         self._chunks.append(chunk)
         if self._held > KEPT_BYTES or self._intake.held > self.memory.capacity // SHARE:
             await self._stage()
@@ -287,12 +287,12 @@ class _Request:
                 if self._earlier.digest != self._digest.digest():
                     raise KeyReused("the idempotency key was used for other records before")
                 return self._earlier.received
-            key: Key | None = None
+            key: RequestKey | None = None
             if self._key is not None:
-                key = Key(self._key, self._digest.digest(), self._count)
-                self._parts.append(key_part(key, self.clock.wall(), is_alone=not self._parts))
+                key = RequestKey(self._key, self._digest.digest(), self._count)
+                self._blocks.append(key_block(key, self.clock.wall(), is_alone=not self._blocks))
                 self._chunks.append(None)
-            if self._parts:
+            if self._blocks:
                 await self._store(key)
             return self._count
         finally:
@@ -304,7 +304,7 @@ class _Request:
             return
         self._is_over = True
         self._let_go()
-        self._log.staged -= self._staged
+        self._log.space.staged -= self._staged
         if self._file is not None:
             self._file.close()
         if self._key is not None and self._earlier is None:
@@ -314,10 +314,10 @@ class _Request:
         """Write what is held to where the request waits for its end. What isn't committed dies with the process."""
         if not self._intake.has_room:
             raise SpoolFull("the spool is full")
-        parts = [part for part, chunk in zip(self._parts, self._chunks, strict=True) if chunk is not None]
-        data = b"".join(piece for part in parts for piece in part.packed)
+        blocks = [block for block, chunk in zip(self._blocks, self._chunks, strict=True) if chunk is not None]
+        data = b"".join(piece for block in blocks for piece in block.packed)
         offset, self._staged = self._staged, self._staged + len(data)
-        self._log.staged += len(data)
+        self._log.space.staged += len(data)
         try:
             if self._file is None:
                 unnamed = partial(tempfile.TemporaryFile, buffering=0, dir=self._intake.folder)
@@ -325,9 +325,9 @@ class _Request:
             await to_thread.run_sync(write_whole, self._file.fileno(), data, offset)
         except OSError as error:
             raise SpoolFull(f"the spool can't be written: {error.strerror or error}") from error
-        for part in parts:
-            part.packed = ()
-        self._chunks = [None] * len(self._parts)
+        for block in blocks:
+            block.packed = ()
+        self._chunks = [None] * len(self._blocks)
         self._let_go()
 
     def _let_go(self) -> None:
@@ -335,11 +335,11 @@ class _Request:
         self._intake.held -= self._held
         self._held = 0
 
-    async def _store(self, key: Key | None) -> None:
+    async def _store(self, key: RequestKey | None) -> None:
         staged = self._file.fileno() if self._file is not None else None
-        unit = Unit(Request(self._parts, staged, key), self._chunks, is_awaited=True)
+        pending = PendingRequest(SpoolRequest(self._blocks, staged, key), self._chunks, is_awaited=True)
         self._intake.held -= self._held
         self._held = 0  # it is the log's from now on
         with anyio.CancelScope(shield=True):
-            await self._log.append(unit)
-            await unit.durable()
+            await self._log.append(pending)
+            await pending.durable()

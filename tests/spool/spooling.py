@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from streambatch.core.chunks import Chunk, Fault, Partition
-from streambatch.spool.folder import Damaged, Segment, SpoolFolder
+from streambatch.spool.blocks import RequestKey, block_of, chunks_of, key_block
+from streambatch.spool.folder import SegmentDamaged, SpoolFolder, SpoolSegment
 from streambatch.spool.keys import SpoolKeys, hashed
-from streambatch.spool.parts import Key, chunks_of, key_part, part_of
-from streambatch.spool.request import Request
+from streambatch.spool.request import SpoolRequest
 from tests.chunks import chunk_of
 
 NOW = 1_000_000.0
@@ -16,16 +16,16 @@ DAY = 86400.0
 
 def request(
     *parts: Sequence[bytes], key: str | None = None, columns: tuple[str, ...] | None = None, fault: Fault | None = None
-) -> Request:
+) -> SpoolRequest:
     """Return a request of lines, a block for each of `parts`."""
     chunks = [chunk_of(lines) for lines in parts]
     for chunk in chunks:
         chunk.columns, chunk.fault = columns, fault
-    blocks = [part_of(chunk, NOW) for chunk in chunks]
+    blocks = [block_of(chunk, NOW) for chunk in chunks]
     if key is None:
-        return Request(blocks, None, None)
-    stored = Key(hashed(key), b"d" * 16, sum(chunk.count for chunk in chunks))
-    return Request([*blocks, key_part(stored, NOW, is_alone=not blocks)], None, stored)
+        return SpoolRequest(blocks, None, None)
+    stored = RequestKey(hashed(key), b"d" * 16, sum(chunk.count for chunk in chunks))
+    return SpoolRequest([*blocks, key_block(stored, NOW, is_alone=not blocks)], None, stored)
 
 
 def opened(path: Path, *, acked: int = 0, known_to: int = 0, segment_bytes: int = 1 << 20) -> SpoolFolder:
@@ -55,13 +55,13 @@ def stored_at(path: Path, acked: int = 0, known_to: int = 0) -> list[bytes]:
         folder.close()
 
 
-def _chunks_in(folder: SpoolFolder, segment: Segment, after: int) -> list[Chunk]:
+def _chunks_in(folder: SpoolFolder, segment: SpoolSegment, after: int) -> list[Chunk]:
     found: list[Chunk] = []
     offset = 0
     while offset < segment.length:
         try:
             data, heads = folder.read(segment, offset, segment.length, 64)
-        except Damaged:
+        except SegmentDamaged:
             if not segment.is_aside:
                 folder.put_aside(segment)
             break

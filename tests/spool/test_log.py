@@ -6,9 +6,9 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from streambatch.spool.blocks import block_of
 from streambatch.spool.log import SpoolLog
-from streambatch.spool.parts import part_of
-from streambatch.spool.request import Request, Unit
+from streambatch.spool.request import PendingRequest, SpoolRequest
 from streambatch.testing.fakes import CollectingIntake
 from tests.chunks import chunk_of
 from tests.spool.spooling import DAY, NOW, stored_at
@@ -33,10 +33,10 @@ def log_in(folder: Path, intake: CollectingIntake) -> SpoolLog:
     )
 
 
-def unit(intake: CollectingIntake) -> Unit:
+def pending(intake: CollectingIntake) -> PendingRequest:
     chunk = chunk_of([RECORD])
     intake.memory.take(chunk.size)
-    return Unit(Request([part_of(chunk, NOW)], None, None), [chunk], is_awaited=False)
+    return PendingRequest(SpoolRequest([block_of(chunk, NOW)], None, None), [chunk], is_awaited=False)
 
 
 async def test_whoever_waits_for_room_goes_on_in_a_hurry(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ async def test_whoever_waits_for_room_goes_on_in_a_hurry(tmp_path: Path) -> None
     async def append() -> None:
         nonlocal appended
         for _ in range(count):
-            await log.append(unit(intake))
+            await log.append(pending(intake))
             appended += 1
         log.stop()
 
@@ -56,7 +56,7 @@ async def test_whoever_waits_for_room_goes_on_in_a_hurry(tmp_path: Path) -> None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(log.write)
             tasks.start_soon(append)
-            while log.status.size < MAX_BYTES - 2 * len(RECORD) or log.has_room:
+            while log.status.size < MAX_BYTES - 2 * len(RECORD) or log.space.has_room:
                 await checkpoint()
             assert appended < count
             assert log.status.size <= MAX_BYTES

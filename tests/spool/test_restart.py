@@ -12,7 +12,7 @@ import pytest
 from streambatch.core.clock import Clock
 from streambatch.spool.keys import hashed
 from streambatch.spool.log import SpoolLog
-from streambatch.spool.request import Unit
+from streambatch.spool.request import PendingRequest
 from streambatch.testing.fakes import CollectingIntake
 from tests.connectors.intakes import until
 from tests.spool.spooling import DAY, NOW, request
@@ -54,7 +54,7 @@ async def at_work(folder: Path, clock: Clock, *, acked: int = 0) -> AsyncIterato
 async def store(log: SpoolLog, *lines: bytes, key: str | None = None) -> None:
     """Store a request, and return once it is durable."""
     stored = request(*([lines] if lines else []), key=key)
-    unit = Unit(stored, [None] * len(stored.parts), is_awaited=True)
+    unit = PendingRequest(stored, [None] * len(stored.blocks), is_awaited=True)
     await log.append(unit)
     await unit.durable()
 
@@ -80,11 +80,11 @@ async def test_requests_with_nothing_but_a_key_fill_no_spool(tmp_path: Path) -> 
         log.acked(acked)
         for at in range(800):
             await store(log, key=f"a-{at}")
-            assert log.used < MAX_BYTES
+            assert log.space.used < MAX_BYTES
     async with at_work(tmp_path, clock, acked=acked) as log:
         for at in range(800):
             await store(log, key=f"b-{at}")
-            assert log.has_room
+            assert log.space.has_room
         await store(log, b"second", key="second")
         assert bytes((await log.next()).data()) == b"second\n"
         keys = ["first", "second", *(f"{run}-{at}" for run in "ab" for at in range(800))]
@@ -97,12 +97,12 @@ async def test_a_spool_that_is_full_of_keys_has_room_once_the_records_before_the
         await store(log, b"record")
         chunk = await log.next()
         number = 0
-        while log.has_room:
+        while log.space.has_room:
             await store(log, key=f"key-{number}")
             number += 1
         assert log.end == chunk.position
         log.acked(chunk.position)
-        await until(lambda: log.has_room)
+        await until(lambda: log.space.has_room)
     async with at_work(tmp_path, clock, acked=chunk.position) as log:
         assert all(log.keys.find(hashed(f"key-{at}"), NOW) for at in range(number))
         await store(log, b"more")

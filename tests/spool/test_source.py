@@ -181,7 +181,7 @@ async def test_requests_that_come_meanwhile_share_the_next_fsync(tmp_path: Path,
             for _ in range(20):
                 clients.start_soon(post, reader, b"more\n")
             log: Any = reader._log
-            await until(lambda: len(log._pending) == 21)
+            await until(lambda: len(log._queue) == 21)
             gate.open()
         assert gate.count == count + 2
 
@@ -505,10 +505,10 @@ async def test_a_stop_stores_what_a_socket_brought_that_waits_for_room(tmp_path:
         async with running(source, tmp_path, intake) as reader:
             clients.start_soon(client)
             log: Any = reader._log
-            await until(lambda: waits_for_room(log) and log._pending_held >= log._share)
+            await until(lambda: waits_for_room(log) and log._queue.is_full)
             size_before = reader.spool.size
     received = intake.counts["received"]
-    assert size_before + log._share <= reader.spool.size
+    assert size_before + log._queue._held_max <= reader.spool.size
     again = CollectingIntake()
     async with running(tcp(), tmp_path, again):
         await again.holds(received)
@@ -518,7 +518,7 @@ async def test_a_stop_stores_what_a_socket_brought_that_waits_for_room(tmp_path:
 
 def waits_for_room(log: Any) -> bool:
     """Tell whether what is next to be written does not fit."""
-    return bool(log._pending) and not log._fits(log._pending[0].block_bytes)
+    return len(log._queue) > 0 and not log.space.fits(log._queue.first.block_bytes)
 
 
 async def test_what_was_not_acked_comes_again(tmp_path: Path) -> None:

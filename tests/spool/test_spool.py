@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streambatch.core.chunks import Fault
+from streambatch.spool.blocks import HEADER_BYTES, scan_segment
 from streambatch.spool.folder import SpoolFolder
 from streambatch.spool.keys import KEYS_PER_FILE, SpoolKeys, hashed
-from streambatch.spool.parts import HEADER_BYTES, scan
 from tests.spool.spooling import DAY, NOW, PARTITION, chunks_in, opened, records_in, request, stored_at
 
 REQUESTS = [
@@ -249,6 +249,6 @@ def test_records_that_look_like_blocks_are_taken_for_none(tmp_path: Path) -> Non
 
 
 def test_an_empty_segment_holds_nothing() -> None:
-    found = scan(memoryview(b""), 5, acked=0, known_to=0, ends_at=None)
+    found = scan_segment(memoryview(b""), 5, acked=0, known_to=0, ends_at=None)
     assert (found.length, found.end, found.records) == (0, 5, (0, 0))
     assert not found.is_torn

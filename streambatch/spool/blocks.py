@@ -33,7 +33,7 @@ _MERGED_BYTES = 256 << 10
 _LOOKS_MAX = 256
 
 
-class Key(msgspec.Struct, frozen=True, array_like=True):
+class RequestKey(msgspec.Struct, frozen=True, array_like=True):
     """An idempotency key, hashed, with what its request was: the hash of its records, and how many they were."""
 
     key: bytes
@@ -41,19 +41,19 @@ class Key(msgspec.Struct, frozen=True, array_like=True):
     received: int
 
 
-class About(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+class BlockInfo(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """What is to be known of the records of a block besides their bytes."""
 
     columns: tuple[str, ...] | None = None
     fault: Fault | None = None
-    key: Key | None = None
+    key: RequestKey | None = None
 
 
-_NOTHING = About()
-_encoder, _decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(About)
+_NOTHING = BlockInfo()
+_encoder, _decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(BlockInfo)
 
 
-class Part:
+class NewBlock:
     """Records of one chunk on their way into a spool; `packed` is everything of the block but its header.
 
     Nothing is packed in a part that is staged in a file. arrived_at: wall seconds.
@@ -75,33 +75,33 @@ class Part:
         return HEADER_BYTES + self.body_bytes
 
 
-def part_of(chunk: Chunk, arrived_at: float) -> Part:
+def block_of(chunk: Chunk, arrived_at: float) -> NewBlock:
     """Return a chunk's records, ready to be written."""
     ends = (chunk.ends[chunk.first : chunk.last] - chunk.start).astype(_ENDS)
     plain = chunk.columns is None and chunk.fault is None
-    about = b"" if plain else _encoder.encode(About(chunk.columns, chunk.fault))
+    about = b"" if plain else _encoder.encode(BlockInfo(chunk.columns, chunk.fault))
     packed = (about, ends.tobytes(), bytes(chunk.data()))
-    return Part(packed, len(about), chunk.count, chunk.size, arrived_at)
+    return NewBlock(packed, len(about), chunk.count, chunk.size, arrived_at)
 
 
-def key_part(key: Key, arrived_at: float, *, is_alone: bool) -> Part:
+def key_block(key: RequestKey, arrived_at: float, *, is_alone: bool) -> NewBlock:
     """Return the block that ends a request with a key; it has no records of its own.
 
     is_alone: the request has no records at all. A byte then sees to it that every request has its own position.
     """
-    about = _encoder.encode(About(key=key))
+    about = _encoder.encode(BlockInfo(key=key))
     body = b"\n" if is_alone else b""
-    return Part((about, body), len(about), 0, len(body), arrived_at)
+    return NewBlock((about, body), len(about), 0, len(body), arrived_at)
 
 
-def header(part: Part, packed: Sequence[bytes], *, position: int, synced: int, more: bool) -> bytes:
+def pack_header(block: NewBlock, packed: Sequence[bytes], *, position: int, synced: int, more: bool) -> bytes:
     """Return the header of a block whose records begin at `position`.
 
     synced: bytes of the segment that were durable before the block's group. more: its request goes on in the next.
     """
     flags = _MORE if more else 0
     facts = _FACTS.pack(
-        part.body_bytes, position, synced, part.count, part.size, part.about_bytes, part.arrived_at, flags
+        block.body_bytes, position, synced, block.count, block.size, block.about_bytes, block.arrived_at, flags
     )
     crc = crc32(facts)
     for piece in packed:
@@ -109,7 +109,7 @@ def header(part: Part, packed: Sequence[bytes], *, position: int, synced: int, m
     return _MARK.pack(MAGIC, crc) + facts
 
 
-class Head(NamedTuple):
+class BlockHeader(NamedTuple):
     """A block that is whole, where it lies, and what its header says."""
 
     offset: int
@@ -143,7 +143,7 @@ def block_bytes(data: memoryview, offset: int) -> int | None:
     return HEADER_BYTES + int(_FACTS.unpack_from(data, offset + _MARK.size)[0])
 
 
-def block_at(data: memoryview, offset: int) -> Head | None:
+def block_at(data: memoryview, offset: int) -> BlockHeader | None:
     """Return the block at `offset` if it is there whole and as it was written."""
     length = block_bytes(data, offset)
     if length is None or len(data) < offset + length:
@@ -151,28 +151,28 @@ def block_at(data: memoryview, offset: int) -> Head | None:
     crc = _MARK.unpack_from(data, offset)[1]
     if crc32(data[offset + _MARK.size : offset + length]) != crc:
         return None
-    head = Head(offset, *_FACTS.unpack_from(data, offset + _MARK.size))
-    if head.body_bytes != head.about_bytes + _ENDS.itemsize * head.records + head.size:
+    header = BlockHeader(offset, *_FACTS.unpack_from(data, offset + _MARK.size))
+    if header.body_bytes != header.about_bytes + _ENDS.itemsize * header.records + header.size:
         return None
-    return head
+    return header
 
 
-def about(data: memoryview, head: Head) -> About:
+def info_of(data: memoryview, header: BlockHeader) -> BlockInfo:
     """Return what a block says of its records."""
-    if not head.about_bytes:
+    if not header.about_bytes:
         return _NOTHING
-    start = head.offset + HEADER_BYTES
-    return _decoder.decode(data[start : start + head.about_bytes])
+    start = header.offset + HEADER_BYTES
+    return _decoder.decode(data[start : start + header.about_bytes])
 
 
-def ends_of(data: memoryview, head: Head) -> IntArray:
+def ends_of(data: memoryview, header: BlockHeader) -> IntArray:
     """Return where a block's records end, counted from where its first begins."""
-    start = head.offset + HEADER_BYTES + head.about_bytes
-    return np.frombuffer(data, _ENDS, head.records, start).astype(np.int64)
+    start = header.offset + HEADER_BYTES + header.about_bytes
+    return np.frombuffer(data, _ENDS, header.records, start).astype(np.int64)
 
 
 def chunks_of(
-    source: str, data: memoryview, heads: Sequence[Head], after: int, *, wall: float, now: float
+    source: str, data: memoryview, headers: Sequence[BlockHeader], after: int, *, wall: float, now: float
 ) -> list[Chunk]:
     """Return the records of consecutive blocks that end after a position; blocks of one kind become one chunk.
 
@@ -180,10 +180,10 @@ def chunks_of(
     arrival later than now: a batch would wait for it.
     """
     chunks = []
-    for run, kind in _alike(data, heads):
-        payload = b"".join(bytes(data[head.next_offset - head.size : head.next_offset]) for head in run)
+    for run, kind in _alike(data, headers):
+        payload = b"".join(bytes(data[header.next_offset - header.size : header.next_offset]) for header in run)
         begins = run[0].position
-        ends = np.concatenate([ends_of(data, head) + (head.position - begins) for head in run])
+        ends = np.concatenate([ends_of(data, header) + (header.position - begins) for header in run])
         arrived_at = now - max(0.0, wall - run[0].arrived_at)
         chunk = Chunk(
             Partition(source, PARTITION), payload, ends, begins, arrived_at, columns=kind.columns, fault=kind.fault
@@ -218,25 +218,25 @@ def respooled(source: str, chunk: Chunk, base: int) -> Chunk:
     )
 
 
-def _alike(data: memoryview, heads: Sequence[Head]) -> Iterator[tuple[list[Head], About]]:
-    run: list[Head] = []
+def _alike(data: memoryview, headers: Sequence[BlockHeader]) -> Iterator[tuple[list[BlockHeader], BlockInfo]]:
+    run: list[BlockHeader] = []
     kind = _NOTHING
-    for head in heads:
-        if head.records == 0:
+    for header in headers:
+        if header.records == 0:
             continue
-        found = about(data, head)
-        size = head.end - run[0].position if run else 0
+        found = info_of(data, header)
+        size = header.end - run[0].position if run else 0
         apart = found != kind or found.fault is not None or size > _MERGED_BYTES
-        if run and (apart or head.position != run[-1].end):
+        if run and (apart or header.position != run[-1].end):
             yield run, kind
             run = []
-        run.append(head)
+        run.append(header)
         kind = found
     if run:
         yield run, kind
 
 
-class Scan(NamedTuple):
+class SegmentScan(NamedTuple):
     """What a segment holds: whole requests up to an offset and a position, and what comes after.
 
     records_end: where the last record ends, 0 without any; only blocks without records come after.
@@ -248,12 +248,12 @@ class Scan(NamedTuple):
     end: int
     records_end: int
     records: tuple[int, int]
-    keys: list[tuple[float, Key]]
+    keys: list[tuple[float, RequestKey]]
     is_torn: bool
     is_damaged: bool
 
 
-def scan(data: memoryview, first: int, *, acked: int, known_to: int, ends_at: int | None) -> Scan:
+def scan_segment(data: memoryview, first: int, *, acked: int, known_to: int, ends_at: int | None) -> SegmentScan:
     """Go through a segment whose records begin at `first`.
 
     acked, known_to: where acked records end, and those known to have been safe. ends_at: where the segment's records
@@ -262,38 +262,40 @@ def scan(data: memoryview, first: int, *, acked: int, known_to: int, ends_at: in
     length, end, records_end, keys = 0, first, 0, []
     records = [0, 0]
     for request in _requests(data, first):
-        for head in request:
-            records_end = head.end if head.records else records_end
+        for header in request:
+            records_end = header.end if header.records else records_end
             for at, position in enumerate((acked, known_to)):
-                records[at] += _ending_after(data, head, position)
-            key = about(data, head).key
+                records[at] += _ending_after(data, header, position)
+            key = info_of(data, header).key
             if key is not None:
-                keys.append((head.arrived_at, key))
+                keys.append((header.arrived_at, key))
         length, end = request[-1].next_offset, request[-1].end
     has_rest = length < len(data)
     is_damaged = (known_to if ends_at is None else ends_at) > max(end, acked)
     is_damaged = is_damaged or (has_rest and (ends_at is not None or _was_safe(data, length)))
-    return Scan(length, end, records_end, (records[0], records[1]), keys, has_rest and not is_damaged, is_damaged)
+    return SegmentScan(
+        length, end, records_end, (records[0], records[1]), keys, has_rest and not is_damaged, is_damaged
+    )
 
 
-def _requests(data: memoryview, first: int) -> Iterator[list[Head]]:
+def _requests(data: memoryview, first: int) -> Iterator[list[BlockHeader]]:
     """Yield the blocks of each whole request, as far as they are as they were written."""
     offset, position = 0, first
-    request: list[Head] = []
-    while (head := block_at(data, offset)) is not None and head.position == position:
-        request.append(head)
-        offset, position = head.next_offset, head.end
-        if not head.more:
+    request: list[BlockHeader] = []
+    while (header := block_at(data, offset)) is not None and header.position == position:
+        request.append(header)
+        offset, position = header.next_offset, header.end
+        if not header.more:
             yield request
             request = []
 
 
-def _ending_after(data: memoryview, head: Head, position: int) -> int:
-    if head.position >= position:
-        return head.records
-    if head.end <= position:
+def _ending_after(data: memoryview, header: BlockHeader, position: int) -> int:
+    if header.position >= position:
+        return header.records
+    if header.end <= position:
         return 0
-    return head.records - int(np.searchsorted(ends_of(data, head), position - head.position, side="right"))
+    return header.records - int(np.searchsorted(ends_of(data, header), position - header.position, side="right"))
 
 
 def _was_safe(data: memoryview, offset: int) -> bool:
@@ -307,8 +309,8 @@ def _was_safe(data: memoryview, offset: int) -> bool:
     for _ in range(_LOOKS_MAX):
         if at < 0:
             return False
-        head = block_at(data, offset + at)
-        if head is not None and head.synced > offset:
+        header = block_at(data, offset + at)
+        if header is not None and header.synced > offset:
             return True
-        at = held.find(MAGIC, at + 1 if head is None else head.next_offset - offset)
+        at = held.find(MAGIC, at + 1 if header is None else header.next_offset - offset)
     return True
