@@ -22,7 +22,7 @@ from streambatch.core.chunks import Chunk
 from streambatch.core.clock import Clock, SystemClock
 from streambatch.core.errors import ConfigError, ConfigProblem
 from streambatch.core.events import Observer, Refusal
-from streambatch.core.intake import Memory
+from streambatch.core.intake import Intake, Memory
 from streambatch.core.outcomes import Outcome
 from streambatch.core.parts import Site
 from streambatch.core.text import encodable
@@ -154,7 +154,7 @@ async def read_sample(source: FileSource, records: int, config: Config) -> list[
     return taken.chunks
 
 
-class _Taken:
+class _Taken(Intake):
     """An intake that keeps the first records, then cancels the source."""
 
     def __init__(self, records: int) -> None:
@@ -164,7 +164,10 @@ class _Taken:
         self.scope = anyio.CancelScope()
         self.chunks: list[Chunk] = []
         self._left = records
-        self.has_room = True
+
+    @property
+    def has_room(self) -> bool:
+        return True
 
     def refused(self, records: int, reason: Refusal) -> None:
         raise AssertionError("a file has nobody to refuse")

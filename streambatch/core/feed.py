@@ -10,7 +10,7 @@ import anyio
 
 from streambatch.core.chunks import Chunk
 from streambatch.core.codec import Framer
-from streambatch.core.intake import Intake
+from streambatch.core.intake import Receiver
 
 BLOCKED_SECONDS_MIN = 0.001
 """A wait for room shorter than this is not told to the observer."""
@@ -25,7 +25,7 @@ class Feed:
     records, size: what was put so far.
     """
 
-    def __init__(self, intake: Intake, framer: Framer, source: str) -> None:
+    def __init__(self, intake: Receiver, framer: Framer, source: str) -> None:
         self._intake, self._framer, self._source = intake, framer, source
         self.records = self.size = 0
         self._taken = self._kept = framer.pending

@@ -1,17 +1,13 @@
-"""What sockets and the spool behind them know of each other: options, and how a request is stored whole or not at all.
-
-A source asks its intake whether it stores requests; it knows no spool.
-"""
+"""What sockets and the spool behind them know of each other: options, and why a request is not stored."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from streambatch.core.errors import OptionError
-from streambatch.core.intake import Intake
 from streambatch.core.options import options
 from streambatch.core.units import Size, format_size
 
@@ -54,31 +50,6 @@ class RequestTooLarge(Exception):
 
 class KeyReused(Exception):
     """An idempotency key came back with other records than the first time."""
-
-
-class StoredRequest(Intake, Protocol):
-    """The records of one request, in which they are put: stored by `commit`, all of them, or never."""
-
-    async def commit(self) -> int:
-        """Wait until the request is durable. Returns how many records it has.
-
-        A repeated request is not stored again, and has as many as the first. Raises KeyReused, SpoolFull
-        when a stop finds the disk full, and SourceError when nothing can be stored any more.
-        """
-        ...
-
-    def discard(self) -> None:
-        """Let go of a request that is not committed. Harmless after `commit`."""
-        ...
-
-
-@runtime_checkable
-class RequestIntake(Intake, Protocol):
-    """An intake that stores requests."""
-
-    async def begin(self, key: str | None) -> StoredRequest:
-        """Begin a request. One with a key waits while an earlier one with that key is being stored."""
-        ...
 
 
 def check_spool(

@@ -4,17 +4,16 @@ A chunk is counted before anything is awaited, and a graceful cancel that comes 
 from the inbox: what was received is batched or, where the source is configured so, counted as dropped.
 """
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 import anyio
 
 from streambatch.core.chunks import Chunk
 from streambatch.core.clock import Clock
 from streambatch.core.events import Observer, Refusal
-from streambatch.core.intake import Memory
+from streambatch.core.intake import Intake, Memory
+from streambatch.core.parts import WhenFull
 from streambatch.microbatch.inbox import Inbox
-
-WhenFull = Literal["block", "drop_newest"]
 
 
 class Receipts(Protocol):
@@ -31,7 +30,7 @@ class Receipts(Protocol):
     def refused(self, source: str, records: int, reason: str) -> None: ...
 
 
-class SourceIntake:
+class SourceIntake(Intake):
     """The way of one source into the inbox."""
 
     def __init__(
@@ -55,7 +54,7 @@ class SourceIntake:
         return not self._inbox.is_full_for(self._source)
 
     def refused(self, records: int, reason: Refusal) -> None:
-        """Count records whose sender was told no; see records.Intake."""
+        """Count records whose sender was told no."""
         self._receipts.refused(self._source, records, reason)
         self.observer.records_refused(self._source, records, reason)
 
@@ -72,11 +71,11 @@ class SourceIntake:
         self.observer.records_recovered(self._source, chunk.count)
 
     def lost(self, records: int) -> None:
-        """Count records in flight as dropped; see records.CountingIntake."""
+        """Count records in flight as dropped; see `Intake`."""
         self._receipts.lost(self._source, records)
 
     async def enqueue(self, chunk: Chunk) -> None:
-        """Take over a chunk that was counted; see records.CountingIntake."""
+        """Take over a chunk that was counted; see `Intake`."""
         room = self._inbox.room_for(chunk)
         if room == chunk.count:
             await self._inbox.put(chunk, self.clock)
@@ -101,6 +100,6 @@ class SourceIntake:
         return sum(now - since for since, _ in self._waiting)
 
     async def put(self, chunk: Chunk) -> None:
-        """Take the chunk over; see records.Intake."""
+        """Take the chunk over; see `Intake`."""
         self.received(chunk)
         await self.enqueue(chunk)

@@ -19,11 +19,10 @@ import msgspec
 from anyio import to_thread
 
 from streambatch.core.chunks import Chunk
-from streambatch.core.clock import Clock
 from streambatch.core.durable import Notes, Saved
 from streambatch.core.errors import OptionError
-from streambatch.core.events import Observer, Refusal
-from streambatch.core.intake import CountingIntake, Intake, Memory
+from streambatch.core.events import Refusal
+from streambatch.core.intake import Intake, StoredRequest
 from streambatch.core.parts import Reader, Site, Source
 from streambatch.core.spooling import (
     DEDUPE_SECONDS,
@@ -32,7 +31,6 @@ from streambatch.core.spooling import (
     SpoolFull,
     SpoolOptions,
     SpoolStatus,
-    StoredRequest,
 )
 from streambatch.core.units import format_size
 from streambatch.spool.blocks import KEY_BYTES, PARTITION, NewBlock, RequestKey, block_of, key_block, tally
@@ -85,8 +83,6 @@ class SpooledReader(Reader):
         Cancelled, it stores what the reader has read, hands over what is in memory, and leaves the rest in the spool.
         Raises what the reader raises, and SourceError when nothing can be stored any more.
         """
-        if not isinstance(intake, CountingIntake):
-            raise TypeError(f"source {self.name}: a spool needs an intake that counts records before they are put")
         log = self._log = self._made(intake)
         saved = self._saved or Saved(position=0, read_to=0, notes={})
         acked, known_to = saved.position, max(saved.position, saved.read_to)
@@ -118,7 +114,7 @@ class SpooledReader(Reader):
         if position is not None and self._log is not None:
             self._log.acked(position)
 
-    async def _run(self, intake: CountingIntake, log: SpoolLog) -> None:
+    async def _run(self, intake: Intake, log: SpoolLog) -> None:
         written, handed_over = anyio.Event(), anyio.Event()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_write, log, written)
@@ -136,7 +132,7 @@ class SpooledReader(Reader):
                     while (chunk := log.take_ready()) is not None:
                         await intake.enqueue(chunk)
 
-    def _made(self, intake: CountingIntake) -> SpoolLog:
+    def _made(self, intake: Intake) -> SpoolLog:
         return SpoolLog(
             self.name,
             self.folder,
@@ -179,7 +175,7 @@ async def _hurry_when_cancelled(log: SpoolLog) -> None:
         log.hurry()
 
 
-async def _hand_over(log: SpoolLog, intake: CountingIntake, ended: anyio.Event) -> None:
+async def _hand_over(log: SpoolLog, intake: Intake, ended: anyio.Event) -> None:
     try:
         while True:
             chunk = await log.next()
@@ -189,7 +185,7 @@ async def _hand_over(log: SpoolLog, intake: CountingIntake, ended: anyio.Event) 
         ended.set()
 
 
-class SpoolIntake:
+class SpoolIntake(Intake):
     """What a source with a spool pushes into.
 
     What is put is written behind, in turn: who waits for it to be durable puts it in a request, and commits that.
@@ -197,9 +193,7 @@ class SpoolIntake:
 
     def __init__(self, intake: Intake, log: SpoolLog, max_bytes: int, folder: Path) -> None:
         self._intake, self._log, self.folder = intake, log, folder
-        self.clock: Clock = intake.clock
-        self.observer: Observer = intake.observer
-        self.memory: Memory = intake.memory
+        self.clock, self.observer, self.memory = intake.clock, intake.observer, intake.memory
         self.run_id = intake.run_id
         self.request_bytes_max = max_bytes // REQUEST_SHARE
         self.held = 0
@@ -210,7 +204,7 @@ class SpoolIntake:
         return self._log.space.has_room
 
     def refused(self, records: int, reason: Refusal) -> None:
-        """Count records whose sender was told no; see records.Intake."""
+        """Count records whose sender was told no."""
         self._intake.refused(records, reason)
 
     async def put(self, chunk: Chunk) -> None:
@@ -219,7 +213,7 @@ class SpoolIntake:
         await self._log.append(PendingRequest(SpoolRequest([block], None, None), [chunk], is_awaited=False))
 
     async def begin(self, key: str | None) -> StoredRequest:
-        """Begin a request; see spools.RequestIntake."""
+        """Begin a request; see `Intake.begin`."""
         if key is None:
             return _OpenRequest(self, self._log, None, None)
         known = hashed(key)
@@ -235,23 +229,18 @@ class SpoolIntake:
         self._under_way.pop(key).set()
 
 
-class _OpenRequest:
-    """See spools.StoredRequest."""
+class _OpenRequest(StoredRequest):
+    """A request that is written behind what was put before its end."""
 
     def __init__(self, intake: SpoolIntake, log: SpoolLog, key: bytes | None, earlier: RequestKey | None) -> None:
         self._intake, self._log, self._key, self._earlier = intake, log, key, earlier
         self.clock, self.observer, self.memory = intake.clock, intake.observer, intake.memory
-        self.run_id, self.refused = intake.run_id, intake.refused
         self._digest = blake2b(digest_size=KEY_BYTES)
         self._blocks: list[NewBlock] = []
         self._chunks: list[Chunk | None] = []
         self._count = self._held = self._staged = self._block_bytes = 0
         self._file: Any = None
         self._is_named = self._is_over = False
-
-    @property
-    def has_room(self) -> bool:
-        return self._intake.has_room
 
     async def put(self, chunk: Chunk) -> None:
         """Take the chunk over, to be stored or compared. Raises SpoolFull and RequestTooLarge."""
@@ -281,7 +270,7 @@ class _OpenRequest:
         self._digest.update(chunk.digestible())
 
     async def commit(self) -> int:
-        """Store the request, unless it is a repeated one; see spools.StoredRequest."""
+        """Store the request, unless it is a repeated one; see `StoredRequest`."""
         try:
             if self._earlier is not None:
                 if self._earlier.digest != self._digest.digest():
@@ -299,7 +288,7 @@ class _OpenRequest:
             self.discard()
 
     def discard(self) -> None:
-        """Let go of what is not stored; see spools.StoredRequest."""
+        """Let go of what is not stored; see `StoredRequest`."""
         if self._is_over:
             return
         self._is_over = True

@@ -17,6 +17,7 @@ from streambatch.core.budget import SMALLEST_MEMORY, Budget
 from streambatch.core.chunks import Chunk
 from streambatch.core.clock import Clock, SystemClock
 from streambatch.core.events import Observer, Refusal
+from streambatch.core.intake import Intake
 
 
 class CountingMemory(Budget):
@@ -64,7 +65,7 @@ class RecordingObserver(Observer):
         return [recorded.arguments for recorded in self.events if recorded.event == event]
 
 
-class CollectingIntake:
+class CollectingIntake(Intake):
     """Keeps every chunk. While it is stalled, `put` waits.
 
     chunks, count, size: the chunks put, their records and bytes. waiting: number of callers that wait in `put`.
@@ -76,8 +77,8 @@ class CollectingIntake:
 
     def __init__(self, *, memory: int = SMALLEST_MEMORY, clock: Clock | None = None) -> None:
         self.clock: Clock = clock or SystemClock()
-        self.memory = CountingMemory(memory)
-        self.observer = RecordingObserver()
+        self.memory: CountingMemory = CountingMemory(memory)
+        self.observer: RecordingObserver = RecordingObserver()
         self.chunks: list[Chunk] = []
         self.refusals: Counter[Refusal] = Counter()
         self.counts = {"received": 0, "recovered": 0}

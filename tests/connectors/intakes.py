@@ -9,7 +9,7 @@ from streambatch.core.budget import Budget
 from streambatch.core.chunks import Chunk
 from streambatch.core.clock import Clock, SystemClock
 from streambatch.core.events import Observer, Refusal, RejectedConnection
-from streambatch.core.intake import Memory
+from streambatch.core.intake import Intake, Memory
 
 
 class PeakBudget(Budget):
@@ -62,7 +62,7 @@ class ManualClock:
         return self.now
 
 
-class KeepingIntake:
+class KeepingIntake(Intake):
     """Keeps every chunk and gives its bytes back at once; while stalled it keeps callers waiting instead."""
 
     run_id = "run"

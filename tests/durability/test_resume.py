@@ -26,6 +26,7 @@ from streambatch.connectors.files.reader import FileReader
 from streambatch.connectors.files.writer import FileWriter
 from streambatch.core.chunks import Chunk
 from streambatch.core.errors import SinkError, SinkOutage, StateOutage
+from streambatch.core.events import Refusal
 from streambatch.core.intake import Intake
 from streambatch.core.parts import Site
 from streambatch.core.report import Counts
@@ -261,14 +262,20 @@ def test_whoever_knows_batches_by_their_ids_has_each_score_once(tmp_path: Path, 
     check_each_score_came_once(place, server)
 
 
-class Pieces:
+class Pieces(Intake):
     """An intake that is given a few records at a time, as long as `go_on` says."""
 
-    def __init__(self, intake: Any, go_on: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(self, intake: Intake, go_on: Callable[[], Awaitable[bool]]) -> None:
         self.intake, self.go_on = intake, go_on
+        self.clock, self.observer, self.memory = intake.clock, intake.observer, intake.memory
+        self.run_id = intake.run_id
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.intake, name)
+    @property
+    def has_room(self) -> bool:
+        return self.intake.has_room
+
+    def refused(self, records: int, reason: Refusal) -> None:
+        self.intake.refused(records, reason)
 
     async def put(self, chunk: Chunk) -> None:
         while chunk.count > 5:

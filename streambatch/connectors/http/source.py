@@ -32,10 +32,10 @@ from streambatch.core.chunks import Partition
 from streambatch.core.errors import OptionError
 from streambatch.core.feed import Feed
 from streambatch.core.grants import Grants, grants_of
-from streambatch.core.intake import Intake
+from streambatch.core.intake import Intake, StoredRequest
 from streambatch.core.options import options
 from streambatch.core.parts import Claim, Site, Source
-from streambatch.core.spooling import KeyReused, RequestIntake, RequestTooLarge, SpoolFull, StoredRequest, check_spool
+from streambatch.core.spooling import KeyReused, RequestTooLarge, SpoolFull, check_spool
 from streambatch.core.units import Duration, Size, format_size
 from streambatch.net.addresses import ListenAddress, parse_address
 from streambatch.net.http_server import HttpServer
@@ -176,7 +176,8 @@ class Requests:
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
-                body = self._body(request, await self._stored(request))
+                stored = await self._intake.begin(request.headers.get(KEY_HEADER))
+                body = self._body(request, stored)
                 return await self._take_in(request, body)
             finally:
                 if body is not None:
@@ -208,12 +209,6 @@ class Requests:
             self._intake.refused(1, "full")
             return _answer(429, 0, "the queue is full", {"retry-after": str(RETRY_AFTER_SECONDS)})
         return None
-
-    async def _stored(self, request: Request) -> StoredRequest | None:
-        """Return where a request is stored whole; None without a spool."""
-        if not isinstance(self._intake, RequestIntake):
-            return None
-        return await self._intake.begin(request.headers.get(KEY_HEADER))
 
     def _body(self, request: Request, stored: StoredRequest | None) -> _Body:
         options = self._options
