@@ -3,23 +3,26 @@
 A contradiction between a value that was written and a default is told of the one that was written.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from os.path import normpath
 from pathlib import Path
+from typing import NamedTuple
 
 from streambatch.config.draft import Draft
 from streambatch.config.sections import HttpOptions, Sections
 from streambatch.core.budget import Limits
-from streambatch.core.errors import ConfigError
+from streambatch.core.errors import ConfigError, OptionError
+from streambatch.core.parts import Claim
 from streambatch.core.schema import RecordSchema
 from streambatch.core.units import format_size
+from streambatch.core.wrapping import as_sink, as_source
 from streambatch.delivery.dead_letters import DeadLetterOptions
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.microbatch.window import BatchPolicy
 from streambatch.net.addresses import parse_address
 from streambatch.observe.drift import DriftOptions, watched_features
-from streambatch.storage.segments import Rotation, SegmentNames
+from streambatch.storage.segments import first_written
 
 _ANY_HOST = ("0.0.0.0", "::")
 
@@ -28,9 +31,9 @@ def cross_check(draft: Draft, sections: Sections, state_dir: Path) -> None:
     """Note in the draft every problem between the sections that were built."""
     _check_sizes(draft, sections)
     _check_memory(draft, sections)
-    _check_addresses(draft, sections)
-    _check_stdin(draft, sections)
-    _check_paths(draft, sections, state_dir)
+    taken = list(_claims(sections, state_dir))
+    for check in (_check_addresses, _check_stdin, _check_sockets, _check_outputs):
+        check(draft, taken)
     _check_csv(draft, sections)
     _check_impute(draft, sections)
     _check_drift(draft, sections)
@@ -60,7 +63,7 @@ def _check_memory(draft: Draft, sections: Sections) -> None:
     memory = limits.memory
     asked = {f"{key}.max_bytes": getattr(sections.tables.get(key), "max_bytes", 0) for key in ("queue", "batch")}
     asked |= {
-        f"source.{name}.max_record_bytes": getattr(part.options, "max_record_bytes", 0)
+        f"source.{name}.max_record_bytes": as_source(part.options).max_record_bytes or 0
         for name, part in sections.sources.items()
     }
     for key, size in asked.items():
@@ -77,76 +80,86 @@ def _is_written(draft: Draft, key: str) -> bool:
     return True
 
 
-def _check_addresses(draft: Draft, sections: Sections) -> None:
-    seen: dict[tuple[str, int], str] = {}
-    for key, listen in _addresses(sections):
-        host, port = parse_address(listen)
-        if port == 0:
-            continue
-        for (other_host, other_port), other in seen.items():
-            if port == other_port and (host == other_host or host in _ANY_HOST or other_host in _ANY_HOST):
-                draft.problem(key, repr(listen), f"an address that {other} doesn't listen on")
-        seen[host, port] = key
+class _Taken(NamedTuple):
+    """What a part claims."""
+
+    key: str
+    """The config key of the option that says so."""
+    part: str
+    """The key of the part."""
+    type: str
+    """The part's `type`; empty for a section without."""
+    claim: Claim
 
 
-def _addresses(sections: Sections) -> Iterator[tuple[str, str]]:
+def _claims(sections: Sections, state_dir: Path) -> Iterator[_Taken]:
+    """Yield the claims of all parts, in the order of the sections."""
     for name, part in sections.sources.items():
-        if part.type in ("tcp", "http"):
-            yield f"source.{name}.listen", part.options.listen
-    http = sections.get(HttpOptions)
-    if http is not None and http.listen != "off":
-        yield "http.listen", http.listen
-
-
-def _check_stdin(draft: Draft, sections: Sections) -> None:
-    readers = [name for name, part in sections.sources.items() if part.type == "stdin"]
-    for name in readers[1:]:
-        draft.problem(f"source.{name}.type", "'stdin' once more", f"one stdin source; source.{readers[0]} is it")
-
-
-def _check_paths(draft: Draft, sections: Sections, state_dir: Path) -> None:
-    """An output that is also an input would feed on itself; two outputs in one file would tear each other's lines."""
-    inputs = list(_inputs(sections))
-    sockets: dict[str, str] = {}
-    for key, path, is_socket in inputs:
-        if is_socket and path in sockets:
-            draft.problem(key, repr(path), f"a socket that {sockets[path]} doesn't listen on")
-        if is_socket:
-            sockets[path] = key
-    outputs: dict[str, str] = {}
-    for key, path in _outputs(sections, state_dir):
-        for source, pattern, _ in inputs:
-            if _matches(pattern, path):
-                draft.problem(key, repr(path), f"a file that {source} doesn't read")
-        if path in outputs:
-            draft.problem(key, repr(path), f"a file that {outputs[path]} doesn't write")
-        outputs[path] = key
-
-
-def _inputs(sections: Sections) -> Iterator[tuple[str, str, bool]]:
-    """Yield key and path of what is read, and whether it is a socket."""
-    for name, part in sections.sources.items():
-        path = getattr(part.options, "path", None)
-        if path is None:
-            continue
-        for one in path if isinstance(path, list | tuple) else [path]:
-            yield f"source.{name}.path", str(one), part.type == "unix"
-
-
-def _outputs(sections: Sections, state_dir: Path) -> Iterator[tuple[str, str]]:
+        yield from _claims_of(f"source.{name}", part.type, as_source(part.options).claims())
     for name, part in sections.sinks.items():
-        path = getattr(part.options, "path", None)
-        if path is not None:
-            yield f"sink.{name}.path", _written(Path(path), getattr(part.options, "rotation", None))
-    dead_letter = sections.get(DeadLetterOptions)
+        yield from _claims_of(f"sink.{name}", part.type, as_sink(part.options).claims())
+    dead_letter, http = sections.get(DeadLetterOptions), sections.get(HttpOptions)
     if dead_letter is not None:
         path = Path(dead_letter.path or state_dir / "dead_letters.jsonl")
-        yield "dead_letter.path", _written(path, dead_letter.rotate)
+        written = first_written(path, dead_letter.rotate)
+        yield from _claims_of("dead_letter", "", [Claim("output", "path", str(written))])
+    if http is not None and http.listen != "off":
+        yield from _claims_of("http", "", [Claim("tcp", "listen", http.listen)])
 
 
-def _written(path: Path, rotation: Rotation | None) -> str:
-    """Return the name of the file that an output leaves; the first one of several."""
-    return str(path if rotation is None else SegmentNames(path).closed(1))
+def _claims_of(part: str, type: str, claims: Iterable[Claim]) -> Iterator[_Taken]:
+    return (_Taken(f"{part}.{claim.option}", part, type, claim) for claim in claims)
+
+
+def _check_addresses(draft: Draft, taken: Sequence[_Taken]) -> None:
+    # UDP and TCP number their ports apart from each other.
+    seen: dict[tuple[str, str, int], str] = {}
+    for key, _, _, (protocol, _, listen) in taken:
+        if protocol not in ("tcp", "udp"):
+            continue
+        try:
+            host, port = parse_address(listen)
+        except OptionError as error:  # of a plugin, which may not have looked at it
+            draft.problem(key, repr(listen), error.allowed)
+            continue
+        if port == 0:  # the system chooses one that is free
+            continue
+        for (other_protocol, other_host, other_port), other in seen.items():
+            is_same_host = host == other_host or host in _ANY_HOST or other_host in _ANY_HOST
+            if (protocol, port) == (other_protocol, other_port) and is_same_host:
+                draft.problem(key, repr(listen), f"an address that {other} doesn't listen on")
+        seen[protocol, host, port] = key
+
+
+def _check_stdin(draft: Draft, taken: Sequence[_Taken]) -> None:
+    readers = [each for each in taken if each.claim.kind == "stdin"]
+    for reader in readers[1:]:
+        draft.problem(reader.key, f"{reader.type!r} once more", f"one stdin source; {readers[0].part} is it")
+
+
+def _check_sockets(draft: Draft, taken: Sequence[_Taken]) -> None:
+    sockets: dict[str, str] = {}
+    for key, _, _, claim in taken:
+        if claim.kind != "socket":
+            continue
+        if claim.value in sockets:
+            draft.problem(key, repr(claim.value), f"a socket that {sockets[claim.value]} doesn't listen on")
+        sockets[claim.value] = key
+
+
+def _check_outputs(draft: Draft, taken: Sequence[_Taken]) -> None:
+    """An output that is also an input would feed on itself; two outputs in one file would tear each other's lines."""
+    inputs = [each for each in taken if each.claim.kind in ("input", "socket")]
+    outputs: dict[str, str] = {}
+    for key, _, _, claim in taken:
+        if claim.kind != "output":
+            continue
+        for source in inputs:
+            if _matches(source.claim.value, claim.value):
+                draft.problem(key, repr(claim.value), f"a file that {source.key} doesn't read")
+        if claim.value in outputs:
+            draft.problem(key, repr(claim.value), f"a file that {outputs[claim.value]} doesn't write")
+        outputs[claim.value] = key
 
 
 def _matches(pattern: str, path: str) -> bool:
@@ -170,7 +183,7 @@ def _check_csv(draft: Draft, sections: Sections) -> None:
     if record is None or not isinstance(record.features, str):
         return
     for name, part in sections.sources.items():
-        if getattr(part.options, "format", None) == "csv":
+        if as_source(part.options).format == "csv":
             found = f"{record.features!r}, one array field"
             draft.problem("record.features", found, f"a list of fields, one per feature, since source.{name} is csv")
 

@@ -70,6 +70,8 @@ class Source(ABC):
     """The spool that is to stand between it and the pipeline."""
     dedupe_window: float | None = None
     """Seconds for which a spool remembers the key of a request; None for a day."""
+    max_record_bytes: int | None = None
+    """A longer record is not scored; None for one without such a limit."""
 
     @property
     def is_finite(self) -> bool:

@@ -77,6 +77,7 @@ class WrappedSource(Source):
         self.reply = bool(getattr(source, "reply", False))
         self.spool = getattr(source, "spool", None)
         self.dedupe_window = getattr(source, "dedupe_window", None)
+        self.max_record_bytes = getattr(source, "max_record_bytes", None)
 
     @property
     def is_finite(self) -> bool:
@@ -90,7 +91,9 @@ class WrappedSource(Source):
         return WrappedReader(_fresh(self.wrapped))
 
     def claims(self) -> Iterable[Claim]:
-        """Return the paths that an option `path` names."""
+        """Return what it claims itself, or else the paths that an option `path` names."""
+        if (claims := getattr(self.wrapped, "claims", None)) is not None:
+            return list(claims())
         path = getattr(self.wrapped, "path", None) or ()
         return [Claim("input", "path", str(one)) for one in ([path] if isinstance(path, str) else path)]
 
@@ -148,7 +151,9 @@ class WrappedSink(Sink):
         return WrappedWriter(_fresh(self.wrapped), site)
 
     def claims(self) -> Iterable[Claim]:
-        """Return the file that an option `path` names."""
+        """Return what it claims itself, or else the file that an option `path` names."""
+        if (claims := getattr(self.wrapped, "claims", None)) is not None:
+            return list(claims())
         path = getattr(self.wrapped, "path", None)
         return [] if path is None else [Claim("output", "path", str(path))]
 

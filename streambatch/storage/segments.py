@@ -76,6 +76,11 @@ class SegmentNames:
         return dict(sorted((int(match[1]), self._path.with_name(name)) for match, name in matches if match))
 
 
+def first_written(path: Path, rotation: Rotation | None) -> Path:
+    """Return the first file that an output leaves: its own path, or that of its first closed segment."""
+    return path if rotation is None else SegmentNames(path).closed(1)
+
+
 @learned
 class SegmentMark(msgspec.Struct, frozen=True, kw_only=True):
     """How far an output goes, as a checkpoint keeps it.

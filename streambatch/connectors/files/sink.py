@@ -17,7 +17,7 @@ from streambatch.connectors.files.writer import FileWriter, IfExists
 from streambatch.core.errors import OptionError
 from streambatch.core.options import options
 from streambatch.core.parts import Claim, Sink, Site
-from streambatch.storage.segments import Rotation, SegmentNames
+from streambatch.storage.segments import Rotation, SegmentNames, first_written
 
 _PARQUET_ROTATION = Rotation(max_bytes=256 << 20, max_age=60.0)
 """A Parquet file can't be read before it is closed: no score waits longer than that."""
@@ -82,8 +82,7 @@ class FileSink(Sink):
 
     def claims(self) -> Iterable[Claim]:
         """Return the file that it leaves, the first one of several."""
-        path = Path(self.path)
-        return [Claim("output", "path", str(path if self.rotation is None else SegmentNames(path).closed(1)))]
+        return [Claim("output", "path", str(first_written(Path(self.path), self.rotation)))]
 
     def describe(self) -> Mapping[str, Any]:
         return {"name": self.name, "path": self.path, "format": self.format}
