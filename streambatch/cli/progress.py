@@ -100,6 +100,6 @@ def figures_of(snapshot: Snapshot) -> Figures:
         received=totals.received + totals.recovered,
         scored=totals.scored,
         dead=totals.dead_lettered,
-        fill=snapshot.queue_records / snapshot.queue_capacity_records,
-        p99=snapshot.latency["p99"],
+        fill=snapshot.reading.queue.records / snapshot.reading.queue.capacity_records,
+        p99=snapshot.delivering.latency["p99"],
     )

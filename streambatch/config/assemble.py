@@ -31,7 +31,7 @@ from streambatch.core.types import FloatArray
 from streambatch.core.wrapping_scoring import as_model, as_step
 from streambatch.durability.resume import Provenance
 from streambatch.pipeline.pipeline import Pipeline
-from streambatch.pipeline.reload import Settings
+from streambatch.pipeline.settings import Settings, describe
 from streambatch.scoring.check import checked_scores
 from streambatch.scoring.executors.choice import check_timeout
 from streambatch.storage.folder import StateFolder
@@ -68,7 +68,7 @@ class Assembly:
     def pipeline(self, observer: Observer | None = None, folder: StateFolder | None = None) -> Pipeline:
         """Return the pipeline. folder: the state folder, if it is held already."""
         config = self.config
-        return Pipeline(
+        description = describe(
             name=config.name,
             sources=[part.options for part in config.sources],
             record=config.record,
@@ -77,8 +77,8 @@ class Assembly:
             state_dir=folder or config.state_dir,
             runs=config.runs,
             observer=observer,
-            **vars(self.settings()),
         )
+        return Pipeline.of(description, self.settings())
 
     @property
     def model_name(self) -> str:

@@ -12,7 +12,7 @@ from streambatch.config.config import Config
 from streambatch.config.sections import SECTIONS
 from streambatch.core.errors import ConfigError, ConfigProblem
 from streambatch.core.text import repr_encodable, shortened
-from streambatch.pipeline.reload import LATER
+from streambatch.pipeline.settings import LATER
 
 LIVE = (
     "model", "preprocess", "batch", "queue", "delivery", "workers.count", "workers.timeout", "workers.attempts",

@@ -114,6 +114,17 @@ class SinkRefused(SinkError):
         super().__init__(sink, problem)
 
 
+class RunningError(StreambatchError):
+    """A pipeline was to be run while it runs."""
+
+    def __init__(self, pipeline: str, run_id: str) -> None:
+        self.pipeline, self.run_id = pipeline, run_id
+        super().__init__(
+            f"pipeline {pipeline} already runs, as run {run_id}; wait until that has ended, or put a second pipeline "
+            "together from the same options"
+        )
+
+
 class TooManyDeadError(StreambatchError):
     """More records died than `[dead_letter] stop_at` allows."""
 

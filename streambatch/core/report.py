@@ -112,8 +112,61 @@ class DriverState(msgspec.Struct, frozen=True):
     parked: str | None
 
 
-class Snapshot(msgspec.Struct, frozen=True):
-    """A pipeline at one moment, taken at once on its event loop. Times are monotonic seconds unless they say wall."""
+class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What waits to be batched."""
+
+    records: int
+    size: int
+    """Bytes."""
+    capacity_records: int
+    capacity_size: int
+    oldest_arrival: float
+    """When the oldest of them arrived; infinity when nothing waits."""
+
+
+class ReadingStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The sources and what they put."""
+
+    queue: QueueStatus
+    spools: dict[str, SpoolStatus] = {}
+    """By source, for those with a spool."""
+    waiting_seconds: dict[str, float] = {}
+    """By source, how long the waits for room that are under way have taken, together."""
+    backlogs: dict[str, Backlog] = {}
+    """By source, for those that can tell."""
+
+
+class CuttingStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Batches on their way from the queue through the workers."""
+
+    batches: dict[str, int]
+    """Cut since the start, by trigger."""
+    inflight_batches: int
+    """Cut and not yet written."""
+    target_records: int
+    target_wait: float
+    workers: int
+    worker_restarts: int
+    drivers: dict[str, DriverState]
+
+
+class DeliveringStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the records, and how the outputs fare."""
+
+    sources: dict[str, Counts]
+    dead_letters: dict[tuple[Stage, Reason], int]
+    latency: dict[str, float]
+    """From arrival to written, in seconds, by quantile."""
+    last_synced_wall: float
+    last_written_wall: float
+    drivers: dict[str, DriverState]
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A pipeline at one moment: of its run as a whole, and of each stage, taken at once on its event loop.
+
+    Times are monotonic seconds unless they say wall.
+    """
 
     pipeline: str
     run_id: str
@@ -121,36 +174,32 @@ class Snapshot(msgspec.Struct, frozen=True):
     started_at_wall: float
     taken_at: float
     uptime_seconds: float
-    sources: dict[str, Counts]
-    totals: Counts
-    dead_letters: dict[tuple[Stage, Reason], int]
-    batches: dict[str, int]
-    queue_records: int
-    queue_bytes: int
-    queue_capacity_records: int
-    queue_capacity_bytes: int
-    queue_oldest_arrival: float
+    not_ready: list[str]
+    """Why the pipeline is not ready; empty when it is."""
     memory_used: int
     memory_capacity: int
-    inflight_batches: int
-    batch_target_records: int
-    batch_target_wait: float
-    workers: int
-    worker_restarts: int
-    spools: dict[str, SpoolStatus]
-    drivers: dict[str, DriverState]
-    latency: dict[str, float]
-    not_ready: list[str]
-    last_synced_wall: float
-    last_written_wall: float
-    waiting_seconds: dict[str, float] = {}
-    """By source, how long the waits for room that are under way have taken, together."""
-    backlogs: dict[str, Backlog] = {}
-    """By source, for those that can tell."""
+    reading: ReadingStatus
+    cutting: CuttingStatus
+    delivering: DeliveringStatus
 
     @property
     def is_ready(self) -> bool:
         return not self.not_ready
+
+    @property
+    def sources(self) -> dict[str, Counts]:
+        """What became of the records of each source."""
+        return self.delivering.sources
+
+    @property
+    def totals(self) -> Counts:
+        """What became of the records of all sources together."""
+        return total_of(self.sources.values())
+
+    @property
+    def drivers(self) -> dict[str, DriverState]:
+        """The loops that take batches, score them and write them."""
+        return {**self.cutting.drivers, **self.delivering.drivers}
 
     def stuck(self, limit_seconds: float) -> list[str]:
         """Return the drivers that neither turned nor are parked for so long."""

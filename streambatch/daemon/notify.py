@@ -124,7 +124,7 @@ def status_line(snapshot: Snapshot, before: Snapshot | None) -> str:
         f"{totals.scored:,} scored",
         f"{totals.dead_lettered:,} dead-lettered",
         f"{totals.unacked:,} unacked",
-        f"p99 {snapshot.latency['p99'] * 1000:,.0f} ms",
+        f"p99 {snapshot.delivering.latency['p99'] * 1000:,.0f} ms",
     ]
     text = f"{snapshot.state}: {', '.join(words)}"
     trouble = [f"{driver} is stuck" for driver in snapshot.stuck(STUCK_SECONDS)]

@@ -32,7 +32,7 @@ from streambatch.durability.checkpointer import Checkpointer, batch_id
 from streambatch.durability.manifest import RunsOptions, describe_run
 from streambatch.durability.store.store import StateStore
 from streambatch.durability.stored import Intent, RunChange, State
-from streambatch.microbatch.planned import PlannedBatch, Recut
+from streambatch.microbatch.planned import PlannedBatch, PlannedBatches
 from streambatch.scoring.states import dump_states
 from streambatch.scoring.transform import Transform
 from streambatch.storage.folder import StateFolder
@@ -92,7 +92,7 @@ class Durability:
         ledger: Ledger,
         transform: Transform,
         outbox: Outbox,
-    ) -> Recut | None:
+    ) -> PlannedBatches | None:
         """Open the state, tell every part how far it has come, and begin a run. Returns what is to be cut again.
 
         readings: by source, the options that decide how its bytes become records.
@@ -107,14 +107,14 @@ class Durability:
         transform.is_proven = self._is_proven
         _resume(readers, state, ledger)
         dump = partial(dump_states, transform.steps)  # and not the transform's own: its model may be replaced
-        recut = _plan(state, intents, readers)
+        planned = _plan(state, intents, readers)
         self._checkpointer = Checkpointer(
-            self._store, state, ledger, readers, clock=self._clock, dump=dump, left=partial(_left, recut)
+            self._store, state, ledger, readers, clock=self._clock, dump=dump, left=partial(_left, planned)
         )
         outbox.restore(self._checkpointer, state.outputs)
         await outbox.outages.outlast("state", lambda: self._begin(readings))
         self._checkpointer.start()
-        return recut
+        return planned
 
     async def prune(self) -> None:
         """Forget old runs now and then, until cancelled."""
@@ -214,20 +214,20 @@ def durability_in(
     return Durability(folder, run=run, pipeline=pipeline, clock=clock, provenance=provenance, runs=runs)
 
 
-def _plan(state: State, intents: Sequence[Intent], readers: Sequence[Reader]) -> Recut | None:
-    """Return what is to be cut again; of sources that are no more nothing is waited for."""
+def _plan(state: State, intents: Sequence[Intent], readers: Sequence[Reader]) -> PlannedBatches | None:
+    """Return what is to be cut again; of sources that are gone, or can't be read again, nothing is waited for."""
     if not intents:
         return None
     resumable = {reader.name for reader in readers if reader.is_resumable}
-    recut = Recut([_planned(state.state_id, intent) for intent in intents], resumable)
-    for gone in recut.awaited - {reader.name for reader in readers}:
-        recut.give_up(gone)
-    return recut
+    planned = PlannedBatches([_planned(state.state_id, intent) for intent in intents], resumable)
+    for gone in planned.awaited - resumable:
+        planned.expect_no_more(gone)
+    return planned
 
 
-def _left(recut: Recut | None) -> Sequence[str]:
+def _left(planned: PlannedBatches | None) -> Sequence[str]:
     """Return the ids of the batches that are left to the next run."""
-    return [planned.id for planned in recut.left if planned.id is not None] if recut is not None else ()
+    return [batch.id for batch in planned.postponed if batch.id is not None] if planned is not None else ()
 
 
 def _planned(state_id: str, intent: Intent) -> PlannedBatch:

@@ -19,6 +19,7 @@ from streambatch.core.batches import Trigger
 from streambatch.core.chunks import Chunk
 from streambatch.core.clock import Clock
 from streambatch.core.options import options
+from streambatch.core.signal import Signal
 from streambatch.core.units import Size
 
 QUANTUM = 8 << 10
@@ -45,7 +46,7 @@ class InboxAborted(Exception):
     """The pipeline gave up: what was being put will not be taken in."""
 
 
-class _Place:
+class _Waiter:
     """A task's place in the line of its lane, and what it still has to put."""
 
     __slots__ = ("called", "rest")
@@ -56,17 +57,81 @@ class _Place:
 
 
 class _Lane:
+    """The chunks of one source, and the tasks that wait with more of them."""
+
     __slots__ = ("chunks", "credit", "records", "size", "waiting")
 
     def __init__(self) -> None:
         self.chunks: deque[Chunk] = deque()
-        self.waiting: deque[_Place] = deque()
+        self.waiting: deque[_Waiter] = deque()
         self.credit = self.records = self.size = 0
 
     @property
     def is_hungry(self) -> bool:
         """Whether something waits for room while the lane holds nothing."""
         return not self.chunks and bool(self.waiting)
+
+
+class _Room:
+    """How much each lane may add. Pure: it counts what the lanes hold, and keeps room for those that hold little."""
+
+    __slots__ = ("_kept", "_lanes", "_unused_records", "_unused_size", "first", "limits", "records", "size")
+
+    def __init__(self, limits: QueueLimits) -> None:
+        self.limits = limits
+        self.records = self.size = 0
+        self.first: _Lane | None = None
+        """A lane that holds nothing and got nothing in: it goes before all others."""
+        self._lanes: list[_Lane] = []
+        self._kept = 0, 0  # records and bytes that are kept for each lane
+        self._unused_records = self._unused_size = 0  # of what is kept, over all lanes
+
+    def add(self, lane: _Lane) -> None:
+        """Keep room for one more lane."""
+        self._lanes.append(lane)
+        self.resize(self.limits)
+
+    def resize(self, limits: QueueLimits) -> None:
+        """Keep room within other limits: the same for each lane."""
+        self.limits = limits
+        parts = KEPT * max(1, len(self._lanes))
+        self._kept = limits.max_records // parts, limits.max_bytes // parts
+        unused = [self._unused(each) for each in self._lanes]
+        self._unused_records, self._unused_size = map(sum, zip((0, 0), *unused, strict=True))
+
+    def move(self, lane: _Lane, records: int, size: int) -> None:
+        """Count what a lane now holds more, or less."""
+        unused = self._unused(lane)
+        lane.records += records
+        lane.size += size
+        self.records += records
+        self.size += size
+        now_unused = self._unused(lane)
+        self._unused_records += now_unused[0] - unused[0]
+        self._unused_size += now_unused[1] - unused[1]
+
+    def is_there_for(self, lane: _Lane) -> bool:
+        """Whether a lane may add anything."""
+        return self._records_for(lane) > 0 and self._bytes_for(lane) > 0
+
+    def fitting(self, lane: _Lane, chunk: Chunk) -> int:
+        """Return how many records of a chunk a lane may add; a lone one may be too large for the bytes."""
+        records = self._records_for(lane)
+        if records <= 0:
+            return 0
+        return chunk.fitting(records, self._bytes_for(lane)) or (1 if self.records == 0 else 0)
+
+    def _records_for(self, lane: _Lane) -> int:
+        if self.first is not None and self.first is not lane:
+            return 0
+        return self.limits.max_records - self.records - (self._unused_records - self._unused(lane)[0])
+
+    def _bytes_for(self, lane: _Lane) -> int:
+        return self.limits.max_bytes - self.size - (self._unused_size - self._unused(lane)[1])
+
+    def _unused(self, lane: _Lane) -> tuple[int, int]:
+        """Return how many records and bytes of what is kept for a lane it doesn't use."""
+        return max(0, self._kept[0] - lane.records), max(0, self._kept[1] - lane.size)
 
 
 class Inbox:
@@ -76,21 +141,32 @@ class Inbox:
     """
 
     def __init__(self, limits: QueueLimits, sources: Iterable[str] = ()) -> None:
-        self.limits = limits
-        self.records = 0
-        self.size = 0
         self.closed_by: Trigger | None = None
+        """Why nothing more will be put."""
         self.hurried_by: Trigger | None = None
+        """Why no batch is to wait for more, since little will be put."""
+        self.ended: set[str] = set()
+        """The sources that have put all that they will."""
+        self._room = _Room(limits)
         self._lanes: dict[str, _Lane] = {}
-        self._order: deque[_Lane] = deque()
-        self._busy: deque[_Lane] = deque()
-        self._changed: anyio.Event | None = None
-        self._aborted = False
-        self._kept = 0, 0
-        self._unused_records = self._unused_size = 0
-        self._first: _Lane | None = None  # a lane that holds nothing and got nothing in: it goes before all others
+        self._order: deque[_Lane] = deque()  # in which lanes are let in
+        self._busy: deque[_Lane] = deque()  # those that hold chunks, in the order in which they are served
+        self._changed = Signal()
+        self._is_aborted = False
         for source in sources:
             self._lane(source)
+
+    @property
+    def limits(self) -> QueueLimits:
+        return self._room.limits
+
+    @property
+    def records(self) -> int:
+        return self._room.records
+
+    @property
+    def size(self) -> int:
+        return self._room.size
 
     @property
     def oldest_arrival(self) -> float:
@@ -100,12 +176,12 @@ class Inbox:
     def is_full_for(self, source: str) -> bool:
         """Whether whatever a source puts now would have to wait."""
         lane = self._lane(source)
-        return bool(lane.waiting) or self._room(lane) <= 0 or self._space(lane) <= 0
+        return bool(lane.waiting) or not self._room.is_there_for(lane)
 
     def room_for(self, chunk: Chunk) -> int:
         """Return how many records of the chunk would be let in now."""
         lane = self._lane(chunk.partition.source)
-        return 0 if lane.waiting else self._fitting(lane, chunk)
+        return 0 if lane.waiting else self._room.fitting(lane, chunk)
 
     async def put(self, chunk: Chunk, clock: Clock) -> None:
         """Add a chunk, in parts as room comes. Raises InboxAborted when the pipeline gives up meanwhile."""
@@ -143,36 +219,42 @@ class Inbox:
         return None
 
     def is_waited_for_by(self, sources: Iterable[str]) -> bool:
-        """Tell whether one of these sources waits for room, and will until something of others is taken."""
+        """Whether one of these sources waits for room, and will until something of others is taken."""
         lanes = [self._lanes[source] for source in sources if source in self._lanes]
-        return any(lane.is_hungry and not self._fitting(lane, lane.waiting[0].rest) for lane in lanes)
+        return any(lane.is_hungry and not self._room.fitting(lane, lane.waiting[0].rest) for lane in lanes)
 
     def resize(self, limits: QueueLimits) -> None:
         """Hold no more than other limits allow from now on; what is there already stays."""
-        self.limits = limits
-        self._keep()
+        self._room.resize(limits)
         self._admit_next()
 
     def hurry(self, trigger: Trigger) -> None:
-        """Have every open batch closed at once from now on, since no more than a rest will be put."""
+        """Close every open batch at once from now on, since no more than a rest will be put."""
         self.hurried_by = trigger
         self.notify()
 
+    def end(self, source: str) -> None:
+        """Take note that a source has put all that it will."""
+        self.ended.add(source)
+        self.notify()
+
     def close(self, trigger: Trigger) -> None:
-        """Say that nothing more will be put: `flush` at the end of input, `shutdown` at a stop."""
+        """Take note that nothing more will be put: `flush` at the end of input, `shutdown` at a stop."""
         self.closed_by = trigger
         self.hurry(trigger)
 
     def abort(self) -> None:
         """Make every waiting and later put fail."""
-        self._aborted = True
+        self._is_aborted = True
         for lane in self._lanes.values():
-            for place in lane.waiting:
-                place.called.set()
+            for waiter in lane.waiting:
+                waiter.called.set()
 
     async def or_abort(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Run a task that takes or puts; when it fails, let go of sources that wait for room which nobody will make any
-        more: no cancellation reaches them there."""
+        """Run a task that takes or puts, and abort when it fails.
+
+        Sources may wait for room that is made no more, and no cancellation reaches them there: see SourceIntake.
+        """
         try:
             await task()
         except BaseException:
@@ -180,15 +262,11 @@ class Inbox:
             raise
 
     def notify(self) -> None:
-        """Wake who waits in `changed`."""
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
+        """Wake whoever waits in `changed`."""
+        self._changed.notify()
 
     async def changed(self) -> None:
         """Wait until something was put, or can't be, or the inbox was closed, or until `notify`."""
-        if self._changed is None:
-            self._changed = anyio.Event()
         await self._changed.wait()
 
     def _lane(self, source: str) -> _Lane:
@@ -196,57 +274,21 @@ class Inbox:
         if lane is None:
             lane = self._lanes[source] = _Lane()
             self._order.append(lane)
-            self._keep()
+            self._room.add(lane)
         return lane
 
-    def _keep(self) -> None:
-        """Keep room for every lane, the same for each."""
-        parts = KEPT * max(1, len(self._lanes))
-        self._kept = self.limits.max_records // parts, self.limits.max_bytes // parts
-        unused = [self._unused(each) for each in self._lanes.values()]
-        self._unused_records, self._unused_size = map(sum, zip((0, 0), *unused, strict=True))
-
-    def _unused(self, lane: _Lane) -> tuple[int, int]:
-        """Return how many records and bytes of what is kept for a lane it doesn't use."""
-        return max(0, self._kept[0] - lane.records), max(0, self._kept[1] - lane.size)
-
-    def _move(self, lane: _Lane, records: int, size: int) -> None:
-        """Count what a lane now holds more, or less."""
-        unused = self._unused(lane)
-        lane.records += records
-        lane.size += size
-        self.records += records
-        self.size += size
-        now_unused = self._unused(lane)
-        self._unused_records += now_unused[0] - unused[0]
-        self._unused_size += now_unused[1] - unused[1]
-
-    def _room(self, lane: _Lane) -> int:
-        """Return how many records a lane may add, if their bytes let it: see `_space`."""
-        if self._first is not None and self._first is not lane:
-            return 0
-        return self.limits.max_records - self.records - (self._unused_records - self._unused(lane)[0])
-
-    def _space(self, lane: _Lane) -> int:
-        """Return how many bytes a lane may add."""
-        return self.limits.max_bytes - self.size - (self._unused_size - self._unused(lane)[1])
-
-    def _fitting(self, lane: _Lane, chunk: Chunk) -> int:
-        records = self._room(lane)
-        if records <= 0:
-            return 0
-        return chunk.fitting(records, self._space(lane)) or (1 if self.records == 0 else 0)
-
     def _admit(self, lane: _Lane, chunk: Chunk, entered_at: float) -> Chunk | None:
-        if self._aborted:
+        """Let in as much of a chunk as there is room for; return the rest."""
+        if self._is_aborted:
             raise InboxAborted
-        count = self._fitting(lane, chunk)
+        room = self._room
+        count = room.fitting(lane, chunk)
         if count == 0:
-            if not lane.chunks and self._first is None:
-                self._first = lane  # or something large would never find the room it needs
+            if not lane.chunks and room.first is None:
+                room.first = lane  # or something large would never find the room it needs
             return chunk
-        if self._first is lane:
-            self._first = None
+        if room.first is lane:
+            room.first = None
         rest = None
         if count < chunk.count:
             chunk, rest = chunk.split_off(count), chunk
@@ -254,31 +296,31 @@ class Inbox:
         if not lane.chunks:
             self._busy.append(lane)
         lane.chunks.append(chunk)
-        self._move(lane, chunk.count, chunk.size)
-        self.notify()
+        room.move(lane, chunk.count, chunk.size)
+        self._changed.notify()
         return rest
 
     async def _put_in_line(self, lane: _Lane, chunk: Chunk, clock: Clock) -> None:
         """Keep a place in the lane's line until the whole chunk is in."""
-        place = _Place(chunk)
-        lane.waiting.append(place)
+        waiter = _Waiter(chunk)
+        lane.waiting.append(waiter)
         try:
             while True:
                 if lane.is_hungry:
-                    self.notify()  # who waits for this lane may have to make room
-                await place.called.wait()
-                place.called = anyio.Event()
-                before = place.rest.count
-                rest = self._admit(lane, place.rest, clock.monotonic())
+                    self._changed.notify()  # whoever waits for this lane may have to make room
+                await waiter.called.wait()
+                waiter.called = anyio.Event()
+                before = waiter.rest.count
+                rest = self._admit(lane, waiter.rest, clock.monotonic())
                 if rest is None:
                     break
-                place.rest = rest
+                waiter.rest = rest
                 if rest.count < before:
                     self._admit_next(besides=lane)
         finally:
-            lane.waiting.remove(place)
-            if self._first is lane:
-                self._first = None
+            lane.waiting.remove(waiter)
+            if self._room.first is lane:
+                self._room.first = None
 
     def _admit_next(self, besides: _Lane | None = None) -> None:
         """Wake the next task in line for which there is room, lane by lane."""
@@ -287,7 +329,7 @@ class Inbox:
             self._order.rotate(-1)
             if lane is besides or not lane.waiting or lane.waiting[0].called.is_set():
                 continue
-            if self._room(lane) > 0 and self._space(lane) > 0:
+            if self._room.is_there_for(lane):
                 lane.waiting[0].called.set()
                 return
 
@@ -317,6 +359,6 @@ class Inbox:
         if not lane.chunks:
             self._busy.remove(lane)
             lane.credit = 0
-        self._move(lane, -chunk.count, -chunk.size)
+        self._room.move(lane, -chunk.count, -chunk.size)
         self._admit_next()
         return chunk

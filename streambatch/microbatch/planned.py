@@ -1,9 +1,17 @@
-"""Cuts the batches of an earlier run again: what the journal says was sent and not acked goes out in the same cuts.
+"""Planned batches: what the journal says was sent and not acked goes out again, cut as it was cut before.
 
 Pure: chunks in, batches out. Of a partition, a planned range takes the records that end after the range before it and
 no later than its own end, so that none is lost or doubled whatever comes. Planned batches leave in planned order; what
 belongs to none of them is held and follows. A batch keeps its id only if it holds what was planned. At a stop those
-that are not whole stay planned, and with them all that can be read again, for no record may overtake those before it.
+that are not complete are postponed to the next run, and with them all that can be read again, for no record may
+overtake those before it.
+
+A planned batch goes through these states:
+
+    filling    a range of it may still get records            -> complete, postponed
+    complete   all its ranges are closed: full, or given up   -> out, postponed
+    out        `next` returned it; or it was left out, since none of its records came
+    postponed  a stop came first: the next run has it in its plan
 """
 
 from __future__ import annotations
@@ -37,168 +45,208 @@ class PlannedRange(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedBatch:
-    """A batch to be cut again: its records in order, what it is called, and why it closed.
-
-    changed_id: what it is called if other records come.
-    """
+    """A batch to be cut again."""
 
     ranges: Sequence[PlannedRange]
+    """Its records, in order."""
     id: str | None = None
+    """The name that it had."""
     changed_id: str | None = None
+    """Its name if it comes to hold other records."""
     trigger: Trigger = "size"
+    """Why it closed."""
 
 
-class _Cut:
-    """A planned batch as it fills up."""
+class UnplannedChunks:
+    """Chunks that came while planned batches were waited for, and belong to none of them; first in, first out."""
 
-    __slots__ = ("is_exact", "missing", "parts", "planned")
+    __slots__ = ("_chunks", "records", "size")
 
-    def __init__(self, planned: PlannedBatch) -> None:
-        self.planned = planned
-        self.parts: list[list[Chunk]] = [[] for _ in planned.ranges]
-        self.missing = len(planned.ranges)
-        self.is_exact = True
+    def __init__(self) -> None:
+        self._chunks: deque[Chunk] = deque()
+        self.records = self.size = 0
 
-    def chunks(self) -> list[Chunk]:
-        return [chunk for part in self.parts for chunk in part]
+    def add(self, chunk: Chunk) -> None:
+        """Append a chunk."""
+        self._chunks.append(chunk)
+        self.records += chunk.count
+        self.size += chunk.size
+
+    def take(self, records: int, size: int, *, whole_record: bool) -> Chunk | None:
+        """Return the next chunk, or the part of it that fits, as `Inbox.take` does."""
+        if not self._chunks:
+            return None
+        chunk = self._chunks[0]
+        count = chunk.fitting(records, size) or (1 if whole_record else 0)
+        if count == 0:
+            return None
+        chunk = self._chunks.popleft() if count == chunk.count else chunk.split_off(count)
+        self.records -= chunk.count
+        self.size -= chunk.size
+        return chunk
+
+    def drop(self, sources: Collection[str]) -> None:
+        """Forget the chunks of these sources."""
+        kept = [chunk for chunk in self._chunks if chunk.partition.source not in sources]
+        self._chunks.clear()
+        self.records = self.size = 0
+        for chunk in kept:
+            self.add(chunk)
 
 
-class _Slot:
-    """The place of one range in its batch."""
-
-    __slots__ = ("cut", "part", "range")
-
-    def __init__(self, cut: _Cut, at: int) -> None:
-        self.cut, self.range, self.part = cut, cut.planned.ranges[at], cut.parts[at]
-
-    def close(self) -> None:
-        """Learn that no more records of the range come."""
-        self.cut.missing -= 1
-        is_whole = sum(chunk.count for chunk in self.part) == self.range.records
-        if not is_whole or self.part[-1].position != self.range.end:
-            self.cut.is_exact = False
-
-
-class Recut:
-    """Planned batches that are filled from the chunks of a new run.
-
-    resumable: the sources whose records can be read again by a later run. records, size: held at the moment, as
-    `rest_records` and `rest_size` for those that belong to no planned batch. awaited: the sources that have planned
-    records still to come. changed: planned batches that went out with other records than planned, or had none left.
-    left: the planned batches that a later run is to cut.
-    """
+class PlannedBatches:
+    """Planned batches that are filled from the chunks of a new run."""
 
     def __init__(self, plan: Iterable[PlannedBatch], resumable: Collection[str] = ()) -> None:
+        """resumable: the sources whose records can be read again by a later run."""
         self.resumable = resumable
-        self.left: Sequence[PlannedBatch] = ()
-        self._cuts = deque(_Cut(planned) for planned in plan)
-        self._open: dict[Partition, deque[_Slot]] = {}
-        for cut in self._cuts:
-            for at, planned in enumerate(cut.planned.ranges):
+        self.unplanned = UnplannedChunks()
+        """What belongs to no planned batch."""
+        self.postponed: Sequence[PlannedBatch] = ()
+        """The planned batches that a later run is to cut, once `postpone` was called."""
+        self.changed = 0
+        """Planned batches that went out with other records than planned, or had none left."""
+        self._filling = deque(_FillingBatch(planned) for planned in plan)
+        self._open_ranges: dict[Partition, deque[_OpenRange]] = {}
+        for batch in self._filling:
+            for at, planned in enumerate(batch.planned.ranges):
                 key = Partition(planned.source, planned.partition)
-                self._open.setdefault(key, deque()).append(_Slot(cut, at))
-        self._rest: deque[Chunk] = deque()
+                self._open_ranges.setdefault(key, deque()).append(_OpenRange(batch, at))
+        self.awaited = {key.source for key in self._open_ranges}
+        """The sources that planned records are still to come from."""
+        self._held_records = self._held_size = 0  # of planned batches, and after a stop all that is to be read again
         self._oldest = inf
-        self.records = self.size = self.rest_records = self.rest_size = self.changed = 0
-        self.awaited = {key.source for key in self._open}
 
     @property
-    def is_over(self) -> bool:
+    def is_used_up(self) -> bool:
         """Whether all planned batches are out."""
-        return not self._cuts
+        return not self._filling
 
     @property
-    def left_records(self) -> int:
+    def records(self) -> int:
+        """Records that are held at the moment, planned or not."""
+        return self._held_records + self.unplanned.records
+
+    @property
+    def size(self) -> int:
+        """Bytes that are held at the moment, planned or not."""
+        return self._held_size + self.unplanned.size
+
+    @property
+    def postponed_records(self) -> int:
         """Records that a later run is to read again, since it is to cut planned batches."""
-        return self.records - self.rest_records if self.left else 0
+        return self._held_records if self.postponed else 0
 
     @property
     def oldest_arrival(self) -> float:
         """Monotonic seconds, no later than the arrival of any record that is held; infinity when none is."""
         return self._oldest if self.records else inf
 
-    def add(self, chunk: Chunk) -> None:
-        """Take the next chunk of its partition over."""
+    def add(self, chunk: Chunk) -> bool:
+        """Take the next chunk of its partition over. Returns whether a planned batch got records of it."""
         self._oldest = min(self.oldest_arrival, chunk.arrived_at)
-        self.records += chunk.count
-        self.size += chunk.size
-        if self.left and chunk.partition.source in self.resumable:
-            return
+        if self.postponed and chunk.partition.source in self.resumable:
+            self._hold(chunk)
+            return False
+        before = self._held_records
         rest: Chunk | None = chunk
-        slots = self._open.get(chunk.partition)
-        while slots and rest is not None:
-            rest = self._fill(slots, rest)
-        if slots is not None and not slots:
-            self._forget([chunk.partition])
+        ranges = self._open_ranges.get(chunk.partition)
+        while ranges and rest is not None:
+            rest = self._fill(ranges, rest)
+        if ranges is not None and not ranges:
+            self._close([chunk.partition])
         if rest is not None:
-            self._rest.append(rest)
-            self.rest_records += rest.count
-            self.rest_size += rest.size
+            self.unplanned.add(rest)
+        return self._held_records > before
 
     def next(self) -> tuple[list[Chunk], PlannedBatch] | None:
-        """Return the chunks of the next planned batch if they are all there, and what is known of it.
+        """Return the chunks of the next planned batch if it is complete, and what is known of it.
 
-        Its id is another one if it changed; a batch of which nothing came is left out.
+        Its id is `changed_id` if it holds other records than planned; a batch of which nothing came is left out.
         """
-        while self._cuts and not self._cuts[0].missing:
-            cut = self._cuts.popleft()
-            self.changed += not cut.is_exact
-            if chunks := cut.chunks():
-                self.records -= sum(chunk.count for chunk in chunks)
-                self.size -= sum(chunk.size for chunk in chunks)
-                planned = cut.planned
-                return chunks, planned if cut.is_exact else replace(planned, id=planned.changed_id)
+        while self._filling and not self._filling[0].open_ranges:
+            batch = self._filling.popleft()
+            self.changed += not batch.is_exact
+            if chunks := batch.chunks():
+                self._held_records -= sum(chunk.count for chunk in chunks)
+                self._held_size -= sum(chunk.size for chunk in chunks)
+                planned = batch.planned
+                return chunks, planned if batch.is_exact else replace(planned, id=planned.changed_id)
         return None
 
-    def take(self, records: int, size: int, *, whole_record: bool) -> Chunk | None:
-        """Return the next of the chunks that follow the plan, or the part of it that fits; as the inbox does."""
-        if not self._rest:
-            return None
-        chunk = self._rest[0]
-        count = chunk.fitting(records, size) or (1 if whole_record else 0)
-        if count == 0:
-            return None
-        chunk = self._rest.popleft() if count == chunk.count else chunk.split_off(count)
-        self.records -= chunk.count
-        self.size -= chunk.size
-        self.rest_records -= chunk.count
-        self.rest_size -= chunk.size
-        return chunk
-
-    def give_up(self, source: str | None = None, partition: str | None = None) -> None:
-        """Learn that no planned records come any more: of a partition, of a source, or at all."""
-        gone = [key for key in self._open if source in (None, key.source) and partition in (None, key.name)]
+    def expect_no_more(self, source: str | None = None, partition: str | None = None) -> None:
+        """Wait for no more planned records: of a partition, of a source, or at all."""
+        gone = [key for key in self._open_ranges if source in (None, key.source) and partition in (None, key.name)]
         for key in gone:
-            for slot in self._open[key]:
-                slot.close()
-        self._forget(gone)
+            for planned in self._open_ranges[key]:
+                planned.close()
+        self._close(gone)
 
-    def leave(self) -> None:
+    def postpone(self) -> None:
         """Leave the planned batches that are not out, and all that can be read again, to a later run.
 
-        What is left to take is of other sources, and comes in no planned batch: it would be lost.
+        What is still to be taken is of other sources, and in no planned batch: it would be lost.
         """
-        self.left = [cut.planned for cut in self._cuts]
-        self._forget(list(self._open))
-        self._rest = deque(chunk for chunk in self._rest if chunk.partition.source not in self.resumable)
-        self.rest_records = sum(chunk.count for chunk in self._rest)
-        self.rest_size = sum(chunk.size for chunk in self._rest)
+        self.postponed = [batch.planned for batch in self._filling]
+        self._close(list(self._open_ranges))
+        records, size = self.records, self.size
+        self.unplanned.drop(self.resumable)
+        self._held_records, self._held_size = records - self.unplanned.records, size - self.unplanned.size
 
-    def _fill(self, slots: deque[_Slot], chunk: Chunk) -> Chunk | None:
-        """Give the first slot what is its own, and return what is not."""
-        slot, end = slots[0], slots[0].range.end
+    def _fill(self, ranges: deque[_OpenRange], chunk: Chunk) -> Chunk | None:
+        """Give the first range what is its own, and return what is not."""
+        planned = ranges[0]
+        end = planned.range.end
         count = bisect_right(range(chunk.count), end, key=chunk.position_of)
         rest: Chunk | None = chunk
         if count == chunk.count:
-            slot.part.append(chunk)
+            planned.chunks.append(chunk)
+            self._hold(chunk)
             rest = None
         elif count:
-            slot.part.append(chunk.split_off(count))
+            part = chunk.split_off(count)
+            planned.chunks.append(part)
+            self._hold(part)
         if rest is not None or chunk.position == end:
-            slots.popleft().close()
+            ranges.popleft().close()
         return rest
 
-    def _forget(self, keys: Iterable[Partition]) -> None:
+    def _hold(self, chunk: Chunk) -> None:
+        self._held_records += chunk.count
+        self._held_size += chunk.size
+
+    def _close(self, keys: Iterable[Partition]) -> None:
         for key in keys:
-            del self._open[key]
-        self.awaited = {key.source for key in self._open}
+            del self._open_ranges[key]
+        self.awaited = {key.source for key in self._open_ranges}
+
+
+class _FillingBatch:
+    """A planned batch as it fills up."""
+
+    __slots__ = ("chunks_by_range", "is_exact", "open_ranges", "planned")
+
+    def __init__(self, planned: PlannedBatch) -> None:
+        self.planned = planned
+        self.chunks_by_range: list[list[Chunk]] = [[] for _ in planned.ranges]
+        self.open_ranges = len(planned.ranges)
+        self.is_exact = True
+
+    def chunks(self) -> list[Chunk]:
+        return [chunk for chunks in self.chunks_by_range for chunk in chunks]
+
+
+class _OpenRange:
+    """A range of a planned batch that may still get records."""
+
+    __slots__ = ("batch", "chunks", "range")
+
+    def __init__(self, batch: _FillingBatch, at: int) -> None:
+        self.batch, self.range, self.chunks = batch, batch.planned.ranges[at], batch.chunks_by_range[at]
+
+    def close(self) -> None:
+        """Take note that no more records of the range come."""
+        self.batch.open_ranges -= 1
+        is_complete = sum(chunk.count for chunk in self.chunks) == self.range.records
+        if not is_complete or self.chunks[-1].position != self.range.end:
+            self.batch.is_exact = False

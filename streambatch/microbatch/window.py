@@ -71,7 +71,7 @@ class Window:
             self.deadline = min(chunk.arrived_at for chunk in self._chunks) + policy.max_wait
 
     def overflow(self) -> None:
-        """Learn that the next record doesn't fit in by its bytes."""
+        """Take note that the next record does not fit in by its bytes."""
         self._is_overfull = True
 
     def due(self, now: float) -> Trigger | None:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import platform
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import isinf
 from typing import Any, Protocol
@@ -23,7 +23,6 @@ from streambatch.core.batches import TRIGGERS
 from streambatch.core.clock import Clock, SystemClock
 from streambatch.core.events import STATES
 from streambatch.core.report import Snapshot
-from streambatch.core.spooling import SpoolStatus
 from streambatch.observe.batch_log import OF_BATCH, OF_CHUNK, BatchLog, Buckets
 from streambatch.observe.catalogue import (
     CATALOGUE,
@@ -48,6 +47,36 @@ from streambatch.version import __version__
 
 LAG_SECONDS = 0.25
 """Time between two samples of the event loop's lag."""
+
+
+def _oldest_arrival(snapshot: Snapshot) -> float:
+    oldest = snapshot.reading.queue.oldest_arrival
+    return snapshot.taken_at if isinf(oldest) else oldest
+
+
+GAUGES: Mapping[str, Callable[[Snapshot], float]] = {
+    "records_unacked": lambda now: now.totals.unacked,
+    "records_imbalance": lambda now: now.totals.imbalance,
+    "queue_records": lambda now: now.reading.queue.records,
+    "queue_bytes": lambda now: now.reading.queue.size,
+    "queue_capacity_records": lambda now: now.reading.queue.capacity_records,
+    "queue_capacity_bytes": lambda now: now.reading.queue.capacity_size,
+    "spool_bytes": lambda now: sum(spool.size for spool in now.reading.spools.values()),
+    "spool_capacity_bytes": lambda now: sum(spool.capacity for spool in now.reading.spools.values()),
+    "spool_corrupt_segments_total": lambda now: sum(spool.corrupt_segments for spool in now.reading.spools.values()),
+    "batch_target_records": lambda now: now.cutting.target_records,
+    "batch_target_wait_seconds": lambda now: now.cutting.target_wait,
+    "worker_restarts_total": lambda now: now.cutting.worker_restarts,
+    "checkpoint_last_success_timestamp_seconds": lambda now: now.delivering.last_synced_wall,
+}
+"""Metrics of a pipeline without further labels, read off its snapshot."""
+SINK_GAUGES: Mapping[str, Callable[[Snapshot], float]] = {
+    "sink_inflight_batches": lambda now: now.cutting.inflight_batches,
+    "sink_last_success_timestamp_seconds": lambda now: now.delivering.last_written_wall,
+}
+"""The same, labelled by sink."""
+MOMENTS: Mapping[str, Callable[[Snapshot], float]] = {"queue_oldest_record_timestamp_seconds": _oldest_arrival}
+"""The same as GAUGES for times that a snapshot has in monotonic seconds."""
 
 
 class Named(Protocol):
@@ -201,13 +230,17 @@ def _put_pipeline(families: Mapping[str, Family], attached: _Attached, clock: Cl
     observer.batches.fold()
     samples = _Samples(families, pipeline.name)
     wall_ahead = clock.wall() - snapshot.taken_at
+    for name, value in GAUGES.items():
+        samples.put(name, value(snapshot))
+    for name, moment in MOMENTS.items():
+        samples.put(name, moment(snapshot) + wall_ahead)
+    for name, value in SINK_GAUGES.items():
+        samples.put(name, value(snapshot), pipeline.sink.name)
     _put_accounts(samples, snapshot)
     for source in snapshot.sources:
         _put_source(samples, source, observer.sources[source], snapshot, wall_ahead)
-    _put_queue(samples, snapshot, wall_ahead)
     _put_stages(samples, snapshot, observer, wall_ahead)
-    _put_sink(samples, pipeline.sink.name, snapshot, observer)
-    _put_spools(samples, snapshot.spools.values())
+    _put_sink(samples, pipeline.sink.name, observer)
     _put_batches(samples, observer.batches, attached.tracing)
     for state in STATES:
         samples.put("pipeline_state", snapshot.state == state, state)
@@ -229,15 +262,14 @@ def _put_accounts(samples: _Samples, snapshot: Snapshot) -> None:
             samples.put("source_refused_records_total", counts.refused.get(refusal, 0), source, refusal)
         for reason, intentional in DROPPED:
             samples.put("records_dropped_total", counts.dropped.get(reason, 0), source, reason, intentional)
-    for pair in dict.fromkeys((*DEAD_LETTERS, *snapshot.dead_letters)):
-        samples.put("records_dead_lettered_total", snapshot.dead_letters.get(pair, 0), *pair)
-    samples.put("records_unacked", snapshot.totals.unacked)
-    samples.put("records_imbalance", snapshot.totals.imbalance)
+    dead_letters = snapshot.delivering.dead_letters
+    for pair in dict.fromkeys((*DEAD_LETTERS, *dead_letters)):
+        samples.put("records_dead_lettered_total", dead_letters.get(pair, 0), *pair)
 
 
 def _put_source(samples: _Samples, source: str, tally: SourceCounts, snapshot: Snapshot, wall_ahead: float) -> None:
     samples.put("source_received_bytes_total", tally.size, source)
-    under_way = snapshot.waiting_seconds.get(source, 0.0)
+    under_way = snapshot.reading.waiting_seconds.get(source, 0.0)
     samples.put("source_blocked_seconds_total", tally.blocked_seconds + under_way, source)
     samples.put("source_connections_opened_total", tally.opened, source)
     samples.put("source_kernel_dropped_datagrams_total", tally.datagrams_dropped, source)
@@ -248,28 +280,16 @@ def _put_source(samples: _Samples, source: str, tally: SourceCounts, snapshot: S
         samples.put("source_file_events_total", tally.files[event], source, event)
     if tally.last_at is not None:
         samples.put("source_last_received_timestamp_seconds", tally.last_at + wall_ahead, source)
-    backlog = snapshot.backlogs.get(source)
+    backlog = snapshot.reading.backlogs.get(source)
     if backlog is not None:
         samples.put("source_lag_bytes", backlog.lag_bytes, source)
         for state in FILE_STATES:
             samples.put("source_files", backlog.files[state], source, state)
 
 
-def _put_queue(samples: _Samples, snapshot: Snapshot, wall_ahead: float) -> None:
-    samples.put("queue_records", snapshot.queue_records)
-    samples.put("queue_bytes", snapshot.queue_bytes)
-    samples.put("queue_capacity_records", snapshot.queue_capacity_records)
-    samples.put("queue_capacity_bytes", snapshot.queue_capacity_bytes)
-    oldest = snapshot.taken_at if isinf(snapshot.queue_oldest_arrival) else snapshot.queue_oldest_arrival
-    samples.put("queue_oldest_record_timestamp_seconds", oldest + wall_ahead)
-
-
 def _put_stages(samples: _Samples, snapshot: Snapshot, observer: MetricsObserver, wall_ahead: float) -> None:
-    samples.put("batch_target_records", snapshot.batch_target_records)
-    samples.put("batch_target_wait_seconds", snapshot.batch_target_wait)
-    samples.put("worker_restarts_total", snapshot.worker_restarts)
     for trigger in TRIGGERS:
-        samples.put("batches_total", snapshot.batches.get(trigger, 0), trigger)
+        samples.put("batches_total", snapshot.cutting.batches.get(trigger, 0), trigger)
     left = observer.batches.batched
     for stage in STAGES:
         left -= observer.rejected[stage]
@@ -279,30 +299,21 @@ def _put_stages(samples: _Samples, snapshot: Snapshot, observer: MetricsObserver
             left -= observer.filtered
     for stage, seconds in observer.batches.busy().items():
         samples.put("stage_busy_seconds_total", seconds, stage)
-        samples.put("stage_workers", 1 if stage == "sink" else snapshot.workers, stage)
+        samples.put("stage_workers", 1 if stage == "sink" else snapshot.cutting.workers, stage)
     for stage, driver in snapshot.drivers.items():
         beat = driver.turned_at if driver.parked is None else snapshot.taken_at
         samples.put("heartbeat_timestamp_seconds", beat + wall_ahead, stage)
 
 
-def _put_sink(samples: _Samples, sink: str, snapshot: Snapshot, observer: MetricsObserver) -> None:
+def _put_sink(samples: _Samples, sink: str, observer: MetricsObserver) -> None:
     samples.put("sink_sent_records_total", observer.batches.scored, sink)
     samples.put("sink_sent_bytes_total", observer.batches.payload_size, sink)
     for error_type in ERROR_TYPES:
         samples.put("sink_errors_total", observer.sink_errors[error_type], sink, error_type)
     samples.put("sink_retries_total", observer.sink_retries, sink)
-    samples.put("sink_inflight_batches", snapshot.inflight_batches, sink)
-    samples.put("sink_last_success_timestamp_seconds", snapshot.last_written_wall, sink)
     for outcome in OUTCOMES:
         samples.put("checkpoints_total", observer.checkpoints[outcome], outcome)
-    samples.put("checkpoint_last_success_timestamp_seconds", snapshot.last_synced_wall)
     samples.put_buckets("checkpoint_duration_seconds", observer.checkpoint_duration)
-
-
-def _put_spools(samples: _Samples, spools: Collection[SpoolStatus]) -> None:
-    samples.put("spool_bytes", sum(spool.size for spool in spools))
-    samples.put("spool_capacity_bytes", sum(spool.capacity for spool in spools))
-    samples.put("spool_corrupt_segments_total", sum(spool.corrupt_segments for spool in spools))
 
 
 def _put_drift(samples: _Samples, drift: Drift) -> None:

@@ -20,7 +20,7 @@ from streambatch.config.assemble import Assembly, load_config
 from streambatch.config.changes import Change, changes_between, check_live
 from streambatch.core.errors import ConfigError, ModelError, ShapeError, StreambatchError
 from streambatch.pipeline.pipeline import Pipeline
-from streambatch.pipeline.reload import Settings
+from streambatch.pipeline.settings import Settings
 from streambatch.scoring.transform import Transform
 
 RELOAD_SECONDS = 60.0

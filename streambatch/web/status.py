@@ -27,17 +27,17 @@ def status_of(snapshot: Snapshot) -> dict[str, Any]:
         "sources": {name: _counts(counts) for name, counts in snapshot.sources.items()},
         "dead_letters": [
             {"stage": stage, "reason": reason, "records": records}
-            for (stage, reason), records in sorted(snapshot.dead_letters.items())
+            for (stage, reason), records in sorted(snapshot.delivering.dead_letters.items())
         ],
-        "batches": snapshot.batches,
-        "inflight_batches": snapshot.inflight_batches,
-        "workers": snapshot.workers,
+        "batches": snapshot.cutting.batches,
+        "inflight_batches": snapshot.cutting.inflight_batches,
+        "workers": snapshot.cutting.workers,
         "queue": _queue(snapshot),
         "memory": {"bytes": snapshot.memory_used, "capacity_bytes": snapshot.memory_capacity},
-        "latency_seconds": snapshot.latency,
+        "latency_seconds": snapshot.delivering.latency,
         "drivers": drivers_of(snapshot),
-        "last_written_at": date_of(snapshot.last_written_wall),
-        "last_synced_at": date_of(snapshot.last_synced_wall),
+        "last_written_at": date_of(snapshot.delivering.last_written_wall),
+        "last_synced_at": date_of(snapshot.delivering.last_synced_wall),
     }
 
 
@@ -112,11 +112,11 @@ def _syncs(counting: MetricsObserver) -> dict[str, Any]:
 
 
 def _queue(snapshot: Snapshot) -> dict[str, Any]:
-    oldest = snapshot.queue_oldest_arrival
+    queue = snapshot.reading.queue
     return {
-        "records": snapshot.queue_records,
-        "bytes": snapshot.queue_bytes,
-        "capacity_records": snapshot.queue_capacity_records,
-        "capacity_bytes": snapshot.queue_capacity_bytes,
-        "oldest_seconds": None if isinf(oldest) else snapshot.taken_at - oldest,
+        "records": queue.records,
+        "bytes": queue.size,
+        "capacity_records": queue.capacity_records,
+        "capacity_bytes": queue.capacity_size,
+        "oldest_seconds": None if isinf(queue.oldest_arrival) else snapshot.taken_at - queue.oldest_arrival,
     }

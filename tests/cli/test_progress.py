@@ -3,21 +3,19 @@
 import io
 import sys
 
-import msgspec
 import pytest
 from rich.console import Console
 
 from streambatch.cli.progress import ProgressBar, figures_of
 from streambatch.core.report import Counts, Snapshot
-from tests.snapshots import QUIET
+from tests.snapshots import snapshot_of
 
 
 def snapshot(taken_at: float = 0.0, scored: int = 0, *, queued: int = 0) -> Snapshot:
-    return msgspec.structs.replace(
-        QUIET,
+    return snapshot_of(
         taken_at=taken_at,
         uptime_seconds=taken_at,
-        totals=Counts(received=1_234_567, recovered=1, scored=scored, dead_lettered=3),
+        sources={"rides_in": Counts(received=1_234_567, recovered=1, scored=scored, dead_lettered=3)},
         queue_records=queued,
         queue_capacity_records=100,
         latency={"p50": 0.0, "p95": 0.0, "p99": 0.0123, "max": 0.0},

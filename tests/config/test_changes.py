@@ -11,7 +11,7 @@ from streambatch.config.assemble import load_config
 from streambatch.config.changes import Change, changes_between, check_live
 from streambatch.config.config import Config
 from streambatch.core.errors import ConfigError
-from streambatch.pipeline.reload import LATER
+from streambatch.pipeline.settings import LATER
 
 CONFIG = """
 name = "rides"

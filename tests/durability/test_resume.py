@@ -144,7 +144,7 @@ class Stops:
         return None
 
     async def _after(self, seconds: float, how: Callable[[], Any], pipeline: sb.Pipeline) -> None:
-        while self.at_work and not pipeline.ledger.totals().unacked:
+        while self.at_work and not pipeline.snapshot().totals.unacked:
             await anyio.sleep(0.001)
         await anyio.sleep(seconds)
         how()
@@ -623,7 +623,7 @@ def test_a_batch_keeps_its_id_while_one_before_it_lost_records_for_good(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(pipeline.run)
             await sink.hangs.wait()
-            while batches and pipeline.ledger.totals().scored == 0:
+            while batches and pipeline.snapshot().totals.scored == 0:
                 await anyio.sleep(0.001)
             pipeline.abort()
 
@@ -681,7 +681,7 @@ def test_a_stop_while_batches_are_cut_again_loses_nothing_that_came_from_a_socke
         pipeline = made(IdentifiedSink(server), in_pieces(path, "a", no_more), socket)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(pipeline.run)
-            while pipeline.ledger.totals().unacked < 5 + len(numbers):
+            while pipeline.snapshot().totals.unacked < 5 + len(numbers):
                 await anyio.sleep(0.001)
             pipeline.stop()
             stopped.set()

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from streambatch.core.batches import Batch
 from streambatch.core.chunks import Chunk, Partition
-from streambatch.microbatch.batcher import PLAN_PATIENCE_SECONDS, Batcher
+from streambatch.microbatch.batcher import Batcher
 from streambatch.microbatch.inbox import Inbox, QueueLimits
-from streambatch.microbatch.planned import PlannedBatch, Recut
+from streambatch.microbatch.planned import PlannedBatch, PlannedBatches
+from streambatch.microbatch.planned_cutter import PLAN_PATIENCE_SECONDS, PlannedCutter
 from streambatch.microbatch.window import BatchPolicy, Window
 from streambatch.testing import LoopClock
 from tests.chunks import chunk_of, lines_of
@@ -101,9 +102,9 @@ def expected(planned_batch: PlannedBatch) -> list[tuple[str, int]]:
     ]
 
 
-def drained(recut: Recut) -> list[tuple[str, int]]:
+def drained(planned_batches: PlannedBatches) -> list[tuple[str, int]]:
     chunks = []
-    while (each := recut.take(3, 100, whole_record=True)) is not None:
+    while (each := planned_batches.unplanned.take(3, 100, whole_record=True)) is not None:
         chunks.append(each)
     return records_of(chunks)
 
@@ -113,19 +114,19 @@ def test_planned_batches_come_out_as_they_were_and_the_rest_follows(data: st.Dat
     plan, counts = data.draw(plans())
     chunks = data.draw(inputs(counts))
     sent = [record for each in chunks for record in records_of([each])]
-    recut, batches = Recut(plan), []
+    again, batches = PlannedBatches(plan), []
     for each in chunks:
-        recut.add(each)
-        while (found := recut.next()) is not None:
+        again.add(each)
+        while (found := again.next()) is not None:
             batches.append(found)
     assert [records_of(found) for found, _ in batches] == [expected(each) for each in plan]
     assert [known.id for _, known in batches] == [each.id for each in plan]
-    assert recut.is_over
-    assert not recut.awaited
+    assert again.is_used_up
+    assert not again.awaited
     in_plan = {record for each in plan for record in expected(each)}
-    assert (recut.records, recut.rest_records) == (len(sent) - len(in_plan),) * 2
-    assert drained(recut) == [record for record in sent if record not in in_plan]
-    assert (recut.records, recut.size, recut.rest_size, recut.changed) == (0, 0, 0, 0)
+    assert (again.records, again.unplanned.records) == (len(sent) - len(in_plan),) * 2
+    assert drained(again) == [record for record in sent if record not in in_plan]
+    assert (again.records, again.size, again.unplanned.size, again.changed) == (0, 0, 0, 0)
 
 
 @given(st.data())
@@ -133,20 +134,20 @@ def test_whatever_is_planned_and_given_up_nothing_is_lost_doubled_or_put_out_of_
     plan, _ = data.draw(plans())
     chunks = data.draw(inputs(dict.fromkeys(PARTITIONS, 0)))
     sent = [record for each in chunks for record in records_of([each])]
-    recut, out = Recut(plan), []
+    again, out = PlannedBatches(plan), []
     give_up_at = data.draw(st.integers(0, len(chunks)))
     for at, each in enumerate(chunks):
         if at == give_up_at:
-            recut.give_up(*data.draw(st.sampled_from([("in",), ("files",), ("in", "a")])))
-        recut.add(each)
-        while (found := recut.next()) is not None:
+            again.expect_no_more(*data.draw(st.sampled_from([("in",), ("files",), ("in", "a")])))
+        again.add(each)
+        while (found := again.next()) is not None:
             out += records_of(found[0])
             assert (found[1].id is not None) == (records_of(found[0]) in [expected(each) for each in plan])
-    recut.give_up()
-    while (found := recut.next()) is not None:
+    again.expect_no_more()
+    while (found := again.next()) is not None:
         out += records_of(found[0])
-    assert recut.is_over
-    out += drained(recut)
+    assert again.is_used_up
+    out += drained(again)
     assert sorted(out) == sorted(sent)
     for where in PARTITIONS:
         assert [n for name, n in out if name == where.name] == sorted(n for name, n in sent if name == where.name)
@@ -157,54 +158,57 @@ def test_what_is_left_is_planned_as_it_was_and_behind_it_comes_only_what_would_b
     plan, counts = data.draw(plans())
     chunks = data.draw(inputs({**counts, C: 0}))
     sent = [record for each in chunks for record in records_of([each])]
-    recut, out = Recut(plan, {"in"}), []
-    recut.give_up("files")
+    again, out = PlannedBatches(plan, {"in"}), []
+    again.expect_no_more("files")
     leave_at = data.draw(st.integers(0, len(chunks)))
     for at, each in enumerate(chunks):
-        if at == leave_at and not recut.is_over:
-            recut.leave()
-        recut.add(each)
-        while not recut.left and (found := recut.next()) is not None:
+        if at == leave_at and not again.is_used_up:
+            again.postpone()
+        again.add(each)
+        while not again.postponed and (found := again.next()) is not None:
             out.append(found)
     for chunks_of, known in out:
         if known.id is not None:
             assert records_of(chunks_of) == expected(next(each for each in plan if each.id == known.id))
-    rest = drained(recut)
-    if not recut.left:
+    rest = drained(again)
+    if not again.postponed:
         return
-    assert list(recut.left) == plan[len(plan) - len(recut.left) :]
+    assert list(again.postponed) == plan[len(plan) - len(again.postponed) :]
     assert rest == [record for record in sent if record[0] == "c"]
-    assert recut.left_records == len(sent) - len(rest) - sum(len(records_of(found)) for found, _ in out)
+    assert again.postponed_records == len(sent) - len(rest) - sum(len(records_of(found)) for found, _ in out)
 
 
 def test_a_batch_that_lacks_records_or_has_others_loses_its_id() -> None:
     a, b, c = PARTITIONS
-    recut = Recut([planned((a, 2, 2), id="0"), planned((b, 0, 3), id="1"), planned((c, 0, 1), id="2")])
-    recut.add(chunk(a, 0, 4))
-    found = recut.next()
+    again = PlannedBatches([planned((a, 2, 2), id="0"), planned((b, 0, 3), id="1"), planned((c, 0, 1), id="2")])
+    again.add(chunk(a, 0, 4))
+    found = again.next()
     assert found is not None
     assert (records_of(found[0]), found[1].id) == ([("a", 0), ("a", 1), ("a", 2), ("a", 3)], None)
-    recut.add(chunk(b, 1, 2))
-    found = recut.next()
+    again.add(chunk(b, 1, 2))
+    found = again.next()
     assert found is not None
     assert (records_of(found[0]), found[1].id) == ([("b", 1), ("b", 2)], None)
-    recut.give_up("files")
-    assert recut.next() is None
-    assert recut.is_over
-    assert recut.changed == 3
+    again.expect_no_more("files")
+    assert again.next() is None
+    assert again.is_used_up
+    assert again.changed == 3
 
 
 class Bench:
-    """An inbox, and a batcher that has batches to cut again, on virtual time."""
+    """An inbox, batches to cut again, and the batcher that goes on after them, on virtual time."""
 
     def __init__(
         self, plan: list[PlannedBatch], *, limits: QueueLimits | None = None, resumable: Collection[str] = ()
     ) -> None:
         self.clock = LoopClock()
         self.inbox = Inbox(limits or QueueLimits())
-        self.recut = Recut(plan, resumable)
+        self.planned = PlannedBatches(plan, resumable)
         window = Window(BatchPolicy(max_records=10, max_wait=1))
-        self.batcher = Batcher(self.inbox, window, self.clock, self.recut)
+        self.cutters = (
+            PlannedCutter(self.planned, self.inbox, window, self.clock),
+            Batcher(self.inbox, window, self.clock),
+        )
         self.batches: list[Batch] = []
 
     async def put(self, *chunks: Chunk) -> None:
@@ -213,8 +217,9 @@ class Bench:
             await self.inbox.put(each, self.clock)
 
     async def collect(self) -> None:
-        while (batch := await self.batcher.next()) is not None:
-            self.batches.append(batch)
+        for cutter in self.cutters:
+            while (batch := await cutter.next()) is not None:
+                self.batches.append(batch)
 
     def found(self) -> list[tuple[str | None, list[tuple[str, int]]]]:
         return [(batch.id, records_of(list(batch.chunks))) for batch in self.batches]
@@ -224,7 +229,7 @@ virtual = [pytest.mark.anyio, pytest.mark.virtual_time]
 A, B, C = PARTITIONS
 
 
-class TestBatcher:
+class TestPlannedCutter:
     pytestmark = virtual
 
     async def test_planned_batches_come_first_and_then_the_window_goes_on(self) -> None:
@@ -283,7 +288,7 @@ class TestBatcher:
             tasks.start_soon(bench.collect)
             await bench.put(chunk(A, 0, 4))
             await bench.put(chunk(C, 0, 1))
-            bench.batcher.give_up("files")
+            bench.inbox.end("files")
             await trio.sleep(0.1)
             assert bench.found() == [(None, [("a", 0), ("a", 1), ("c", 0)]), ("1", [("a", 2), ("a", 3)])]
             bench.inbox.close("flush")
@@ -293,7 +298,8 @@ class TestBatcher:
         async with trio.open_nursery() as tasks:
             tasks.start_soon(bench.collect)
             await trio.sleep(1)
-            bench.batcher.give_up("in", "a")
+            bench.planned.expect_no_more("in", "a")
+            bench.inbox.notify()
             await bench.put(chunk(B, 0, 1))
             await trio.lowlevel.checkpoint()
             bench.inbox.close("flush")
@@ -307,7 +313,7 @@ class TestBatcher:
             await trio.sleep(1)
             bench.inbox.close("flush")
         assert bench.found() == [(None, [("a", 0), ("a", 1)]), (None, [("b", 0)])]
-        assert bench.recut.changed == 2
+        assert bench.planned.changed == 2
 
     async def test_a_stop_leaves_what_is_not_whole_and_all_behind_it_to_the_next_run(self) -> None:
         plan = [planned((A, 0, 2), id="0"), planned((A, 2, 2), id="1"), planned((B, 0, 1), id="2")]
@@ -322,7 +328,7 @@ class TestBatcher:
             await trio.sleep(2 * PLAN_PATIENCE_SECONDS)
             bench.inbox.close("shutdown")
         assert bench.found() == [("0", [("a", 0), ("a", 1)])]
-        assert ([each.id for each in bench.recut.left], bench.batcher.left_records) == (["1", "2"], 23)
+        assert ([each.id for each in bench.planned.postponed], bench.planned.postponed_records) == (["1", "2"], 23)
 
     async def test_a_stop_leaves_nothing_that_can_not_be_read_again(self) -> None:
         """Sources may wait for what becomes of such records before they end."""
@@ -338,7 +344,7 @@ class TestBatcher:
             await trio.testing.wait_all_tasks_blocked()
             bench.inbox.close("shutdown")
         assert [record for _, records in bench.found() for record in records] == [("c", n) for n in range(18)]
-        assert bench.batcher.left_records == 7
+        assert bench.planned.postponed_records == 7
         assert {batch.trigger for batch in bench.batches} == {"shutdown", "size"}
 
     async def test_others_wait_so_long_for_a_plan_and_no_longer(self) -> None:

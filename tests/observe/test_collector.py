@@ -136,7 +136,7 @@ def test_times_of_the_queue_are_wall_times() -> None:
     pipeline.now = snapshot_of(
         taken_at=100.0,
         queue_records=4,
-        queue_bytes=400,
+        queue_size=400,
         queue_oldest_arrival=70.0,
         drivers={"batch": DriverState(60.0, None), "sink": DriverState(10.0, "backpressure")},
     )

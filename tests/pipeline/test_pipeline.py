@@ -108,7 +108,8 @@ def test_the_identity_holds_for_any_input(raw: list[bytes], cut: int, max_record
         assert balanced(report)
         assert report.records["received"] == sum(each != b"\n" for each in raw)
         assert report.records["scored"] == len(scores(sink)) == raw.count(line(1))
-        assert report.records["unacked"] == done.budget.used == done.inbox.records == 0
+        now = done.snapshot()
+        assert report.records["unacked"] == now.memory_used == now.reading.queue.records == 0
 
     anyio.run(scenario, backend="trio")
 

@@ -19,7 +19,7 @@ from streambatch.durability.resume import Delivery, Provenance
 from streambatch.durability.store.store import StateStore
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.microbatch.window import BatchPolicy, Window
-from streambatch.pipeline.reload import Settings
+from streambatch.pipeline.settings import Settings
 from streambatch.scoring.executors.choice import Workers
 from streambatch.steps.running import RunningStandardize
 from tests.chunks import chunk_of
@@ -113,7 +113,7 @@ async def test_workers_come_and_go() -> None:
     counts = (1, 4, 2, 8, 1, 3)
     reloading = Reloading(*[settings_of(workers=Workers(count=count, timeout=5)) for count in counts])
     assert await reloading.scores() == [number + 1 for number in range(RECORDS)]
-    assert reloading.pipeline.snapshot().workers == 3
+    assert reloading.pipeline.snapshot().cutting.workers == 3
 
 
 async def test_limits_and_intervals_change() -> None:
@@ -125,8 +125,9 @@ async def test_limits_and_intervals_change() -> None:
     reloading = Reloading(settings_of(), other, settings_of(), other)
     await reloading.scores()
     snapshot = reloading.pipeline.snapshot()
-    assert (snapshot.batch_target_records, snapshot.batch_target_wait) == (100, 0.01)
-    assert (snapshot.queue_capacity_records, snapshot.queue_capacity_bytes) == (60, 3000)
+    assert (snapshot.cutting.target_records, snapshot.cutting.target_wait) == (100, 0.01)
+    queue = snapshot.reading.queue
+    assert (queue.capacity_records, queue.capacity_size) == (60, 3000)
 
 
 @pytest.mark.parametrize("anyio_backend", [ON_ASYNCIO])

@@ -70,7 +70,7 @@ async def test_status_is_the_snapshot_without_monotonic_times() -> None:
         sources={"one": counts},
         dead_letters={("score", "model_error"): 1, ("decode", "invalid_json"): 1},
         queue_records=3,
-        queue_bytes=30,
+        queue_size=30,
         queue_oldest_arrival=99.5,
     )
     status = (await asked("/status", now)).json
