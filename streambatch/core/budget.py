@@ -1,7 +1,8 @@
-"""One budget in bytes over everything that holds record bytes: partial records, inbox, batches in flight, outputs.
+"""A budget in bytes, shared first come first served. One lies over everything that holds record bytes: partial records,
+inbox, batches in flight, outputs.
 
-Who is about to read reserves first and waits while nothing is free, first come first served; who already holds bytes
-takes them at once. `used` is the sum of what was taken and not given back, at any moment.
+A read reserves its bytes first, and waits while there are too few; bytes that are held already are taken at once.
+`used` is the sum of what was taken and not given back, at any moment.
 """
 
 from collections import deque
@@ -35,11 +36,21 @@ class Budget:
         self.used = 0
         self._waiting: deque[tuple[int, anyio.Event]] = deque()
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether bytes are waited for."""
+        return bool(self._waiting)
+
+    def try_reserve(self, size: int) -> bool:
+        """Take `size` bytes if they are free and not waited for. Returns whether they were taken."""
+        if self._waiting or self.used + min(size, self.capacity) > self.capacity:
+            return False
+        self.used += size
+        return True
+
     async def reserve(self, size: int) -> None:
         """Wait until `size` bytes are free, then take them; more than the capacity is taken when all of it is free."""
-        size_asked = min(size, self.capacity)
-        if not self._waiting and self.used + size_asked <= self.capacity:
-            self.used += size
+        if self.try_reserve(size):
             return
         granted = anyio.Event()
         entry = (size, granted)
@@ -47,7 +58,7 @@ class Budget:
         try:
             await granted.wait()
         except BaseException:
-            if granted.is_set():
+            if granted.is_set():  # cancelled after they were taken for it, and before it could run
                 self.give(size)
             else:
                 self._waiting.remove(entry)
@@ -59,7 +70,7 @@ class Budget:
         self.used += size
 
     def give(self, size: int) -> None:
-        """Give bytes back and let the next in line have them."""
+        """Give bytes back; the first that wait get theirs."""
         self.used -= size
         if self._waiting:
             self._grant()

@@ -31,8 +31,8 @@ from streambatch.connectors.http.connection import IngestConnection
 from streambatch.core.chunks import Partition
 from streambatch.core.errors import OptionError
 from streambatch.core.feed import Feed
-from streambatch.core.grants import Grants, grants_of
 from streambatch.core.intake import Intake, StoredRequest
+from streambatch.core.leases import RecordLeases, leases_of
 from streambatch.core.options import options
 from streambatch.core.parts import Claim, Site, Source
 from streambatch.core.spooling import KeyReused, RequestTooLarge, SpoolFull, check_spool
@@ -109,14 +109,14 @@ class HttpReader(ListeningReader):
         Raises SourceError when it can't listen, and what `put` raises when the pipeline gives up.
         """
         options = self._options
-        grants = grants_of(intake.memory)
-        with grants.shared_by(self.name, options.max_connections, options.max_record_bytes), ExitStack() as opened:
+        leases = leases_of(intake.memory)
+        with leases.shared_by(self.name, options.max_connections, options.max_record_bytes), ExitStack() as opened:
             listeners, address = await bind_for(self.name, options.listen)
             for sock in listeners:
                 opened.enter_context(sock)
             try:
                 listening = partial(self._listens_on, address)
-                await Requests(options, intake, grants).serve(listeners, listening)
+                await Requests(options, intake, leases).serve(listeners, listening)
             finally:
                 self._listens_no_more()
 
@@ -124,8 +124,8 @@ class HttpReader(ListeningReader):
 class Requests:
     """The requests of one source, from its listeners to its cancellation."""
 
-    def __init__(self, options: HttpSource, intake: Intake, grants: Grants) -> None:
-        self._options, self._intake, self._grants = options, intake, grants
+    def __init__(self, options: HttpSource, intake: Intake, leases: RecordLeases) -> None:
+        self._options, self._intake, self._leases = options, intake, leases
         self._framing = framing_for_format(options.format)
         self._begun = 0
         self._scopes: set[anyio.CancelScope] = set()
@@ -136,7 +136,7 @@ class Requests:
     async def serve(self, listeners: Sequence[socket.socket], listening: Callable[[], None]) -> None:
         """Answer until cancelled; then let requests under way end, and close everything."""
         options = self._options
-        connection = partial(IngestConnection, options, self._intake.observer, self._grants.allowance)
+        connection = partial(IngestConnection, options, self._intake.observer, self._leases.allowance)
         server = HttpServer(self._app(), connection, keep_alive_seconds=options.idle_timeout, started=listening)
         async with anyio.create_task_group() as self._tasks:
             self._tasks.start_soon(self._end_when_cancelled)
@@ -217,7 +217,7 @@ class Requests:
         framer = self._framing.framer(partition, max_record_bytes=options.max_record_bytes)
         feed = Feed(stored or self._intake, framer, options.name)
         unpacking = Unpacking(_encoding(request), options.max_body_bytes)
-        return _Body(feed, unpacking, self._grants, options.max_record_bytes, stored)
+        return _Body(feed, unpacking, self._leases, options.max_record_bytes, stored)
 
     async def _take_in(self, request: Request, body: _Body) -> Response:
         try:
@@ -265,9 +265,14 @@ class _Body:
     """The records of one request."""
 
     def __init__(
-        self, feed: Feed, unpacking: Unpacking, grants: Grants, max_record_bytes: int, stored: StoredRequest | None
+        self,
+        feed: Feed,
+        unpacking: Unpacking,
+        leases: RecordLeases,
+        max_record_bytes: int,
+        stored: StoredRequest | None,
     ) -> None:
-        self._feed, self._unpacking, self._grants, self._stored = feed, unpacking, grants, stored
+        self._feed, self._unpacking, self._leases, self._stored = feed, unpacking, leases, stored
         self._max_record_bytes = max_record_bytes
         self._lent = self._committed = 0
 
@@ -278,11 +283,11 @@ class _Body:
 
     async def room(self) -> None:
         """Wait until there is memory for what comes next, and for the record it belongs to."""
-        holds_little = self._feed.pending * 2 <= self._grants.allowance
+        holds_little = self._feed.pending * 2 <= self._leases.allowance
         if holds_little and self._lent:
             self._give_back()
         elif not holds_little and not self._lent:
-            self._lent = await self._grants.take(self._max_record_bytes)
+            self._lent = await self._leases.take(self._max_record_bytes)
         await self._feed.room(1)
 
     async def take(self, block: bytes) -> None:
@@ -312,7 +317,7 @@ class _Body:
 
     def _give_back(self) -> None:
         lent, self._lent = self._lent, 0
-        self._grants.give(lent)
+        self._leases.give(lent)
 
 
 def _is_key(key: str | None) -> bool:

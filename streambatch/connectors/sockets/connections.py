@@ -9,8 +9,8 @@ from pydantic import Field
 
 from streambatch.connectors.sockets.serving import Connections, Listener
 from streambatch.core.errors import OptionError
-from streambatch.core.grants import grants_of
 from streambatch.core.intake import Intake
+from streambatch.core.leases import leases_of
 from streambatch.core.options import options
 from streambatch.core.parts import Source, WhenFull
 from streambatch.core.spooling import check_spool
@@ -53,9 +53,9 @@ class ConnectionReader(ListeningReader, ABC):
 
     async def run(self, intake: Intake) -> None:
         """Serve clients until cancelled; what was read by then is put. Raises SourceError when it can't listen."""
-        options, grants = self._options, grants_of(intake.memory)
-        with grants.shared_by(self.name, options.max_connections, options.max_record_bytes):
-            connections = Connections(options, intake, grants)
+        options, leases = self._options, leases_of(intake.memory)
+        with leases.shared_by(self.name, options.max_connections, options.max_record_bytes):
+            connections = Connections(options, intake, leases)
             listeners, address = await self._open()
             self._listens_on(address)
             try:

@@ -2,7 +2,7 @@
 
 One task reads them all in turns, into one buffer, and puts what it read: while the pipeline takes nothing, nothing is
 read. A read is one synchronous call, and what it brought is framed before anything else can run. So a connection holds
-no bytes but its partial record, bounded by `grants`, and what a read returned is put, also by a cancelled task. With
+no bytes but its partial record, bounded by `leases`, and what a read returned is put, also by a cancelled task. With
 `reply` its answers come on top, bounded by not reading on.
 """
 
@@ -24,11 +24,11 @@ from streambatch.connectors.sockets.silence import Silence
 from streambatch.core.allocator import keep_freed_memory
 from streambatch.core.chunks import Partition
 from streambatch.core.feed import Feed
-from streambatch.core.grants import Grants
 from streambatch.core.intake import Intake
+from streambatch.core.leases import RecordLeases
 
 READ_BYTES = 256 << 10
-"""The most one read brings; no more than the allowance for a connection without a grant."""
+"""The most one read brings; no more than the allowance for a connection without a lease."""
 ACCEPTS_IN_A_ROW = 64
 ACCEPT_PAUSE_SECONDS = 0.1
 """How long to leave new clients waiting when the system can't give them a socket."""
@@ -82,8 +82,8 @@ class _Connection:
 class Connections:
     """The connections of one source, from its listeners to its cancellation."""
 
-    def __init__(self, options: ConnectionOptions, intake: Intake, grants: Grants) -> None:
-        self._options, self._intake, self._grants = options, intake, grants
+    def __init__(self, options: ConnectionOptions, intake: Intake, leases: RecordLeases) -> None:
+        self._options, self._intake, self._leases = options, intake, leases
         self._framing = framing_for_format(options.format)
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._open: set[_Connection] = set()
@@ -210,34 +210,34 @@ class Connections:
         return max(share, REPLY_BYTES_MIN) - connection.replies.load
 
     def _claim(self, connection: _Connection) -> int:
-        """Return how many bytes the next read may bring: none if it takes a grant and there is none to have."""
+        """Return how many bytes the next read may bring: none if it takes a lease and there is none to have."""
         holds_little = self._holds_little(connection)
         if not connection.lent and (connection.filled or not holds_little):
-            connection.lent = self._grants.try_take(self._options.max_record_bytes)
+            connection.lent = self._leases.try_take(self._options.max_record_bytes)
             if connection.lent:
                 _widen(connection.sock)
         if connection.lent:
             return READ_BYTES
-        return self._grants.allowance - connection.feed.pending if holds_little else 0
+        return self._leases.allowance - connection.feed.pending if holds_little else 0
 
     async def _await_grant(self, connection: _Connection) -> None:
         intake, since = self._intake, self._intake.clock.monotonic()
-        connection.lent = await self._grants.take(self._options.max_record_bytes)
+        connection.lent = await self._leases.take(self._options.max_record_bytes)
         intake.observer.source_blocked(self._options.name, intake.clock.monotonic() - since)
         self._await(connection)
 
     def _let_go(self, connection: _Connection) -> None:
-        """Give a grant back that has no use, or that has little while others wait for one."""
-        if connection.lent and self._holds_little(connection) and (not connection.filled or self._grants.are_wanted):
+        """Give a lease back that has no use, or that has little while others wait for one."""
+        if connection.lent and self._holds_little(connection) and (not connection.filled or self._leases.are_wanted):
             self._give_back(connection)
 
     def _give_back(self, connection: _Connection) -> None:
         lent, connection.lent = connection.lent, 0
-        self._grants.give(lent)
+        self._leases.give(lent)
 
     def _holds_little(self, connection: _Connection) -> bool:
         """Whether what is pending leaves room for a decent read within the allowance."""
-        return connection.feed.pending * 2 <= self._grants.allowance
+        return connection.feed.pending * 2 <= self._leases.allowance
 
     async def _cut_off_silent(self, now: float) -> None:
         for connection in self._silence.due(now):

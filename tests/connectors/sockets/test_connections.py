@@ -20,7 +20,7 @@ from streambatch.connectors.sockets.tcp import TcpSource
 from streambatch.core.chunks import Chunk
 from streambatch.core.codec import Framer, FramerStart, Framing
 from streambatch.core.errors import ConfigError
-from streambatch.core.grants import ALLOWANCE_MAX, grants_of
+from streambatch.core.leases import ALLOWANCE_MAX, leases_of
 from streambatch.core.parts import Site
 from tests.connectors.intakes import KeepingIntake, ManualClock, until
 
@@ -225,7 +225,7 @@ async def test_time_in_which_nothing_is_taken_is_not_a_clients_silence() -> None
 
 async def test_halves_of_large_records_stay_within_memory_and_all_arrive() -> None:
     intake = KeepingIntake(memory=8 * MIB)
-    grants = grants_of(intake.memory)
+    leases = leases_of(intake.memory)
     record = b"x" * (512 << 10) + b"\n"
     half = len(record) // 2
     halves_sent = 0
@@ -244,9 +244,9 @@ async def test_halves_of_large_records_stay_within_memory_and_all_arrive() -> No
     async with serving(TcpSource("127.0.0.1:0"), intake) as port, anyio.create_task_group() as clients:
         for _ in range(40):
             clients.start_soon(client, port)
-        await until(lambda: halves_sent == 40 and grants.are_wanted and intake.budget.used >= 2 * half)
-        # Two grants of 1 MiB hold half a record each; the others hold no more than their allowance.
-        assert intake.budget.used <= 2 * half + 40 * grants.allowance
+        await until(lambda: halves_sent == 40 and leases.are_wanted and intake.budget.used >= 2 * half)
+        # Two leases of 1 MiB hold half a record each; the others hold no more than their allowance.
+        assert intake.budget.used <= 2 * half + 40 * leases.allowance
         assert intake.count == 0
         go_on.set()
     assert intake.records() == [record] * 40
