@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
+from streambatch.core.checkpoints import CommitMark, OutputMark, PartitionNotes, SavedPartition
 from streambatch.core.clock import Clock, SystemClock
-from streambatch.core.durable import Commit, Mark, Notes, Saved
 from streambatch.core.types import BoolArray, FloatArray
 
 if TYPE_CHECKING:
@@ -109,10 +109,10 @@ class Reader(ABC):
     async def run(self, intake: Intake) -> None:
         """Push chunks until the input ends or the task is cancelled; own and close every handle."""
 
-    def resume(self, saved: Mapping[str, Saved]) -> None:
+    def resume(self, saved: Mapping[str, SavedPartition]) -> None:
         """Take over, before `run`, how far each partition was acked; those not named are new."""
 
-    def notes(self) -> Mapping[str, Notes | None]:
+    def notes(self) -> Mapping[str, PartitionNotes | None]:
         """Return the notes of partitions that are new or changed since the last call.
 
         None is for a partition that is over: it may be forgotten once all its records are acked.
@@ -309,14 +309,14 @@ class Writer(ABC):
     async def close(self) -> None:
         """Give the output back; does nothing when it is not open."""
 
-    def restore(self, mark: Mark | None, commit: Commit) -> None:
+    def restore(self, mark: OutputMark | None, commit: CommitMark) -> None:
         """Take over, before `open`, what the last checkpoint says of this output: None if there is none.
 
         `open` takes the output back to `mark`. It awaits `commit` before it first changes anything, and again before a
         closed segment gets its name.
         """
 
-    def mark(self) -> Mark:
+    def mark(self) -> OutputMark:
         """Return how far the output goes with all that was written until now."""
         return {}
 

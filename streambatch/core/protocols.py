@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from streambatch.core.backlog import Backlog
+from streambatch.core.checkpoints import CommitMark, OutputMark, PartitionNotes, SavedPartition
 from streambatch.core.clock import Clock
-from streambatch.core.durable import Commit, Mark, Notes, Saved
 from streambatch.core.intake import Intake
 from streambatch.core.types import BoolArray, FloatArray
 
@@ -119,11 +119,11 @@ class SegmentedSink(Sink, Protocol):
 class ResumableSource(Protocol):
     """A source whose records can be read again from a position."""
 
-    def resume(self, saved: Mapping[str, Saved]) -> None:
+    def resume(self, saved: Mapping[str, SavedPartition]) -> None:
         """Learn, before `run`, how far each partition was acked; those not named are new."""
         ...
 
-    def notes(self) -> Mapping[str, Notes | None]:
+    def notes(self) -> Mapping[str, PartitionNotes | None]:
         """Return the notes of partitions that are new or changed since the last call.
 
         None is for a partition that is over: it may be forgotten once all its records are acked.
@@ -135,7 +135,7 @@ class ResumableSource(Protocol):
 class RewindableOutput(Protocol):
     """An output that can be taken back to a mark."""
 
-    def restore(self, mark: Mark | None, commit: Commit) -> None:
+    def restore(self, mark: OutputMark | None, commit: CommitMark) -> None:
         """Learn, before `open`, what the last checkpoint says of this output: None if there is none.
 
         `open` takes the output back to `mark`. It awaits `commit` before it first changes anything, and again before a
@@ -143,7 +143,7 @@ class RewindableOutput(Protocol):
         """
         ...
 
-    def mark(self) -> Mark:
+    def mark(self) -> OutputMark:
         """Return how far the output goes with all that was written until now."""
         ...
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import msgspec
 
 from streambatch.core.backlog import Backlog
+from streambatch.core.checkpoints import resolved_early
 from streambatch.core.chunks import Reason
-from streambatch.core.durable import learned
 from streambatch.core.events import State
 from streambatch.core.outcomes import Stage
 from streambatch.core.spooling import SpoolStatus
@@ -20,7 +20,7 @@ STUCK_SECONDS = 30.0
 """A driver that neither turned nor waits by design for so long is stuck."""
 
 
-@learned
+@resolved_early
 class Counts(msgspec.Struct):
     """Source records by what became of them; each is counted on its own."""
 

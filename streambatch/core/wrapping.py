@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from streambatch.core.durable import Commit, Mark, Notes, Saved
+from streambatch.core.checkpoints import CommitMark, OutputMark, PartitionNotes, SavedPartition
 from streambatch.core.intake import Intake
 from streambatch.core.parts import Claim, Reader, Sink, Site, Source, Writer
 
@@ -117,11 +117,11 @@ class WrappedReader(Reader):
     async def run(self, intake: Intake) -> None:
         await self.wrapped.run(intake)
 
-    def resume(self, saved: Mapping[str, Saved]) -> None:
+    def resume(self, saved: Mapping[str, SavedPartition]) -> None:
         if self.is_resumable:
             self.wrapped.resume(saved)
 
-    def notes(self) -> Mapping[str, Notes | None]:
+    def notes(self) -> Mapping[str, PartitionNotes | None]:
         return self.wrapped.notes() if self.is_resumable else {}
 
     def acked(self, positions: Mapping[str, int]) -> None:
@@ -188,11 +188,11 @@ class WrappedWriter(Writer):
     async def close(self) -> None:
         await self.wrapped.close()
 
-    def restore(self, mark: Mark | None, commit: Commit) -> None:
+    def restore(self, mark: OutputMark | None, commit: CommitMark) -> None:
         if self.is_rewindable:
             self.wrapped.restore(mark, commit)
 
-    def mark(self) -> Mark:
+    def mark(self) -> OutputMark:
         return self.wrapped.mark() if self.is_rewindable else {}
 
     @property

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Protocol
 import anyio
 
 from streambatch.core.batches import Batch
+from streambatch.core.checkpoints import OutputMark
 from streambatch.core.clock import Clock
-from streambatch.core.durable import Mark
 from streambatch.core.events import Observer
 from streambatch.core.outcomes import Outcome
 from streambatch.delivery.outputs import DEAD_LETTERS, SINK, Marks, Outputs, Writes
@@ -39,7 +39,7 @@ class Checkpoints(Protocol):
         """Return what names a batch, also if it is cut again after a crash."""
         ...
 
-    def written(self, batch: Batch, outcome: Outcome, place: Mark) -> None:
+    def written(self, batch: Batch, outcome: Outcome, place: OutputMark) -> None:
         """Note a batch whose bytes are about to be released; `place` is how far the sink goes with it."""
         ...
 
@@ -79,7 +79,7 @@ class Committer:
         self._outputs, self._owner, self._clock, self._observer = outputs, owner, clock, observer
         self._unsynced: deque[_Written] = deque()
         self._unsynced_batches = 0
-        self._marks: dict[str, Mark] = {}
+        self._marks: dict[str, OutputMark] = {}
         self._turn = anyio.Lock()
         self.last_synced_wall = clock.wall()
 
@@ -135,7 +135,7 @@ class Committer:
             await self._outputs.sink.finish()
             await self.sync()
 
-    def _durable(self, groups: int, marks: dict[str, Mark]) -> tuple[int, dict[str, Mark]]:
+    def _durable(self, groups: int, marks: dict[str, OutputMark]) -> tuple[int, dict[str, OutputMark]]:
         """Return how many of the first groups are durable, and how far the outputs go with them."""
         durable = self._outputs.durable_writes
         done: _Written | None = None
@@ -145,14 +145,14 @@ class Committer:
             done = group
         return groups, marks
 
-    async def _commit_sink(self, mark: Mark) -> None:
+    async def _commit_sink(self, mark: OutputMark) -> None:
         """Ack all that was written: it is in what the sink has synced and is about to close."""
         async with self._turn:
             await self._outputs.dead_letters.sync()
             await self._commit(len(self._unsynced), {**self._marks, SINK: mark}, self.checkpoints.point())
             self._marks = {**self._marks, SINK: mark}
 
-    async def _commit_dead_letters(self, mark: Mark) -> None:
+    async def _commit_dead_letters(self, mark: OutputMark) -> None:
         """Ack all that was written before the segment of dead letters is closed that holds what died of it."""
         if self._unsynced:
             await self._sync_all()

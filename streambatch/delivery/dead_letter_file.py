@@ -12,8 +12,8 @@ from pathlib import Path
 
 from anyio import to_thread
 
+from streambatch.core.checkpoints import CommitMark, OutputMark
 from streambatch.core.clock import Clock, SystemClock
-from streambatch.core.durable import Commit, Mark
 from streambatch.core.parts import Writer
 from streambatch.delivery.dead_letters import DeadLetterOptions
 from streambatch.storage.files import disk_error
@@ -66,11 +66,11 @@ class DeadLetterFile(Writer):
     def durable_writes(self) -> int:
         return self._durable_writes
 
-    def restore(self, mark: Mark | None, commit: Commit) -> None:
+    def restore(self, mark: OutputMark | None, commit: CommitMark) -> None:
         """Take over, before `open`, how far the dead letters were acked; see `Writer.restore`."""
         self._file.restore(mark, commit)
 
-    def mark(self) -> Mark:
+    def mark(self) -> OutputMark:
         """Return how far they go: the number of the open segment and its length in bytes; 0 also if it isn't there."""
         return self._file.mark()
 

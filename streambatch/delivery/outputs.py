@@ -9,14 +9,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from streambatch.core.durable import Commit, Mark
+from streambatch.core.checkpoints import CommitMark, OutputMark
 from streambatch.core.parts import Writer
 from streambatch.delivery.outages import OutputOutages
 
 SINK, DEAD_LETTERS = "sink", "dead_letters"
 """What checkpoints call the two outputs."""
 
-Marks = Mapping[str, Mark]
+Marks = Mapping[str, OutputMark]
 """How far the outputs go, by what checkpoints call them."""
 
 
@@ -84,14 +84,14 @@ class Outputs:
         self.sink, self.dead_letters = Output(sink, outages), Output(dead_letters, outages)
         self.outages = outages
 
-    def restore(self, marks: Marks, commit_sink: Commit, commit_dead_letters: Commit) -> None:
+    def restore(self, marks: Marks, commit_sink: CommitMark, commit_dead_letters: CommitMark) -> None:
         """Give the outputs, which are not open, the marks of the last checkpoint, and what stores later ones."""
         if self.sink.writer.is_rewindable:
             self.sink.writer.restore(marks.get(SINK), commit_sink)
         if self.dead_letters.writer.is_rewindable:
             self.dead_letters.writer.restore(marks.get(DEAD_LETTERS), commit_dead_letters)
 
-    def marks(self) -> dict[str, Mark]:
+    def marks(self) -> dict[str, OutputMark]:
         """Return how far the outputs go with all that was written until now."""
         marks = {DEAD_LETTERS: self.dead_letters.writer.mark()}
         if self.sink.writer.is_rewindable:

@@ -16,9 +16,9 @@ import msgspec
 from anyio import to_thread
 
 from streambatch.core.batches import Batch
+from streambatch.core.checkpoints import OutputMark
 from streambatch.core.chunks import Chunk, Partition
 from streambatch.core.clock import Clock
-from streambatch.core.durable import Mark
 from streambatch.core.ledger import Ledger
 from streambatch.core.outcomes import Outcome
 from streambatch.core.parts import Reader
@@ -76,7 +76,7 @@ class Checkpointer:
         self._changes: deque[tuple[int, RunChange]] = deque()
         self._over: set[Partition] = set()
         self._counts: Mapping[str, Counts] = {}
-        self._outputs: Mapping[str, Mark] = dict(state.outputs)
+        self._outputs: Mapping[str, OutputMark] = dict(state.outputs)
 
     def start(self) -> None:
         """Start to hash what is noted."""
@@ -104,7 +104,7 @@ class Checkpointer:
         """Learn what batches from this sequence on are made with. Its number for good is that of the first of them."""
         self._coming.append((sequence, change))
 
-    def written(self, batch: Batch, outcome: Outcome, place: Mark) -> None:
+    def written(self, batch: Batch, outcome: Outcome, place: OutputMark) -> None:
         """Note a batch whose bytes are about to be released."""
         while self._coming and self._coming[0][0] <= batch.sequence:
             _, change = self._coming.popleft()
@@ -141,7 +141,9 @@ class Checkpointer:
         ]
         await to_thread.run_sync(self._store.intend, intents)
 
-    async def commit(self, finished: Sequence[Finished], marks: Mapping[str, Mark], point: tuple[int, Point]) -> None:
+    async def commit(
+        self, finished: Sequence[Finished], marks: Mapping[str, OutputMark], point: tuple[int, Point]
+    ) -> None:
         """Store that these batches, the first of those noted, are acked, and how far the outputs go with them.
 
         Raises StateOutage, after which the same may be stored later.
@@ -168,7 +170,7 @@ class Checkpointer:
         return number
 
     def _checkpoint(
-        self, finished: Sequence[Finished], marks: Mapping[str, Mark], *, with_digests: bool
+        self, finished: Sequence[Finished], marks: Mapping[str, OutputMark], *, with_digests: bool
     ) -> Checkpoint | None:
         """Return what there is to store at this moment; None if all of it is."""
         counts = self._ledger.after(finished)

@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 from pydantic import Field
 
+from streambatch.core.checkpoints import resolved_early
 from streambatch.core.clock import rfc3339
-from streambatch.core.durable import learned
 from streambatch.core.options import options
 from streambatch.core.report import Counts, total_of
 from streambatch.core.units import Duration
@@ -53,7 +53,7 @@ class RunProgress(msgspec.Struct):
     ended: str | None
 
 
-@learned
+@resolved_early
 class Detail(msgspec.Struct):
     """What a run has counted, and the outputs' marks as it found them and by its last checkpoint.
 

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from streambatch.core.chunks import Partition
-from streambatch.core.durable import (
-    Mark,
-    Notes,
-    Saved,
-    learned,
+from streambatch.core.checkpoints import (
+    OutputMark,
+    PartitionNotes,
+    SavedPartition,
+    resolved_early,
 )
+from streambatch.core.chunks import Partition
 from streambatch.core.report import Counts, Ended
 
 Why = Literal["running", "interrupted", "input_ended", "stopped", "failed"]
@@ -65,7 +65,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
     position: int
     read_to: int
-    notes: Notes
+    notes: PartitionNotes
     digest: str | None = None
 
 
@@ -97,14 +97,14 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     counts: Mapping[str, Counts] = {}
     partitions: Mapping[Partition, Progress] = {}
     forgotten: Sequence[Partition] = ()
-    outputs: Mapping[str, Mark] = {}
+    outputs: Mapping[str, OutputMark] = {}
     steps: bytes | None = None
     journal: Sequence[JournalEntry] = ()
     changes: Sequence[RunChange] = ()
     left: tuple[int, int] | None = None
 
 
-class StoredPartition(Saved, frozen=True, kw_only=True):
+class StoredPartition(SavedPartition, frozen=True, kw_only=True):
     """A saved partition with the number of its acked records, of all runs, and the digest of the last run's."""
 
     records: int
@@ -122,7 +122,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     state_id: str
     readings: Mapping[str, Mapping[str, Any]]
     partitions: Mapping[str, Mapping[str, StoredPartition]]
-    outputs: Mapping[str, Mark]
+    outputs: Mapping[str, OutputMark]
     steps: bytes | None
     counts: Mapping[str, Counts]
     runs: int
@@ -130,7 +130,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     checkpointed_at: float | None
 
 
-@learned
+@resolved_early
 class RunStart(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a run when it begins. `describe_run` fills it.
 
@@ -166,7 +166,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: int
 
 
-@learned
+@resolved_early
 class RunEnd(msgspec.Struct, frozen=True, kw_only=True):
     """How a run ended. report: as in `--report`."""
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from streambatch.codecs.formats import TABLES
 from streambatch.config.config import Config
+from streambatch.core.checkpoints import PartitionNotes, SavedPartition
 from streambatch.core.chunks import Chunk, Partition
-from streambatch.core.durable import Notes, Saved
 from streambatch.core.errors import SourceError
 from streambatch.core.intake import Intake
 from streambatch.core.types import IntArray
@@ -112,12 +112,12 @@ class ReplaySource:
     def partition(self) -> Partition:
         return Partition(self.name, self.path.name)
 
-    def resume(self, saved: Mapping[str, Saved]) -> None:
+    def resume(self, saved: Mapping[str, SavedPartition]) -> None:
         """Continue after the position up to which the file was replayed."""
         known = saved.get(self.partition.name)
         self._position = known.position if known is not None else 0
 
-    def notes(self) -> Mapping[str, Notes | None]:
+    def notes(self) -> Mapping[str, PartitionNotes | None]:
         """Return empty notes for the one file, once."""
         if self._is_noted:
             return {}

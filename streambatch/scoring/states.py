@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from streambatch.core.durable import learned
+from streambatch.core.checkpoints import resolved_early
 from streambatch.core.errors import StepError
 from streambatch.core.parts import StatefulStep, Step
 
@@ -31,7 +31,7 @@ class Memory:
         self.states = states
 
 
-@learned
+@resolved_early
 class _Dumped(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     version: int
     steps: list[tuple[str, bytes]]

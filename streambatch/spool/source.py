@@ -18,8 +18,8 @@ import anyio
 import msgspec
 from anyio import to_thread
 
+from streambatch.core.checkpoints import PartitionNotes, SavedPartition
 from streambatch.core.chunks import Chunk
-from streambatch.core.durable import Notes, Saved
 from streambatch.core.errors import OptionError
 from streambatch.core.events import Refusal
 from streambatch.core.intake import Intake, StoredRequest
@@ -59,7 +59,7 @@ class SpooledReader(Reader):
     def __init__(self, reader: Reader, options: SpoolOptions, dedupe_window: float, state_dir: Path) -> None:
         self.name, self._reader, self._options, self._dedupe_window = reader.name, reader, options, dedupe_window
         self.folder = state_dir / FOLDER / reader.name
-        self._saved: Saved | None = None
+        self._saved: SavedPartition | None = None
         self._log: SpoolLog | None = None
         self._is_noted = False
 
@@ -84,7 +84,7 @@ class SpooledReader(Reader):
         Raises what the reader raises, and SourceError when nothing can be stored any more.
         """
         log = self._log = self._made(intake)
-        saved = self._saved or Saved(position=0, read_to=0, notes={})
+        saved = self._saved or SavedPartition(position=0, read_to=0, notes={})
         acked, known_to = saved.position, max(saved.position, saved.read_to)
         found, now = await log.open(acked, known_to), intake.clock.monotonic()
         if found.known:
@@ -97,11 +97,11 @@ class SpooledReader(Reader):
             with anyio.CancelScope(shield=True):
                 await log.close()
 
-    def resume(self, saved: Mapping[str, Saved]) -> None:
+    def resume(self, saved: Mapping[str, SavedPartition]) -> None:
         """Take over how far the spool was acked."""
         self._saved = saved.get(PARTITION)
 
-    def notes(self) -> Mapping[str, Notes | None]:
+    def notes(self) -> Mapping[str, PartitionNotes | None]:
         """Return what is to be stored of the spool; it is never over."""
         if self._is_noted:
             return {}

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from streambatch.core.durable import learned
+from streambatch.core.checkpoints import resolved_early
 from streambatch.core.errors import ShapeError, StepError
 from streambatch.core.parts import StatefulStep
 from streambatch.core.types import BoolArray, FloatArray
@@ -38,7 +38,7 @@ class RunningState:
     squares: FloatArray
 
 
-@learned
+@resolved_early
 class _Stored(msgspec.Struct, frozen=True, kw_only=True):
     """A state as it is dumped: little-endian float64, so that it is the same to the bit on any machine."""
 

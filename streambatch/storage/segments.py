@@ -21,8 +21,8 @@ import msgspec
 from anyio import to_thread
 from pydantic import Field
 
+from streambatch.core.checkpoints import CommitMark, OutputMark, resolved_early
 from streambatch.core.clock import Clock
-from streambatch.core.durable import Commit, Mark, learned
 from streambatch.core.errors import ChangedOutputError, OptionError, SinkError
 from streambatch.core.options import options
 from streambatch.core.units import Duration, Size
@@ -81,7 +81,7 @@ def first_written(path: Path, rotation: Rotation | None) -> Path:
     return path if rotation is None else SegmentNames(path).closed(1)
 
 
-@learned
+@resolved_early
 class SegmentMark(msgspec.Struct, frozen=True, kw_only=True):
     """How far an output goes, as a checkpoint keeps it.
 
@@ -116,7 +116,7 @@ class SegmentedFile:
         self._begun_at: float | None = None
         self._is_closing = self._is_unsaid = False
         self._saved: SegmentMark | None = None
-        self._commit: Commit | None = None
+        self._commit: CommitMark | None = None
         self._syncing = anyio.Lock()
 
     @property
@@ -160,7 +160,7 @@ class SegmentedFile:
             raise SinkError(self.owner, f"{self.path} is not open")
         return self._file
 
-    def restore(self, mark: Mark | None, commit: Commit) -> None:
+    def restore(self, mark: OutputMark | None, commit: CommitMark) -> None:
         """Learn, before the output is opened, what the last checkpoint says of it; see `RewindableOutput`."""
         self._commit = commit
         try:
@@ -168,7 +168,7 @@ class SegmentedFile:
         except msgspec.ValidationError as error:
             raise SinkError(self.owner, f"{self.path}: its mark {mark} is none ({error}); {_WHAT_TO_DO}") from error
 
-    def mark(self) -> Mark:
+    def mark(self) -> OutputMark:
         """Return how far the output goes with all records written until now."""
         length = self.length if self._is_closing else self._content
         return self._mark(max(self._number, 1), length, is_closing=self._is_closing)
@@ -348,15 +348,15 @@ class SegmentedFile:
                 raise disk_error(self.owner, error, self.path.parent) from error
         self._number = 1
 
-    def _mark(self, segment: int, length: int, *, is_closing: bool = False, is_replacing: bool = False) -> Mark:
-        mark: Mark = msgspec.to_builtins(
+    def _mark(self, segment: int, length: int, *, is_closing: bool = False, is_replacing: bool = False) -> OutputMark:
+        mark: OutputMark = msgspec.to_builtins(
             SegmentMark(
                 segment=segment, length=length, layout=self.layout, is_closing=is_closing, is_replacing=is_replacing
             )
         )
         return mark
 
-    async def _store(self, mark: Mark, *, is_first: bool = False) -> None:
+    async def _store(self, mark: OutputMark, *, is_first: bool = False) -> None:
         if self._commit is None:
             return
         await self._commit(mark)

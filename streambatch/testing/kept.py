@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from streambatch.core.durable import Mark
+from streambatch.core.checkpoints import OutputMark
 from streambatch.core.parts import Writer
 from streambatch.testing.rows import Row
 
@@ -16,7 +16,7 @@ class Kept:
     """What a state folder keeps of an output: its mark, and the batches that it covers."""
 
     def __init__(self) -> None:
-        self.mark: Mark | None = None
+        self.mark: OutputMark | None = None
         self.acked: list[list[Row]] = []
         self.written: list[list[Row]] = []
         self._at_open = 0
@@ -28,7 +28,7 @@ class Kept:
         mark = None if self.mark is None else msgspec.json.decode(msgspec.json.encode(self.mark))
         writer.restore(mark, self.commit)
 
-    async def commit(self, mark: Mark) -> None:
+    async def commit(self, mark: OutputMark) -> None:
         self.mark, self.acked = mark, list(self.written)
 
     async def checkpoint(self, writer: Writer) -> None:

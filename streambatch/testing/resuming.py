@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from streambatch.core.durable import Notes, Saved
+from streambatch.core.checkpoints import PartitionNotes, SavedPartition
 
 Found = dict[str, list[tuple[int, bytes]]]
 """By partition: position and own bytes of each record."""
@@ -21,17 +21,17 @@ class AckedRecords:
     def __init__(self) -> None:
         self.found: Found = {}
         self.stops = 0
-        self._notes: dict[str, Notes] = {}
+        self._notes: dict[str, PartitionNotes] = {}
         self._read_to: dict[str, int] = {}
 
     @property
     def count(self) -> int:
         return sum(map(len, self.found.values()))
 
-    def saved(self) -> dict[str, Saved]:
+    def saved(self) -> dict[str, SavedPartition]:
         """Return the state for the next run, as read from a checkpoint."""
         return {
-            name: Saved(
+            name: SavedPartition(
                 position=self._acked_to(name),
                 read_to=self._read_to.get(name, 0),
                 notes=msgspec.json.decode(msgspec.json.encode(notes)),
@@ -39,7 +39,7 @@ class AckedRecords:
             for name, notes in self._notes.items()
         }
 
-    def stopped(self, found: Found, notes: Mapping[str, Notes | None], share: float) -> None:
+    def stopped(self, found: Found, notes: Mapping[str, PartitionNotes | None], share: float) -> None:
         """Record the records of a run, and ack this share of each partition's."""
         self.stops += 1
         for name, records in found.items():

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from streambatch.core.durable import Commit, Mark
+from streambatch.core.checkpoints import CommitMark, OutputMark
 from streambatch.core.errors import HeldError, SinkError, SinkOutage
 from streambatch.core.parts import Sink
 from streambatch.core.wrapping import WritingSink
@@ -254,13 +254,13 @@ class Overtakes(RightCsv):
 class Rewinds(RightCsv):
     """Can be taken back; subclasses break it."""
 
-    saved: Mark | None = None
-    commit: Commit
+    saved: OutputMark | None = None
+    commit: CommitMark
 
-    def restore(self, mark: Mark | None, commit: Commit) -> None:
+    def restore(self, mark: OutputMark | None, commit: CommitMark) -> None:
         self.saved, self.commit = mark, commit
 
-    def mark(self) -> Mark:
+    def mark(self) -> OutputMark:
         return {"length": self.file.tell()}
 
     async def open(self, header: bytes) -> None:
@@ -287,7 +287,7 @@ class StartsAnew(Rewinds):
 
 
 class CountsTooLittle(Rewinds):
-    def mark(self) -> Mark:
+    def mark(self) -> OutputMark:
         return {"length": self.file.tell() // 2}
 
 

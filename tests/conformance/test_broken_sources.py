@@ -13,13 +13,13 @@ import anyio.lowlevel
 import numpy as np
 import pytest
 
+from streambatch.core.checkpoints import PartitionNotes, SavedPartition
 from streambatch.core.chunks import (
     KEPT_OF_OVERSIZE,
     Chunk,
     Fault,
     Partition,
 )
-from streambatch.core.durable import Notes, Saved
 from streambatch.core.intake import Intake
 from streambatch.core.parts import Source
 from streambatch.core.wrapping import RunningSource
@@ -255,10 +255,10 @@ class KeepsAllOfOversize(Rows):
 class Resumes(Rows):
     """Goes on after what was acked; subclasses don't."""
 
-    def resume(self, saved: Mapping[str, Saved]) -> None:
+    def resume(self, saved: Mapping[str, SavedPartition]) -> None:
         self.memory["from"] = max([each.position for each in saved.values()], default=0)
 
-    def notes(self) -> Mapping[str, Notes | None]:
+    def notes(self) -> Mapping[str, PartitionNotes | None]:
         return {"rows": {}}
 
     @cached_property
@@ -278,25 +278,25 @@ class Resumes(Rows):
 
 
 class StartsOver(Resumes):
-    def resume(self, saved: Mapping[str, Saved]) -> None: ...
+    def resume(self, saved: Mapping[str, SavedPartition]) -> None: ...
 
 
 class StartsOverTheSecondTime(Resumes):
-    def resume(self, saved: Mapping[str, Saved]) -> None:
+    def resume(self, saved: Mapping[str, SavedPartition]) -> None:
         super().resume({} if any(each.notes.get("runs") for each in saved.values()) else saved)
         self.memory["runs"] = int(bool(saved))
 
-    def notes(self) -> Mapping[str, Notes | None]:
+    def notes(self) -> Mapping[str, PartitionNotes | None]:
         return {"rows": {"runs": self.memory["runs"]}}
 
 
 class GoesOnAfterWhatItRead(Resumes):
-    def resume(self, saved: Mapping[str, Saved]) -> None:
+    def resume(self, saved: Mapping[str, SavedPartition]) -> None:
         self.memory["from"] = max([each.read_to for each in saved.values()], default=0)
 
 
 class TellsNoNotes(Resumes):
-    def notes(self) -> Mapping[str, Notes | None]:
+    def notes(self) -> Mapping[str, PartitionNotes | None]:
         return {}
 
 

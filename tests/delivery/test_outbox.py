@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streambatch.connectors.memory.sink import MemoryOutput, MemoryWriter
 from streambatch.core.batches import Batch, Stamps
-from streambatch.core.durable import Mark
+from streambatch.core.checkpoints import OutputMark
 from streambatch.core.errors import SinkError, StateOutage
 from streambatch.core.events import Observer
 from streambatch.core.outcomes import Outcome, Reject
@@ -96,7 +96,7 @@ class Kept:
         assert self.noted == [], "nothing was written before"
         self.has_begun = True
 
-    def written(self, batch: Batch, outcome: Outcome, place: Mark) -> None:
+    def written(self, batch: Batch, outcome: Outcome, place: OutputMark) -> None:
         assert self.has_begun
         assert batch.chunks[0].payload, "its bytes are there until it was noted"
         self.noted.append(batch.sequence)

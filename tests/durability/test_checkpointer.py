@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from streambatch.core.batches import Batch, Stamps
+from streambatch.core.checkpoints import PartitionNotes
 from streambatch.core.chunks import Chunk, Partition
-from streambatch.core.durable import Notes
 from streambatch.core.errors import StateOutage
 from streambatch.core.intake import Intake
 from streambatch.core.ledger import Ledger
@@ -33,12 +33,12 @@ class Noting(Reader):
     name, is_resumable = "in", True
 
     def __init__(self) -> None:
-        self.new: dict[str, Notes | None] = {}
+        self.new: dict[str, PartitionNotes | None] = {}
 
     async def run(self, intake: Intake) -> None:
         raise AssertionError("not to be run")
 
-    def notes(self) -> Mapping[str, Notes | None]:
+    def notes(self) -> Mapping[str, PartitionNotes | None]:
         new, self.new = self.new, {}
         return new
 

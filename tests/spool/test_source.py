@@ -19,8 +19,8 @@ from streambatch.connectors.http.source import HttpSource
 from streambatch.connectors.sockets.tcp import TcpSource
 from streambatch.connectors.sockets.udp import UdpSource
 from streambatch.connectors.sockets.unix import UnixSource
+from streambatch.core.checkpoints import SavedPartition
 from streambatch.core.chunks import Chunk
-from streambatch.core.durable import Saved
 from streambatch.core.errors import ConfigError, OptionError, SourceError, first_cause
 from streambatch.core.parts import Site, Source
 from streambatch.spool import disk as spool_disk
@@ -83,7 +83,7 @@ def tcp(**more: Any) -> TcpSource:
 
 @asynccontextmanager
 async def running(
-    source: Any, folder: Path, intake: CollectingIntake, saved: Saved | None = None
+    source: Any, folder: Path, intake: CollectingIntake, saved: SavedPartition | None = None
 ) -> AsyncIterator[SpooledReader]:
     """Run a source with its spool beside the test, and stop it gracefully at the end."""
     reader = reader_of(source, Site(state_dir=folder))
@@ -216,7 +216,9 @@ async def test_a_repeated_key_is_answered_alike_and_stored_once(tmp_path: Path, 
     again = CollectingIntake(memory=32 * MIB)
     source = http()
     position = intake.chunks[-1].position if count else 0
-    async with running(source, tmp_path, again, Saved(position=position, read_to=position, notes={})) as reader:
+    async with running(
+        source, tmp_path, again, SavedPartition(position=position, read_to=position, notes={})
+    ) as reader:
         assert await post(reader, body, key="k-1") == (200, {"received": count})
         assert await post(reader, b"last\n") == (200, {"received": 1})
         await again.holds(1)
@@ -528,7 +530,7 @@ async def test_what_was_not_acked_comes_again(tmp_path: Path) -> None:
         await first.holds(1000)
     acked, read_to = 100, 100 + 50 * 11
     again, source = CollectingIntake(), tcp()
-    async with running(source, tmp_path, again, Saved(position=acked, read_to=read_to, notes={})) as reader:
+    async with running(source, tmp_path, again, SavedPartition(position=acked, read_to=read_to, notes={})) as reader:
         await send(reader, b"new\n")
         await again.holds(len(LINES[acked:].splitlines()) + 1)
     assert records(again) == LINES[acked:] + b"new\n"
@@ -550,7 +552,9 @@ async def test_a_stop_leaves_in_the_spool_what_the_pipeline_has_no_room_for(tmp_
     assert intake.count + left == 2_000_000
     source, again = tcp(), CollectingIntake()
     position = intake.chunks[-1].position
-    async with running(source, tmp_path, again, Saved(position=position, read_to=len(body), notes={})) as reader:
+    async with running(
+        source, tmp_path, again, SavedPartition(position=position, read_to=len(body), notes={})
+    ) as reader:
         await again.holds(left)
         assert reader.spool.backlog_records == 0
     assert records(intake) + records(again) == body

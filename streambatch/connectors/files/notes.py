@@ -10,10 +10,10 @@ import msgspec
 from streambatch.connectors.files.globs import FileStat
 from streambatch.connectors.files.identity import NOTHING_KNOWN, Identity
 from streambatch.connectors.files.partitions import partition_name
-from streambatch.core.durable import Notes, Saved, learned
+from streambatch.core.checkpoints import PartitionNotes, SavedPartition, resolved_early
 
 
-@learned
+@resolved_early
 class FileNotes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is stored of a file, under these names."""
 
@@ -82,12 +82,12 @@ class KnownFile(NamedTuple):
         return self.was_read and size == self.notes.size
 
 
-def known_files(saved: Mapping[str, Saved]) -> list[KnownFile]:
+def known_files(saved: Mapping[str, SavedPartition]) -> list[KnownFile]:
     """Return what a checkpoint says of partitions."""
     return [_known(partition, each) for partition, each in saved.items()]
 
 
-def _known(partition: str, saved: Saved) -> KnownFile:
+def _known(partition: str, saved: SavedPartition) -> KnownFile:
     notes = msgspec.convert({"path": partition, **saved.notes}, FileNotes)
     position = max(saved.position, notes.start)
     return KnownFile(partition, position, saved.position >= saved.read_to, notes, notes.identity)
@@ -108,7 +108,7 @@ class NoteBook:
         elif self._last.get(partition) != notes:
             self._last[partition] = self._changed[partition] = notes
 
-    def changed(self) -> dict[str, Notes | None]:
+    def changed(self) -> dict[str, PartitionNotes | None]:
         """Return what was written since the last call."""
         changed, self._changed = self._changed, {}
         return {name: None if notes is None else msgspec.to_builtins(notes) for name, notes in changed.items()}

@@ -13,7 +13,7 @@ from streambatch.connectors.files.notes import KnownFile, NoteBook, known_files
 from streambatch.connectors.files.options import ReadingOptions
 from streambatch.connectors.files.reading import Reading
 from streambatch.core.backlog import Backlog, no_files
-from streambatch.core.durable import Notes, Saved
+from streambatch.core.checkpoints import PartitionNotes, SavedPartition
 from streambatch.core.intake import Intake
 from streambatch.core.parts import Reader
 
@@ -29,12 +29,12 @@ class FileReader(Reader):
         self._book = NoteBook()
         self._running: Follower | Reading | None = None
 
-    def resume(self, saved: Mapping[str, Saved]) -> None:
+    def resume(self, saved: Mapping[str, SavedPartition]) -> None:
         """Take over how far each partition was acked. Files that are not among them are new."""
         self._known = known_files(saved)
         self._book = NoteBook(self._known)
 
-    def notes(self) -> Mapping[str, Notes | None]:
+    def notes(self) -> Mapping[str, PartitionNotes | None]:
         """Return what files are recognised by, for those where it changed since the last call.
 
         None is for a file that is gone and was read to its end.

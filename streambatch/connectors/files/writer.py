@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from streambatch.connectors.files.output import Output, OutputOptions
-from streambatch.core.durable import Commit, Mark
+from streambatch.core.checkpoints import CommitMark, OutputMark
 from streambatch.core.errors import HeldError, SinkError
 from streambatch.core.parts import Writer
 
@@ -36,11 +36,11 @@ class FileWriter(Writer):
         """How many of the writes since `open` are durable and readable."""
         return self._output.durable
 
-    def restore(self, mark: Mark | None, commit: Commit) -> None:
+    def restore(self, mark: OutputMark | None, commit: CommitMark) -> None:
         """Take over, before `open`, how far the output was acked."""
         self._output.file.restore(mark, commit)
 
-    def mark(self) -> Mark:
+    def mark(self) -> OutputMark:
         """Return how far the output goes: the number of the open segment and its length in bytes, as far as it holds
         scores that can be kept, and whether it is being closed."""
         return self._output.file.mark()

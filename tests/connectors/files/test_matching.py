@@ -6,7 +6,7 @@ from streambatch.connectors.files.globs import FileStat
 from streambatch.connectors.files.identity import HEAD_BYTES, identity_of
 from streambatch.connectors.files.matching import FoundFile, match
 from streambatch.connectors.files.notes import FileNotes, KnownFile, NoteBook, known_files, notes_of
-from streambatch.core.durable import Saved
+from streambatch.core.checkpoints import SavedPartition
 
 LONG = b"x" * HEAD_BYTES
 
@@ -102,17 +102,17 @@ def test_notes_are_told_when_they_change_and_come_back() -> None:
     told = book.changed()
     book.write("log", notes)
     assert book.changed() == {}
-    (known,) = known_files({"log": Saved(position=2, read_to=3, notes=told["log"] or {})})
+    (known,) = known_files({"log": SavedPartition(position=2, read_to=3, notes=told["log"] or {})})
     assert (known.notes, known.identity, known.is_acked) == (notes, identity_of(b"abc"), False)
     book.write("log", None)
     assert book.changed() == {"log": None}
 
 
 def test_reading_goes_on_no_earlier_than_it_began() -> None:
-    (known,) = known_files({"log": Saved(position=0, read_to=0, notes={"path": "log", "start": 70})})
+    (known,) = known_files({"log": SavedPartition(position=0, read_to=0, notes={"path": "log", "start": 70})})
     assert known.position == 70
 
 
 def test_notes_of_a_later_version_are_understood() -> None:
-    (known,) = known_files({"log": Saved(position=1, read_to=1, notes={"color": "red"})})
+    (known,) = known_files({"log": SavedPartition(position=1, read_to=1, notes={"color": "red"})})
     assert known.notes == FileNotes(path="log")

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from streambatch.connectors.files import follow
 from streambatch.connectors.files.reader import FileReader
 from streambatch.connectors.files.source import FileSource
-from streambatch.core.durable import Saved
+from streambatch.core.checkpoints import SavedPartition
 from streambatch.core.parts import Site
 from streambatch.testing.resuming import AckedRecords, Found
 from tests.connectors.files.filing import FileIntake, following, read_all
@@ -88,9 +88,9 @@ def by_name(intake: FileIntake) -> dict[str, list[bytes]]:
     return {Path(name).name: [each.strip() for each in records] for name, records in intake.by_partition().items()}
 
 
-def moved_devices(saved: Mapping[str, Saved]) -> dict[str, Saved]:
-    def moved(each: Saved) -> Saved:
-        return Saved(position=each.position, read_to=each.read_to, notes={**each.notes, "device": 99_999})
+def moved_devices(saved: Mapping[str, SavedPartition]) -> dict[str, SavedPartition]:
+    def moved(each: SavedPartition) -> SavedPartition:
+        return SavedPartition(position=each.position, read_to=each.read_to, notes={**each.notes, "device": 99_999})
 
     return {name: moved(each) for name, each in saved.items()}
 

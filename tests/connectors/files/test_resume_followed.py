@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from streambatch.connectors.files import follow
 from streambatch.connectors.files.searching import look_at
 from streambatch.connectors.files.source import FileSource
-from streambatch.core.durable import Notes, Saved
+from streambatch.core.checkpoints import PartitionNotes, SavedPartition
 from streambatch.core.parts import Site
 from tests.connectors.files.filing import FileIntake
 
@@ -63,7 +63,7 @@ class Restarting(RuleBasedStateMachine):
         self.acked: dict[Content, int] = {}
         self.position: dict[str, int] = {}
         self.read_to: dict[str, int] = {}
-        self.notes: dict[str, Notes] = {}
+        self.notes: dict[str, PartitionNotes] = {}
 
     # What writers do.
 
@@ -163,9 +163,9 @@ class Restarting(RuleBasedStateMachine):
             if intake.count != seen:
                 seen, looks = intake.count, LOOKS[0]
 
-    def _saved(self) -> dict[str, Saved]:
+    def _saved(self) -> dict[str, SavedPartition]:
         return {
-            name: Saved(
+            name: SavedPartition(
                 position=self.position.get(name, 0),
                 read_to=self.read_to.get(name, 0),
                 notes=msgspec.json.decode(msgspec.json.encode(notes)),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from streambatch.codecs.containers import Compression, Format
 from streambatch.connectors.files.sink import FileSink
-from streambatch.core.durable import Mark
+from streambatch.core.checkpoints import OutputMark
 from streambatch.core.errors import HeldError, SinkError, SinkOutage
 from streambatch.core.parts import Site
 from streambatch.delivery.dead_letter_file import DeadLetterFile
@@ -42,11 +42,11 @@ class Checkpoints:
     """What is durable of a sink: its mark, and the payloads that it covers."""
 
     def __init__(self) -> None:
-        self.mark: Mark | None = None
+        self.mark: OutputMark | None = None
         self.acked: tuple[int, ...] = ()
         self.disk: SimulatedDisk | None = None
 
-    def store(self, mark: Mark, acked: Sequence[int]) -> None:
+    def store(self, mark: OutputMark, acked: Sequence[int]) -> None:
         self.mark, self.acked = mark, tuple(acked)
         if self.disk is not None:
             self.disk.note = (mark, self.acked)
@@ -62,7 +62,7 @@ class Run:
         self.checkpoints, self.format = checkpoints, format
         self.clock, self.encode = MovedClock(), encoder(format)
         self.written = list(checkpoints.acked)
-        self.marked: tuple[Mark, int] | None = None
+        self.marked: tuple[OutputMark, int] | None = None
         self.sink = FileSink(str(folder / f"s.{format}"), format=format, compression=compression, **options).build(
             Site(clock=self.clock)
         )
@@ -86,7 +86,7 @@ class Run:
             count = self.durable + self.sink.durable_writes
         self.checkpoints.store(mark, self.written[:count])
 
-    async def commit(self, mark: Mark) -> None:
+    async def commit(self, mark: OutputMark) -> None:
         self.checkpoints.store(mark, self.written)
 
 
@@ -306,7 +306,7 @@ async def test_a_sync_does_not_wait_for_a_commit(tmp_path: Path) -> None:
     await run.write(1)
     lengths = []
 
-    async def commit(mark: Mark) -> None:
+    async def commit(mark: OutputMark) -> None:
         lengths.append(await run.sink.sync())
 
     run.sink.restore(None, commit)
@@ -373,7 +373,7 @@ async def test_dead_letters_are_taken_back_too_at_every_step(tmp_path: Path, rot
     with SimulatedDisk(folder) as disk:
         checkpoints.disk = disk
 
-        async def commit(mark: Mark) -> None:
+        async def commit(mark: OutputMark) -> None:
             checkpoints.store(mark, range(written))
 
         file = DeadLetterFile(folder / "dead.jsonl", rotation)
@@ -401,5 +401,5 @@ async def test_dead_letters_are_taken_back_too_at_every_step(tmp_path: Path, rot
         assert lines == [b"%d.." % number for number in [*acked, 9]]
 
 
-async def no_commit(mark: Mark) -> None:
+async def no_commit(mark: OutputMark) -> None:
     pass

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from streambatch.core.checkpoints import SavedPartition
 from streambatch.core.chunks import Partition
-from streambatch.core.durable import Saved
 from streambatch.core.errors import ChangedReadingError, ConfigError, StateError
 from streambatch.core.report import Counts
 from streambatch.durability.manifest import RunsOptions, code_revision
@@ -55,7 +55,7 @@ def test_a_checkpoint_comes_back(store: StateStore) -> None:
     store.commit(checkpoint(101.5, [0, 1, 2], steps=b"\x00memory", length=777))
     state = again(store).load()
     saved = state.partitions["in"]["a.jsonl"]
-    assert isinstance(saved, Saved)
+    assert isinstance(saved, SavedPartition)
     assert (saved.position, saved.read_to, saved.notes) == (300, 350, {"inode": 7, "path": "a.jsonl"})
     assert (saved.records, saved.digest) == (30, "e" * 64)
     assert state.outputs == {"scores": {"segment": 1, "length": 777}}

@@ -32,18 +32,18 @@ for thread in threads:
 
 
 def test_threads_may_be_the_first_to_read_a_struct_together() -> None:
-    """Without `learned`, a crash in two processes of five."""
+    """Without `resolved_early`, a crash in two processes of five."""
     for _ in range(12):
         subprocess.run([sys.executable, "-c", READ_AT_ONCE], check=True, timeout=60)
 
 
-def test_every_struct_that_is_read_was_learned() -> None:
+def test_every_struct_that_is_read_was_resolved_early() -> None:
     trees = [ast.parse(path.read_text()) for path in sorted(Path(streambatch.__file__).parent.rglob("*.py"))]
     structs = {each.name: each for tree in trees for each in ast.walk(tree) if isinstance(each, ast.ClassDef)}
     read = {name for tree in trees for name in read_in(tree)} & set(structs)
     assert {"Detail", "FileNotes", "SegmentMark"} <= read
     decorators = {name: [ast.unparse(each) for each in structs[name].decorator_list] for name in read}
-    assert {name for name in read if "learned" not in decorators[name]} == set()
+    assert {name for name in read if "resolved_early" not in decorators[name]} == set()
 
 
 def read_in(tree: ast.AST) -> Iterator[str]:
