@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from streambatch.core.chunks import NO_ENDS, Chunk
 
-Trigger = Literal["size", "bytes", "time", "latency", "flush", "shutdown"]
-TRIGGERS: tuple[Trigger, ...] = ("size", "bytes", "time", "latency", "flush", "shutdown")
+Trigger = Literal["size", "bytes", "time", "flush", "shutdown"]
+"""Why a batch closed: its window was full or over, the input ended, or the pipeline stops."""
+TRIGGERS: tuple[Trigger, ...] = get_args(Trigger)
 
 
 class Stamps:

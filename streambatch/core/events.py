@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from streambatch.core.types import FloatArray
 
 FileEvent = Literal["opened", "rotated", "truncated", "deleted", "completed"]
-RejectedConnection = Literal["limit", "tls", "auth", "timeout"]
-Refusal = Literal["full", "size", "auth", "rate_limit"]
+RejectedConnection = Literal["limit", "timeout"]
+Refusal = Literal["full", "size"]
 State = Literal["starting", "running", "draining", "stopped", "failed"]
 STATES: tuple[State, ...] = ("starting", "running", "draining", "stopped", "failed")
 

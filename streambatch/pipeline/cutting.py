@@ -18,7 +18,7 @@ from streambatch.microbatch.planned_cutter import PlannedCutter
 from streambatch.microbatch.window import Window
 from streambatch.pipeline.context import RunContext
 from streambatch.pipeline.settings import Settings
-from streambatch.scoring.executors.choice import make_executor, terms_of
+from streambatch.scoring.executors.choice import context_of, make_executor
 from streambatch.scoring.transform import Transform
 
 TURN_SECONDS = 0.004
@@ -80,8 +80,8 @@ class Cutting:
         """Cut and score by other settings from the next batch on; batches that were cut before end as they began."""
         transform.go_on_from(self.transform)
         self.transform, self._workers = transform, settings.workers
-        terms = terms_of(settings.workers, transform, self._context.clock.monotonic)
-        self._executor.replace(terms, settings.workers.count)
+        context = context_of(settings.workers, transform, self._context.clock.monotonic)
+        self._executor.replace(context, settings.workers.count)
         self._window.replace(settings.batch)
         self._bound_in_flight()
         self._context.feedback.slot_freed.notify()

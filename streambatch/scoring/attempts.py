@@ -1,8 +1,14 @@
 """A batch's way through the model: what to call next, after which wait, and what became of each row.
 
-Pure: results, errors and `now` in, decisions out, so that every executor decides alike. An error is retried if it is
-passing, and once its attempts are used up the rows of the call die as they are: what fails is behind the model, and
-smaller calls would only multiply what it has to refuse. Any other error has the rows halved until the guilty are alone.
+Pure: results, errors and `now` in, decisions out, so that every executor decides alike.
+
+After a call of `span` that
+
+- succeeded: its scores are kept; on to the next span, or to the end.
+- raised a passing error, with attempts left: the same span again, after a wait.
+- raised a passing error, with no attempts left: the rows of the call die. They are not halved: what fails is behind the
+  model, and smaller calls would only multiply what it has to refuse.
+- raised any other error: the rows are halved until the guilty ones are alone.
 """
 
 from __future__ import annotations
@@ -13,11 +19,11 @@ from streambatch.core.retry import AttemptsUsedUpError, Random, RetryPolicy
 from streambatch.core.types import FloatArray
 
 
-class Trial:
-    """Call the model with `span` once `wait_seconds` have passed, until `span` is None.
+class Attempts:
+    """The calls of the model that one batch takes.
 
-    bisection: what became of which rows; None while nothing failed, and `scores` are of all rows then.
-    retries: calls that were tried again. retry_seconds: time in attempts that failed in passing and in the waits.
+    Call the model with `span` once `wait_seconds` have passed, until `span` is None. Each call gets `started`, then
+    `succeeded` or `failed`.
     """
 
     __slots__ = ("_failures", "_policy", "_random", "_rows", "_started", "bisection", "retries", "retry_seconds",
@@ -25,31 +31,37 @@ class Trial:
 
     def __init__(self, rows: int, policy: RetryPolicy, random: Random) -> None:
         self.bisection: Bisection[Exception] | None = None
+        """What became of which rows; None while nothing failed."""
         self.scores: FloatArray | None = None
+        """The scores of all rows, where nothing failed."""
         self.span = slice(0, rows) if rows else None
-        self.wait_seconds = self.retry_seconds = 0.0
-        self.retries = self._failures = 0
+        self.wait_seconds = 0.0
+        self.retries = 0
+        """Calls that were tried again."""
+        self.retry_seconds = 0.0
+        """Time in attempts that failed in passing, and in the waits after them."""
+        self._failures = 0
         self._rows, self._policy, self._random, self._started = rows, policy, random, 0.0
 
     def started(self, now: float) -> None:
-        """Learn that the call of `span` starts."""
+        """Note that the call of `span` starts."""
         if self._failures:
             self.retry_seconds += now - self._started
         self._started = now
 
     def succeeded(self, scores: FloatArray) -> None:
-        """Learn the scores of `span`."""
+        """Take the scores of `span`."""
         if self.bisection is None:
             self.scores, self.span = scores, None
         else:
             self.bisection.succeeded(scores)
-            self._go_on(self.bisection)
+            self._next(self.bisection)
 
     def failed(self, error: Exception, now: float) -> None:
-        """Learn that the call of `span` failed."""
+        """Decide what follows after the call of `span` failed."""
         if not isinstance(error, RetryableError):
             self._bisected().failed(error)
-            self._go_on(self._bisected())
+            self._next(self._bisected())
             return
         self._failures += 1
         if not self._policy.is_used_up(self._failures):
@@ -58,15 +70,15 @@ class Trial:
             return
         self.retry_seconds += now - self._started
         self._bisected().given_up(AttemptsUsedUpError(error, self._failures))
-        self._go_on(self._bisected())
+        self._next(self._bisected())
 
     def _bisected(self) -> Bisection[Exception]:
-        """Return the bisection, of all rows at first."""
+        """Return the bisection; the first one has all rows as its span."""
         if self.bisection is None:
             self.bisection = Bisection(self._rows)
             self.bisection.next_span()
         return self.bisection
 
-    def _go_on(self, bisection: Bisection[Exception]) -> None:
+    def _next(self, bisection: Bisection[Exception]) -> None:
         self.span = bisection.next_span()
         self._failures, self.wait_seconds = 0, 0.0

@@ -31,7 +31,7 @@ from streambatch.core.outcomes import (
 from streambatch.core.parts import Model, Step
 from streambatch.core.retry import ONCE, error_text
 from streambatch.core.types import BoolArray, FloatArray, IntArray
-from streambatch.scoring.attempts import Trial
+from streambatch.scoring.attempts import Attempts
 from streambatch.scoring.calling import is_interrupt, stepped, stepped_on
 from streambatch.scoring.check import checked_scores
 from streambatch.scoring.replies import filtered_line, reject_line, replies_of
@@ -168,48 +168,48 @@ class Transform:
         except (SystemExit, GeneratorExit) as error:  # they would end the event loop
             raise ModelError(self.model_name, f"raised {error_text(error)}") from error
 
-    def complete(self, prepared: Prepared, trial: Trial, now: Now) -> Outcome:
-        """Make the outcome of a batch whose trial is over.
+    def complete(self, prepared: Prepared, attempts: Attempts, now: Now) -> Outcome:
+        """Make the outcome of a batch whose attempts is over.
 
         Scores that are not finite and rows that the model can't take become rejects. Raises ModelError when the first
         batch of a run has no score at all, unless the model is proven.
         """
         stamps = prepared.batch.stamps
-        scores = self._settle(prepared, trial)
+        scores = self._settle(prepared, attempts)
         if len(scores):
             self._observer.scores_seen(scores)
-        stamps.retry_seconds, stamps.scored = trial.retry_seconds, now()
-        outcome = self._finish(prepared, scores, trial.retries)
+        stamps.retry_seconds, stamps.scored = attempts.retry_seconds, now()
+        outcome = self._finish(prepared, scores, attempts.retries)
         stamps.encoded = now()
         return outcome
 
     def run(self, batch: Batch, now: Now) -> Outcome:
         """Do all of it for a model whose `score` is sync, without retries, and stamp the stages."""
         prepared = self.prepare(batch, now)
-        trial = Trial(len(prepared.ids), ONCE, float)
-        while trial.span is not None:
-            trial.started(now())
+        attempts = Attempts(len(prepared.ids), ONCE, float)
+        while attempts.span is not None:
+            attempts.started(now())
             try:
-                scores = self.call(prepared, trial.span)
+                scores = self.call(prepared, attempts.span)
             except Exception as error:
-                trial.failed(error, now())
+                attempts.failed(error, now())
             else:
-                trial.succeeded(scores)
-        return self.complete(prepared, trial, now)
+                attempts.succeeded(scores)
+        return self.complete(prepared, attempts, now)
 
     async def run_async(self, batch: Batch, now: Now) -> Outcome:
         """The same for a model whose `score` is async."""
         prepared = self.prepare(batch, now)
-        trial = Trial(len(prepared.ids), ONCE, float)
-        while trial.span is not None:
-            trial.started(now())
+        attempts = Attempts(len(prepared.ids), ONCE, float)
+        while attempts.span is not None:
+            attempts.started(now())
             try:
-                scores = await self.call_async(prepared, trial.span)
+                scores = await self.call_async(prepared, attempts.span)
             except Exception as error:
-                trial.failed(error, now())
+                attempts.failed(error, now())
             else:
-                trial.succeeded(scores)
-        return self.complete(prepared, trial, now)
+                attempts.succeeded(scores)
+        return self.complete(prepared, attempts, now)
 
     def _finish(self, prepared: Prepared, scores: FloatArray, retries: int) -> Outcome:
         """Encode the scores that are finite; the others become rejects."""
@@ -271,10 +271,10 @@ class Transform:
         masks = [np.ones(len(y), bool) if mask is None else mask for _, _, (y, mask) in bisection.results]
         return np.concatenate(masks)
 
-    def _settle(self, prepared: Prepared, trial: Trial) -> FloatArray:
-        bisection = trial.bisection
+    def _settle(self, prepared: Prepared, attempts: Attempts) -> FloatArray:
+        bisection = attempts.bisection
         if bisection is None:
-            return np.empty(0) if trial.scores is None else trial.scores
+            return np.empty(0) if attempts.scores is None else attempts.scores
         if bisection.guilty:
             if prepared.batch.sequence == 0 and not bisection.results and not self.is_proven:
                 cause = bisection.guilty[0][1]

@@ -90,7 +90,7 @@ def test_counters_are_zero_before_anything_happened_for_every_value_of_their_lab
     counters = {(name, labels): value for (name, labels), value in scrape.samples.items() if name.endswith("_total")}
     assert set(counters.values()) == {0.0}
     assert {name for name, _ in counters} == {metric.name for metric in CATALOGUE if metric.kind == "counter"}
-    assert values(scrape.find("batches_total"), "trigger") == {"size", "bytes", "time", "latency", "flush", "shutdown"}
+    assert values(scrape.find("batches_total"), "trigger") == {"size", "bytes", "time", "flush", "shutdown"}
     assert values(scrape.find("stage_records_total"), "outcome") == {"ok", "rejected"}
     assert values(scrape.find("source_refused_records_total"), "reason") == set(get_args(Refusal))
     assert values(scrape.find("source_connections_rejected_total"), "reason") == set(get_args(RejectedConnection))

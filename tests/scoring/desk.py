@@ -8,7 +8,8 @@ import anyio
 from streambatch.core.batches import Batch
 from streambatch.core.clock import SystemClock
 from streambatch.core.outcomes import Outcome
-from streambatch.scoring.executors.choice import Executor, Workers, make_executor
+from streambatch.scoring.executors.choice import Workers, make_executor
+from streambatch.scoring.executors.executor import Executor
 from streambatch.scoring.transform import Transform
 from streambatch.testing.virtual_time import LoopClock
 from tests.scoring.fakes import batch_of, numbers

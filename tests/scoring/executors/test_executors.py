@@ -9,7 +9,8 @@ import pytest
 from streambatch.core.errors import ConfigError
 from streambatch.core.outcomes import Outcome
 from streambatch.core.types import FloatArray
-from streambatch.scoring.executors.choice import TaskExecutor, Workers
+from streambatch.scoring.executors.choice import Workers
+from streambatch.scoring.executors.tasks import TaskExecutor
 from streambatch.scoring.executors.threads import ThreadExecutor
 from tests.scoring.desk import Desk
 from tests.scoring.fakes import Doubling, batch_of, numbers, transform_of
