@@ -16,6 +16,7 @@ import pytest
 from pyarrow import ipc
 
 from streambatch.config import config as configs
+from streambatch.delivery.outbox import WRITE_SIZE
 from tests.ops.traced import Traced, flip, rows
 
 OUTPUTS: dict[str, dict[str, str]] = {
@@ -219,10 +220,13 @@ def test_a_changed_dead_letter(traced: Traced) -> None:
 
 
 def test_a_segment_that_was_taken_away_is_said(traced: Traced) -> None:
-    traced.configure(**OUTPUTS["segments"])
-    traced.append("a.jsonl", rows(0, 300))
+    traced.configure(**OUTPUTS["segments"], batch__max_records="500")
+    # More than one write may hold: batches that are written together are never split between segments.
+    traced.append("a.jsonl", rows(0, 12_000))
     traced.run()
-    taken = sorted((traced.folder / "out").iterdir())[1]
+    segments = sorted((traced.folder / "out").iterdir())
+    assert sum(segment.stat().st_size for segment in segments) > WRITE_SIZE
+    taken = segments[1]
     taken.unlink()
     found = traced.verified()
     assert found["verdict"] == "agrees"
