@@ -1,4 +1,4 @@
-"""Signals on virtual time."""
+"""Signals: who is woken, and by which notification."""
 
 from __future__ import annotations
 
@@ -6,30 +6,19 @@ import anyio
 import pytest
 
 from streambatch.core.signal import Signal
+from tests.blocking import all_blocked
 
 pytestmark = pytest.mark.anyio
 
 
-async def woken(signal: Signal) -> bool:
-    """Whether the next notification comes within a second."""
-    with anyio.move_on_after(1):
-        await signal.wait()
-        return True
-    return False
-
-
 async def test_wakes_all_who_wait() -> None:
-    signal, found = Signal(), []
-
-    async def wait() -> None:
-        found.append(await woken(signal))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(wait)
-        tasks.start_soon(wait)
-        await anyio.wait_all_tasks_blocked()
-        signal.notify()
-    assert found == [True, True]
+    signal = Signal()
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(signal.wait)
+            tasks.start_soon(signal.wait)
+            await all_blocked()
+            signal.notify()
 
 
 async def test_wakes_again_and_again() -> None:
@@ -44,9 +33,9 @@ async def test_wakes_again_and_again() -> None:
 
         tasks.start_soon(wait)
         for _ in range(3):
-            await anyio.wait_all_tasks_blocked()
+            await all_blocked()
             signal.notify()
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         tasks.cancel_scope.cancel()
     assert turns == 3
 
@@ -54,7 +43,18 @@ async def test_wakes_again_and_again() -> None:
 async def test_forgets_a_notification_for_which_no_task_waits() -> None:
     signal = Signal()
     signal.notify()
-    assert not await woken(signal)
+    woken = False
+
+    async def wait() -> None:
+        nonlocal woken
+        await signal.wait()
+        woken = True
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        await all_blocked()
+        assert not woken
+        tasks.cancel_scope.cancel()
 
 
 async def test_knows_whether_a_task_waits() -> None:
@@ -62,7 +62,7 @@ async def test_knows_whether_a_task_waits() -> None:
     assert not signal.is_awaited
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(signal.wait)
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         assert signal.is_awaited
         signal.notify()
         assert not signal.is_awaited

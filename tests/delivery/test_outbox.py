@@ -22,6 +22,7 @@ from streambatch.delivery.dead_letters import DeadLetterEncoder
 from streambatch.delivery.outbox import Outbox
 from streambatch.delivery.outputs import Marks
 from streambatch.delivery.owner import Finished
+from tests.blocking import all_blocked
 from tests.chunks import chunk_of
 from tests.moved_clock import MovedClock
 
@@ -197,11 +198,11 @@ async def test_batches_wait_unacked_until_their_segment_is_closed() -> None:
         tasks.start_soon(run.outbox.run)
         for sequence, expected in enumerate([[], [0, 1], [0, 1], [0, 1, 2, 3]]):
             run.add(sequence)
-            await anyio.wait_all_tasks_blocked()
+            await all_blocked()
             await run.outbox.sync()
             assert run.acked_batches == expected
         run.add(4, b"")  # all its records died or were filtered: it waits for those before it only
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         await run.outbox.sync()
         assert run.acked_batches == [0, 1, 2, 3, 4]
         tasks.cancel_scope.cancel()
@@ -214,12 +215,12 @@ async def test_too_many_that_wait_have_the_segment_closed(monkeypatch: pytest.Mo
         tasks.start_soon(run.outbox.run)
         for sequence in range(4):
             run.add(sequence)
-            await anyio.wait_all_tasks_blocked()
+            await all_blocked()
             assert run.acked_batches == []
             await run.outbox.sync()
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         run.add(4)  # whoever writes the next one sees to it first
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         assert run.acked_batches == [0, 1, 2, 3]
         tasks.cancel_scope.cancel()
 

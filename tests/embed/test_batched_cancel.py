@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streambatch.embed.batched import Batched, FullError, InterruptedCallError, batched
+from tests.blocking import all_blocked
 from tests.leaks import tasks_alive
 
 pytestmark = pytest.mark.anyio
@@ -83,9 +84,9 @@ async def test_a_caller_cancelled_while_the_window_is_open_takes_its_row_along(l
         async with anyio.create_task_group() as tasks:
             for row in range(2):
                 tasks.start_soon(call, row)
-            await anyio.wait_all_tasks_blocked()
+            await all_blocked()
             scopes[leaver].cancel()
-            await anyio.wait_all_tasks_blocked()
+            await all_blocked()
             for row in range(2, 4):
                 tasks.start_soon(call, row)
     assert answers == {row: 2 * row for row in (1 - leaver, 2, 3)}
@@ -100,7 +101,7 @@ async def test_when_all_callers_have_gone_so_has_their_call_and_its_task(max_wai
         async with anyio.create_task_group() as tasks:
             for row in range(3):
                 tasks.start_soon(model.predict, row)
-            await anyio.wait_all_tasks_blocked()
+            await all_blocked()
             assert len(model.calls) == (max_wait == 0)
             tasks.cancel_scope.cancel()
         assert tasks_alive() == before
@@ -389,7 +390,7 @@ async def test_a_caller_cancelled_twice_cuts_the_clean_up_of_its_call_short_and_
         await started.wait()
         for _ in range(2):
             caller.cancel()
-            await anyio.wait_all_tasks_blocked()
+            await all_blocked()
         with pytest.raises(asyncio.CancelledError):
             await caller
     assert cut_short == 1
@@ -405,7 +406,7 @@ async def test_callers_that_went_away_make_room_for_others() -> None:
                 async with anyio.create_task_group() as leaving:
                     for row in range(callers):
                         leaving.start_soon(model.predict, row)
-                    await anyio.wait_all_tasks_blocked()
+                    await all_blocked()
                     if callers == 3:
                         with pytest.raises(FullError):
                             await model.predict(4)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from streambatch.core.chunks import Chunk, Partition
 from streambatch.core.clock import SystemClock
 from streambatch.microbatch.inbox import Inbox, InboxAborted, QueueLimits
+from tests.blocking import all_blocked
 from tests.chunks import chunk_of, lines_of
 
 pytestmark = pytest.mark.anyio
@@ -103,12 +104,12 @@ async def test_waiters_of_many_tasks_on_one_lane_do_not_shut_out_another_lane() 
     async with anyio.create_task_group() as tasks:
         for _ in range(20):
             tasks.start_soon(bring, "loud")
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         tasks.start_soon(bring, "quiet")
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         while len(order) < 21:
             await drain(inbox)
-            await anyio.wait_all_tasks_blocked()
+            await all_blocked()
     assert order.index("quiet") <= 3
 
 
@@ -120,9 +121,9 @@ async def test_a_cancelled_put_leaves_the_line_in_order() -> None:
             scope.cancel()
             await inbox.put(chunk_of([b"cancelled"]), CLOCK)
         tasks.start_soon(inbox.put, chunk_of([b"second"]), CLOCK)
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         first = await drain(inbox)
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         second = await drain(inbox)
     assert lines_of(first + second) == [b"first", b"second"]
 
@@ -140,7 +141,7 @@ async def test_abort_fails_every_put() -> None:
     async with anyio.create_task_group() as tasks:
         for _ in range(3):
             tasks.start_soon(bring)
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         inbox.abort()
     assert len(failed) == 3
 
@@ -149,7 +150,7 @@ async def test_one_record_larger_than_the_bound_goes_alone() -> None:
     inbox = Inbox(QueueLimits(max_bytes=10))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(inbox.put, chunk_of([b"x" * 50, b"y", b"z" * 50]), CLOCK)
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         assert inbox.records == 1
         assert inbox.take(5, 10, whole_record=False) is None
         taken = []
@@ -157,7 +158,7 @@ async def test_one_record_larger_than_the_bound_goes_alone() -> None:
             chunk = inbox.take(5, 10, whole_record=True)
             assert chunk is not None
             taken += lines_of([chunk])
-            await anyio.wait_all_tasks_blocked()
+            await all_blocked()
     assert taken == [b"x" * 50, b"y", b"z" * 50]
 
 
@@ -166,12 +167,12 @@ async def test_a_loud_lane_leaves_room_for_a_quiet_one() -> None:
     async with anyio.create_task_group() as tasks:
         for _ in range(20):
             tasks.start_soon(inbox.put, chunk_of([b"x"] * 20, partition=Partition("loud", "p")), CLOCK)
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         assert inbox.records == 160
         tasks.start_soon(inbox.put, chunk_of([b"y"], partition=Partition("quiet", "p")), CLOCK)
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         inbox.take(20, 1000, whole_record=True)
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         assert inbox.records == 140 + 1
         assert inbox.is_full_for("loud")
         assert not inbox.is_full_for("quiet")
@@ -179,7 +180,7 @@ async def test_a_loud_lane_leaves_room_for_a_quiet_one() -> None:
             await inbox.put(chunk_of([b"y"] * 9, partition=Partition("quiet", "p")), CLOCK)
         while inbox.records:
             inbox.take(20, 1000, whole_record=True)
-            await anyio.wait_all_tasks_blocked()
+            await all_blocked()
 
 
 async def test_a_lane_known_from_the_start_has_room_in_a_queue_that_others_filled() -> None:
@@ -188,13 +189,13 @@ async def test_a_lane_known_from_the_start_has_room_in_a_queue_that_others_fille
         for name in ("loud", "middling"):
             for _ in range(20):
                 tasks.start_soon(inbox.put, chunk_of([b"x"] * 20, partition=Partition(name, "p")), CLOCK)
-            await anyio.wait_all_tasks_blocked()
+            await all_blocked()
         with anyio.fail_after(1):
             await inbox.put(chunk_of([b"y"] * (160 // 12), partition=Partition("quiet", "p")), CLOCK)
         assert inbox.records == 160
         while inbox.records:
             inbox.take(20, 1000, whole_record=True)
-            await anyio.wait_all_tasks_blocked()
+            await all_blocked()
 
 
 async def test_a_record_larger_than_what_is_kept_for_its_lane_still_gets_in() -> None:
@@ -211,15 +212,15 @@ async def test_a_record_larger_than_what_is_kept_for_its_lane_still_gets_in() ->
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(shout)
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         tasks.start_soon(speak)
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         taken = 0
         while not got_in.is_set():
             assert inbox.take(1, 1000, whole_record=True) is not None
             taken += 1
             assert taken <= 10
-            await anyio.wait_all_tasks_blocked()
+            await all_blocked()
         await drain(inbox)
 
 
