@@ -9,7 +9,7 @@ from streambatch.testing import LoopClock, run_in_virtual_time
 
 
 async def a_record_an_hour() -> AsyncIterator[bytes]:
-    for number in range(24):
+    for number in range(6):
         yield b'{"id": %d, "x": [1]}\n' % number
         await anyio.sleep(3600)
 
@@ -26,8 +26,8 @@ async def run() -> sb.RunReport:
     ).run()
 
 
-def test_a_day_passes_at_once() -> None:
+def test_hours_pass_at_once() -> None:
     report = run_in_virtual_time(run)
-    assert 24 * 3600 <= report.seconds < 24 * 3600 + 120
-    assert report.batches["time"] == 24
+    assert 6 * 3600 <= report.seconds < 6 * 3600 + 120
+    assert report.batches["time"] == 6
     assert 60 <= report.latency_seconds["max"] < 61
