@@ -99,7 +99,7 @@ def test_every_promise_names_tests_that_are_there() -> None:
     rows = re.findall(r"^\| (?!---|promise|from|files|http|tcp|sockets).*$", page, re.M)
     assert [row for row in rows if row not in promises] == [], "a promise without a test"
     named = set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page))
-    assert [f"{file}::{test}" for file, test in sorted(named) if test not in tests_in(ROOT / file)] == []
+    assert [f"{file}::{test}" for file, test in sorted(named) if test not in names_of_tests(ROOT / file)] == []
 
 
 def test_the_map_for_contributors_names_what_is_there() -> None:
@@ -108,7 +108,7 @@ def test_the_map_for_contributors_names_what_is_there() -> None:
     owners = {(path, name) for name, path in re.findall(r"^\| .* \| `(\w+)` \| `([\w/]+\.py)` \|$", page, re.M)}
     assert len(tests) > 15
     assert len(owners) > 15
-    assert [f"{path}::{name}" for path, name in sorted(tests) if name not in tests_in(ROOT / path)] == []
+    assert [f"{path}::{name}" for path, name in sorted(tests) if name not in names_of_tests(ROOT / path)] == []
     assert [f"{path}::{name}" for path, name in sorted(owners) if name not in names_in(ROOT / path)] == []
     paths = set(re.findall(r"`((?:streambatch|tests|docs|grafana)/[\w/.-]*)`", page))
     assert [path for path in sorted(paths) if "NAME" not in path and not (ROOT / path).exists()] == []
@@ -118,7 +118,7 @@ def test_the_map_for_contributors_names_what_is_there() -> None:
     assert {*re.findall(r"`make ([\w-]+)", page)} <= targets
 
 
-def tests_in(path: Path) -> set[str]:
+def names_of_tests(path: Path) -> set[str]:
     """Return the names of a module's tests: functions, classes, and state machines' test cases."""
     return {name for name in names_in(path) if name.lower().startswith("test")}
 
