@@ -19,7 +19,7 @@ from streambatch.core.units import format_size
 from streambatch.durability.store.database import FILE_NAME
 from streambatch.durability.store.store import StateStore
 from streambatch.durability.stored import RunSummary, State
-from streambatch.spool.source import FOLDER as SPOOLS
+from streambatch.spool.spooled import FOLDER as SPOOLS
 from streambatch.storage.folder import StateFolder, held_by
 
 NOTES_SHOWN = 60

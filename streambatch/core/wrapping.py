@@ -209,7 +209,6 @@ class WrappedWriter(Writer):
 
 
 def _fresh(part: Any) -> Any:
-    # TODO transition: sources of this package are asked where they listen by tests, until they have readers
-    return part
-    """Return a part that has not run: a copy of a dataclass, whose running state is not among its fields."""
+    """Return a part that has not run: a copy of a dataclass; any other object itself, which then runs again."""
+    # Running state lies outside of a dataclass's fields, in cached properties as a rule: a copy has none of it.
     return dataclasses.replace(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else part

@@ -32,7 +32,7 @@ from streambatch.microbatch.batcher import Batcher
 from streambatch.microbatch.inbox import Inbox, InboxAborted, QueueLimits
 from streambatch.microbatch.intake import SourceIntake
 from streambatch.microbatch.window import BatchPolicy, Window
-from streambatch.spool.source import reader_of
+from streambatch.spool.spooled import reader_of
 
 Item = TypeVar("Item")
 

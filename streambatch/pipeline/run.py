@@ -34,7 +34,7 @@ from streambatch.pipeline.settings import QUEUE_SHARE, Description, Settings
 from streambatch.pipeline.status import Lifecycle, SourceFailures, new_run_id
 from streambatch.scoring.factory import encoder_for, transform_for
 from streambatch.scoring.transform import Transform
-from streambatch.spool.source import reader_of
+from streambatch.spool.spooled import reader_of
 
 
 class Run:

@@ -19,7 +19,7 @@ from streambatch.core.budget import SMALLEST_MEMORY
 from streambatch.core.chunks import KEPT_OF_OVERSIZE, Chunk
 from streambatch.core.parts import Reader, Site, Source
 from streambatch.core.wrapping import RunningSource, WrappedReader, as_source
-from streambatch.spool.source import reader_of
+from streambatch.spool.spooled import reader_of
 from streambatch.testing.conformance import Conformance, nothing_left_behind, plain_errors, settled, skip, turns
 from streambatch.testing.fakes import CollectingIntake
 from streambatch.testing.resuming import AckedRecords, Found

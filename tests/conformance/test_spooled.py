@@ -12,7 +12,7 @@ from streambatch.connectors.sockets.tcp import TcpSource
 from streambatch.core.parts import Source
 from streambatch.core.wrapping import RunningSource
 from streambatch.net.addresses import parse_address
-from streambatch.spool.source import SpooledReader
+from streambatch.spool.spooled import SpooledReader
 from streambatch.testing import SourceConformance
 
 pytestmark = pytest.mark.slow

@@ -24,7 +24,8 @@ from streambatch.core.chunks import Chunk
 from streambatch.core.errors import ConfigError, OptionError, SourceError, first_cause
 from streambatch.core.parts import Site, Source
 from streambatch.spool import disk as spool_disk
-from streambatch.spool.source import KEPT_BYTES, SpooledReader, reader_of
+from streambatch.spool.intake import KEPT_BYTES
+from streambatch.spool.spooled import SpooledReader, reader_of
 from streambatch.testing.fakes import CollectingIntake
 from tests.connectors.intakes import ManualClock, until
 

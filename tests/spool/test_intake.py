@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from streambatch.codecs.formats import framing_for_format
 from streambatch.core.chunks import Partition
+from streambatch.spool.intake import SpoolIntake
 from streambatch.spool.log import SpoolLog
-from streambatch.spool.source import SpoolIntake
 from streambatch.testing.fakes import CollectingIntake
 
 MAX_BYTES = 16 << 20

@@ -1,0 +1,181 @@
+"""What a source with a spool pushes into: single chunks, and requests that are stored whole or not at all."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from pathlib import Path
+
+import anyio
+import msgspec
+
+from streambatch.core.chunks import Chunk
+from streambatch.core.events import Refusal
+from streambatch.core.intake import Intake, StoredRequest
+from streambatch.core.spooling import KeyReused, RequestTooLarge, SpoolFull
+from streambatch.core.units import format_size
+from streambatch.spool.blocks import KEY_BYTES, NewBlock, RequestKey, block_of, key_block
+from streambatch.spool.keys import hashed
+from streambatch.spool.log import SpoolLog
+from streambatch.spool.request import PendingRequest, SpoolRequest
+from streambatch.spool.staging import Staging
+
+KEPT_BYTES = 256 << 10
+"""What of a request is held in memory before it is staged in a file."""
+SHARE = 16
+"""One part in so many of the memory budget may be held by requests that are not complete."""
+REQUEST_SHARE = 4
+"""One part in so many of a spool is the most that a request may take."""
+
+
+class SpoolIntake(Intake):
+    """Stores what is put, in turn.
+
+    A chunk is written behind: `put` returns before it is durable. A source that answers its clients puts their records
+    into a request, whose `commit` waits.
+    """
+
+    def __init__(self, intake: Intake, log: SpoolLog, max_bytes: int, folder: Path) -> None:
+        self._intake, self._log, self._folder = intake, log, folder
+        self.clock, self.observer, self.memory = intake.clock, intake.observer, intake.memory
+        self.run_id = intake.run_id
+        self.request_bytes_max = max_bytes // REQUEST_SHARE
+        self.held = 0
+        """Bytes in memory of requests that are not complete."""
+        self._under_way: dict[bytes, anyio.Event] = {}
+
+    @property
+    def has_room(self) -> bool:
+        return self._log.space.has_room
+
+    def refused(self, records: int, reason: Refusal) -> None:
+        """Count records whose sender was told no."""
+        self._intake.refused(records, reason)
+
+    async def put(self, chunk: Chunk) -> None:
+        """Take the chunk over; its records count once they are durable."""
+        block = block_of(chunk, self.clock.wall())
+        await self._log.append(PendingRequest(SpoolRequest([block], None, None), [chunk], is_awaited=False))
+
+    async def begin(self, key: str | None) -> StoredRequest:
+        """Begin a request; see `Intake.begin`."""
+        if key is None:
+            return self._request(None)
+        hashed_key = hashed(key)
+        # What becomes of an earlier request with the key decides whether this one is stored.
+        while (earlier := self._under_way.get(hashed_key)) is not None:
+            await earlier.wait()
+        found = self._log.keys.find(hashed_key, self.clock.wall())
+        if found is None:
+            self._under_way[hashed_key] = anyio.Event()
+        return self._request(_Identity(hashed_key, found))
+
+    def ended(self, key: bytes) -> None:
+        """Let requests go on that wait for one with the same key."""
+        self._under_way.pop(key).set()
+
+    def _request(self, identity: _Identity | None) -> _OpenRequest:
+        return _OpenRequest(self, self._log, identity, Staging(self._folder, self._log.space))
+
+
+class _Identity:
+    """By what a request with a key is known again: the key, and a digest of its records."""
+
+    def __init__(self, key: bytes, earlier: RequestKey | None) -> None:
+        self.key = key
+        self.earlier = earlier
+        """The request that was stored under the key before, if one was."""
+        self._digest = blake2b(digest_size=KEY_BYTES)
+        self._has_columns = False
+
+    def add(self, chunk: Chunk) -> None:
+        """Digest the records, however the body was cut, and once what gives their fields names."""
+        if chunk.columns is not None and not self._has_columns:
+            self._has_columns = True
+            self._digest.update(msgspec.json.encode(chunk.columns))
+        self._digest.update(chunk.digestible())
+
+    def digest(self) -> bytes:
+        return self._digest.digest()
+
+
+class _OpenRequest(StoredRequest):
+    """A request whose end has not come yet."""
+
+    def __init__(self, intake: SpoolIntake, log: SpoolLog, identity: _Identity | None, staging: Staging) -> None:
+        self.clock, self.observer, self.memory = intake.clock, intake.observer, intake.memory
+        self._intake, self._log, self._identity, self._staging = intake, log, identity, staging
+        self._blocks: list[NewBlock] = []
+        self._chunks: list[Chunk | None] = []
+        self._count = self._held = self._block_bytes = 0
+        self._is_over = False
+
+    async def put(self, chunk: Chunk) -> None:
+        """Take the chunk over, to be stored or compared. Raises SpoolFull and RequestTooLarge."""
+        self._count += chunk.count
+        if self._identity is not None:
+            self._identity.add(chunk)
+            if self._identity.earlier is not None:
+                self.memory.give(chunk.size)
+                return
+        block = block_of(chunk, self.clock.wall())
+        if self._block_bytes + block.block_bytes > (most := self._intake.request_bytes_max):
+            self.memory.give(chunk.size)
+            raise RequestTooLarge(f"the request takes more than {format_size(most)} of the spool; send it in parts")
+        self._block_bytes += block.block_bytes
+        self._held += chunk.size
+        self._intake.held += chunk.size
+        self._blocks.append(block)
+        self._chunks.append(chunk)
+        if self._held > KEPT_BYTES or self._intake.held > self.memory.capacity // SHARE:
+            await self._stage()
+
+    async def commit(self) -> int:
+        """Store the request, unless it is a repeated one; see `StoredRequest`."""
+        try:
+            key: RequestKey | None = None
+            if (identity := self._identity) is not None:
+                if (earlier := identity.earlier) is not None:
+                    if earlier.digest != identity.digest():
+                        raise KeyReused("the idempotency key was used for other records before")
+                    return earlier.received
+                key = RequestKey(identity.key, identity.digest(), self._count)
+                self._blocks.append(key_block(key, self.clock.wall(), is_alone=not self._blocks))
+                self._chunks.append(None)
+            if self._blocks:
+                await self._store(key)
+            return self._count
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Let go of what is not stored; see `StoredRequest`."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._let_go()
+        self._staging.close()
+        if self._identity is not None and self._identity.earlier is None:
+            self._intake.ended(self._identity.key)
+
+    async def _stage(self) -> None:
+        """Move what is held to disk, where the request waits for its end."""
+        if not self._intake.has_room:
+            raise SpoolFull("the spool is full")
+        blocks = [block for block, chunk in zip(self._blocks, self._chunks, strict=True) if chunk is not None]
+        await self._staging.write(blocks)
+        self._chunks = [None] * len(self._blocks)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self.memory.give(self._held)
+        self._intake.held -= self._held
+        self._held = 0
+
+    async def _store(self, key: RequestKey | None) -> None:
+        request = SpoolRequest(self._blocks, self._staging.fileno(), key)
+        pending = PendingRequest(request, self._chunks, is_awaited=True)
+        self._intake.held -= self._held
+        self._held = 0  # it is the log's from now on
+        with anyio.CancelScope(shield=True):
+            await self._log.append(pending)
+            await pending.durable()
