@@ -3,19 +3,14 @@
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import anyio
 
 from streambatch.cli.printing import print_rows
 from streambatch.config.assemble import Assembly, load_config
 from streambatch.config.config import Config
-from streambatch.connectors.files.globs import find_files, stats_of
-from streambatch.connectors.files.sink import FileSink
-from streambatch.connectors.files.source import FileSource
 from streambatch.core.batches import Batch, Stamps
 from streambatch.core.budget import Budget
 from streambatch.core.chunks import Chunk
@@ -24,10 +19,10 @@ from streambatch.core.errors import ConfigError, ConfigProblem
 from streambatch.core.events import Observer, Refusal
 from streambatch.core.intake import Intake, Memory
 from streambatch.core.outcomes import Outcome
-from streambatch.core.parts import Site
+from streambatch.core.parts import Site, Source
 from streambatch.core.text import encodable
 from streambatch.core.units import format_duration, format_size
-from streambatch.core.wrapping import as_source
+from streambatch.core.wrapping import as_sink, as_source
 from streambatch.daemon.daemon import drift_of, tracing_of
 from streambatch.scoring.factory import encoder_for, transform_for
 from streambatch.scoring.transform import Transform
@@ -55,7 +50,8 @@ def describe(assembly: Assembly) -> Iterator[tuple[str, str]]:
     config = assembly.config
     yield "pipeline", f"{config.name}, config {config.digest[:12]}"
     for part in config.sources:
-        yield "source", f"{part.options.name}: {part.type}, {part.options.format}, {_where(part.options)}"
+        source = as_source(part.options)
+        yield "source", f"{source.name}: {part.type}, {source.format}, {source.where()}"
     count, shape = config.record.feature_count, config.record.feature_shape
     yield "record", f"{count} features {shape} of {config.record.dtype}, id {config.record.id or 'by position'}"
     batch = config.batch
@@ -65,8 +61,9 @@ def describe(assembly: Assembly) -> Iterator[tuple[str, str]]:
     digest = assembly.model_digest
     yield "model", f"{assembly.model_name}{f', sha256 {digest[:12]}' if digest else ''}"
     yield "workers", f"{config.workers.count}, {config.workers.executor}"
-    sink = config.sink.options
-    yield "sink", f"{sink.name}: {config.sink.type}, {sink.format}{_to(sink)}"
+    sink = as_sink(config.sink.options)
+    path = sink.describe().get("path")
+    yield "sink", f"{sink.name}: {config.sink.type}, {sink.format}{f', {path}' if path else ''}"
     yield "dead letters", config.dead_letter.path or str(config.state_dir / "dead_letters.jsonl")
     yield "state", str(config.state_dir)
     yield "admin port", config.http.listen
@@ -77,9 +74,9 @@ def notes(assembly: Assembly) -> Iterator[str]:
     if assembly.untried is not None:
         error = assembly.untried
         yield f"on records of zeros, steps and model fail with {type(error).__name__}: {error}"
-    sink = assembly.config.sink.options
-    if isinstance(sink, FileSink) and sink.if_exists == "error" and (there := sink.existing()):
-        yield f"{there[0]} is already there: run would stop; move it away or set sink.{sink.name}.if_exists"
+    sink = as_sink(assembly.config.sink.options)
+    if (there := sink.conflict()) is not None:
+        yield f"{there} is already there: run would stop; move it away or set sink.{sink.name}.if_exists"
     for key, path in _written(assembly.config):
         if (folder := _unwritable_folder(Path(path))) is not None:
             yield f"{key}: {folder} can't be written to; run would wait until it can"
@@ -103,8 +100,10 @@ def _check_extras(config: Config) -> None:
 
 def _written(config: Config) -> Iterator[tuple[str, str]]:
     """Yield the files that a run writes outside its state folder: key and path."""
-    if isinstance(config.sink.options, FileSink):
-        yield f"sink.{config.sink.options.name}.path", config.sink.options.path
+    sink = as_sink(config.sink.options)
+    for claim in sink.claims():
+        if claim.kind == "output":
+            yield f"sink.{sink.name}.{claim.option}", claim.value
     if config.dead_letter.path is not None:
         yield "dead_letter.path", config.dead_letter.path
 
@@ -115,42 +114,24 @@ def _unwritable_folder(path: Path) -> Path | None:
     return None if os.access(folder, os.W_OK | os.X_OK) else folder
 
 
-def _where(source: Any) -> str:
-    if not isinstance(source, FileSource):
-        return str(getattr(source, "listen", None) or getattr(source, "path", "standard input"))
-    patterns = source.patterns
-    files = list(stats_of(source.name, patterns)) if source.follow else find_files(source.name, patterns)
-    size = format_size(sum(_size(Path(path)) for path in files))
-    return f"{', '.join(patterns)} ({len(files)} files, {size}{', followed' if source.follow else ''})"
-
-
-def _to(sink: Any) -> str:
-    path = getattr(sink, "path", None)
-    return f", {path}" if path else ""
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
 async def _print_sample(assembly: Assembly, records: int) -> None:
     config = assembly.config
-    sources = [part.options for part in config.sources]
+    sources = [as_source(part.options) for part in config.sources]
     encoder = encoder_for("jsonl", config.record)
-    transform = transform_for(list(map(as_source, sources)), config.record, assembly.steps, assembly.model, encoder)
+    transform = transform_for(sources, config.record, assembly.steps, assembly.model, encoder)
     for source in sources:
-        if isinstance(source, FileSource):
-            for batch in _batches(await read_sample(source, records, config), config.batch.max_records):
+        if (sample := source.sample()) is not None:
+            for batch in _batches(await first_records(sample, records), config.batch.max_records):
                 _print_outcome(await _scored(transform, batch))
         else:
             print(f"note: source {source.name} has no records to sample before it runs", file=sys.stderr)
 
 
-async def read_sample(source: FileSource, records: int, config: Config) -> list[Chunk]:
-    """Return the first records that a source would read now: `records` of them, or all if there are fewer."""
+async def first_records(source: Source, records: int) -> list[Chunk]:
+    """Return the first `records` records of a source, or all, if there are fewer."""
     taken = _Taken(records)
     with taken.scope:
-        await replace(source, follow=False, read_from="beginning").build(Site()).run(taken)
+        await source.build(Site()).run(taken)
     return taken.chunks
 
 

@@ -23,6 +23,7 @@ from streambatch.core.clock import Clock, SystemClock
 from streambatch.core.types import BoolArray, FloatArray
 
 if TYPE_CHECKING:
+    from streambatch.core.archive import Archive, OutputLayout
     from streambatch.core.backlog import Backlog
     from streambatch.core.intake import Intake
     from streambatch.core.spooling import SpoolOptions, SpoolStatus
@@ -90,6 +91,18 @@ class Source(ABC):
     def claims(self) -> Iterable[Claim]:
         """Return what no other part of the pipeline may take."""
         return ()
+
+    def where(self) -> str:
+        """Return where its records come from, for people, as it is now. Raises SourceError if nothing is there."""
+        return ", ".join(claim.value or "standard input" for claim in self.claims()) or self.name
+
+    def sample(self) -> Source | None:
+        """Return options that read what is there now, from its beginning to its end; None if there can't be any."""
+        return None
+
+    def archive(self) -> Archive | None:
+        """Return what finds its records again after a run; None if they are gone once they are read."""
+        return None
 
     def reading(self) -> Mapping[str, Any]:
         """Return the options that decide how bytes become records: positions mean something else if they change."""
@@ -268,7 +281,15 @@ class Sink(ABC):
 
     def describe(self) -> Mapping[str, Any]:
         """Return what a run's manifest says of it."""
-        return {"name": self.name, "format": self.format}
+        return {"name": self.name, "path": None, "format": self.format}
+
+    def conflict(self) -> Path | None:
+        """Return a file that is there already and would keep a run without state from starting; None without one."""
+        return None
+
+    def files(self) -> OutputLayout | None:
+        """Return the files from which its scores can be read again; None if it keeps none."""
+        return None
 
 
 class Writer(ABC):

@@ -97,6 +97,9 @@ class WrappedSource(Source):
         path = getattr(self.wrapped, "path", None) or ()
         return [Claim("input", "path", str(one)) for one in ([path] if isinstance(path, str) else path)]
 
+    def where(self) -> str:
+        return str(getattr(self.wrapped, "listen", None) or getattr(self.wrapped, "path", "standard input"))
+
     def reading(self) -> Mapping[str, Any]:
         """Return its options that decide how bytes become records."""
         found = {name: getattr(self.wrapped, name, None) for name in ("format", "framing", "compression")}

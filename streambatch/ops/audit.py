@@ -14,15 +14,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streambatch.config.config import Config
-from streambatch.connectors.files.sink import FileSink
-from streambatch.connectors.files.source import FileSource
+from streambatch.core.archive import OutputLayout
 from streambatch.core.report import Counts
+from streambatch.core.wrapping import as_sink, as_source
 from streambatch.durability.store.reader import StateReader
 from streambatch.durability.stored import RunSummary, State
 from streambatch.ops.dead_letters import DeadLetterReader, dead_letter_layout
-from streambatch.ops.outputs import OutputError, OutputLayout, OutputPosition, OutputSegments, position_of
-from streambatch.ops.rereading import SourceFiles, gap_is_empty, notes_from
-from streambatch.ops.verify import sink_layout
+from streambatch.ops.outputs import OutputError, OutputPosition, OutputSegments, position_of
+from streambatch.ops.rereading import gap_is_empty
 
 PartitionKey = tuple[str, str]
 """A source and a partition."""
@@ -196,21 +195,21 @@ def _reads(key: PartitionKey, runs: Sequence[_Run]) -> Iterator[Mapping[str, Any
 
 def _is_gap_empty(config: Config, key: PartitionKey, read: Mapping[str, Any], end: int) -> bool:
     for part in config.sources:
-        if part.options.name == key[0] and isinstance(part.options, FileSource):
-            file = SourceFiles(part.options).find(notes_from(read["identity"], key[1]))
-            return file is not None and gap_is_empty(part.options, file, key[1], read["last"], end)
+        archive = as_source(part.options).archive() if part.options.name == key[0] else None
+        if archive is not None:
+            found = archive.find(key[1], read["identity"])
+            return found is not None and gap_is_empty(found, read["last"], end)
     return False
 
 
 def _check_output(config: Config, state: State, runs: Sequence[_Run], result: Audit) -> None:
     """Compare the number of records in the output's files with that in the journal."""
-    sink, mark = config.sink.options, state.outputs.get("sink")
-    if not isinstance(sink, FileSink):
+    sink, mark = as_sink(config.sink.options), state.outputs.get("sink")
+    if (layout := sink.files()) is None:
         result.notes.append(f"sink {sink.name} keeps no scores to count")
         return
     if mark is None:
         return
-    layout = sink_layout(sink)
     segments, place = OutputSegments(layout, mark), position_of(mark)
     _check_length("output", segments, place, result)
     since = _runs_since(runs, "sink", mark)

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streambatch.config.config import Config
+from streambatch.core.archive import OutputLayout
 from streambatch.delivery.dead_letter_file import FILE_NAME
 from streambatch.delivery.dead_letters import DeadLetter
-from streambatch.ops.outputs import OutputError, OutputLayout, OutputSegments, TextRecords, position_of
+from streambatch.ops.outputs import OutputError, OutputSegments, TextRecords, position_of
 
 _DECODER = msgspec.json.Decoder(DeadLetter)
 

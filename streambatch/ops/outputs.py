@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from streambatch.codecs.formats import TABLES, framing_for_format
+from streambatch.core.archive import OutputLayout
 from streambatch.core.chunks import Chunk, Partition
 from streambatch.storage.segments import SegmentNames
 
@@ -40,15 +41,6 @@ def position_of(mark: Mapping[str, Any] | None) -> OutputPosition:
     if mark.get("is_closing"):
         return OutputPosition(mark["segment"] + 1, 0)
     return OutputPosition(mark["segment"], mark["length"])
-
-
-class OutputLayout(NamedTuple):
-    """The files of an output, and what they hold."""
-
-    path: Path
-    is_rotated: bool
-    format: str = "jsonl"
-    compression: str = "none"
 
 
 class OutputSegments:

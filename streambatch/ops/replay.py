@@ -20,16 +20,15 @@ import msgspec
 from streambatch.config.assemble import Assembly
 from streambatch.config.config import Config
 from streambatch.config.sections import ConfiguredPart
-from streambatch.connectors.files.notes import FileNotes
-from streambatch.connectors.files.source import FileSource
+from streambatch.core.archive import Archive
 from streambatch.core.errors import StateError
 from streambatch.core.report import RunReport
+from streambatch.core.wrapping import as_source
 from streambatch.delivery.dead_letters import DeadLetter
 from streambatch.durability.store.database import FILE_NAME
 from streambatch.durability.store.store import StateStore
 from streambatch.ops.dead_letters import DeadLetterKey, DeadLetterReader, dead_letter_key, dead_letter_layout, record_of
 from streambatch.ops.replay_source import SUFFIX, ChosenRecord, chosen_path, read_chosen, replay_sources, replayed_to
-from streambatch.ops.rereading import SourceFiles, columns_in
 from streambatch.pipeline.pipeline import Pipeline
 from streambatch.storage.files import sync_folder
 from streambatch.storage.folder import StateFolder
@@ -176,7 +175,7 @@ class _CsvHeaders:
 
     def __init__(self, sources: dict[str, Any]) -> None:
         self._sources = sources
-        self._files: dict[str, SourceFiles] = {}
+        self._archives: dict[str, Archive | None] = {}
         self._found: dict[tuple[str, str], tuple[str, ...] | None] = {}
 
     def find(self, origin: Origin) -> tuple[str, ...] | None:
@@ -187,12 +186,11 @@ class _CsvHeaders:
         return self._found[name, partition]
 
     def _read(self, name: str, partition: str) -> tuple[str, ...] | None:
-        source = self._sources[name]
-        if not isinstance(source, FileSource):
-            return None
-        files = self._files.setdefault(name, SourceFiles(source))
-        file = files.find(FileNotes(path=partition))
-        return columns_in(source, file) if file is not None else None
+        if name not in self._archives:
+            self._archives[name] = as_source(self._sources[name]).archive()
+        archive = self._archives[name]
+        found = archive.find(partition, {}) if archive is not None else None
+        return found.columns() if found is not None else None
 
 
 def _framed(record: bytes, format: str) -> bytes:

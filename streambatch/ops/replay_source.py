@@ -8,7 +8,6 @@ same file and takes its own records. Records keep the ids that they had where th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,12 @@ import numpy as np
 
 from streambatch.codecs.formats import TABLES
 from streambatch.config.config import Config
+from streambatch.core.archive import Archive, ArchivedPartition
 from streambatch.core.checkpoints import PartitionNotes, SavedPartition
 from streambatch.core.chunks import Chunk, Partition
 from streambatch.core.errors import SourceError
 from streambatch.core.intake import Intake
+from streambatch.core.parts import Reader, Site, Source
 from streambatch.core.types import IntArray
 from streambatch.ops.dead_letters import DeadLetterKey, dead_letter_layout
 
@@ -96,25 +97,41 @@ class ReplayChunk(Chunk):
         )  # fmt: skip
 
 
-class ReplaySource:
+class ReplaySource(Source):
     """The chosen records of one source of a config."""
 
-    is_finite = True
-
     def __init__(self, origin: str, format: str, path: Path) -> None:
-        self.origin, self.path, self.name = origin, path, f"{origin}{SUFFIX}"
+        self.name = f"{origin}{SUFFIX}"
         # A row of a table died as a JSON object.
         self.format = "jsonl" if format in TABLES else format
+        self.chosen = ChosenRecords(origin, path, Partition(self.name, path.name))
+
+    @property
+    def is_finite(self) -> bool:
+        return True
+
+    def build(self, site: Site) -> ReplayReader:
+        """Return a new reader of the chosen records."""
+        return ReplayReader(self.name, self.chosen)
+
+    def archive(self) -> ChosenRecords:
+        """Return the file of the chosen records: its one partition."""
+        return self.chosen
+
+
+class ReplayReader(Reader):
+    """Reads the records that were chosen and not replayed yet, once."""
+
+    is_resumable = True
+
+    def __init__(self, name: str, chosen: ChosenRecords) -> None:
+        self.name, self._chosen = name, chosen
         self._position = 0
         self._is_noted = False
 
-    @cached_property
-    def partition(self) -> Partition:
-        return Partition(self.name, self.path.name)
-
     def resume(self, saved: Mapping[str, SavedPartition]) -> None:
         """Continue after the position up to which the file was replayed."""
-        known = saved.get(self.partition.name)
+        known = saved.get(self._chosen.partition.name)
         self._position = known.position if known is not None else 0
 
     def notes(self) -> Mapping[str, PartitionNotes | None]:
@@ -122,33 +139,39 @@ class ReplaySource:
         if self._is_noted:
             return {}
         self._is_noted = True
-        return {self.partition.name: {}}
+        return {self._chosen.partition.name: {}}
 
     async def run(self, intake: Intake) -> None:
         """Push every record that was not replayed yet. Raises SourceError."""
         try:
-            for chunk in self.chunks(self._position):
+            for chunk in self._chosen.chunks(self._position):
                 await intake.memory.reserve(chunk.size)
                 chunk.arrived_at = chunk.entered_at = chunk.taken_at = intake.clock.monotonic()
                 with anyio.CancelScope(shield=True):
                     await intake.put(chunk)
                 await anyio.lowlevel.checkpoint()
         except (OSError, ValueError) as error:
-            raise SourceError(self.name, f"{self.path}: {error}") from error
+            raise SourceError(self.name, f"{self._chosen.location}: {error}") from error
 
-    def acked(self, positions: Mapping[str, int]) -> None:
-        """Do nothing: the file is kept."""
 
-    def revoke(self, partition: str) -> None:
-        """Do nothing: the file has no other reader."""
+class ChosenRecords(Archive, ArchivedPartition):
+    """The records of one source among those in the file of chosen ones: an archive of one partition."""
+
+    def __init__(self, origin: str, path: Path, partition: Partition) -> None:
+        self.location, self.partition = str(path), partition
+        self._origin, self._path = origin, path
+
+    def find(self, partition: str, notes: PartitionNotes) -> ArchivedPartition:
+        """Return itself."""
+        return self
 
     def chunks(self, first: int, last: int | None = None) -> Iterator[Chunk]:
         """Yield the source's records between two positions. Raises OSError, ValueError."""
         begin, held, size = first, list[tuple[int, ChosenRecord]](), 0
-        for place, chosen in read_chosen(self.path, first):
+        for place, chosen in read_chosen(self._path, first):
             if last is not None and place > last:
                 break
-            if chosen.origin[0] != self.origin or not chosen.record:
+            if chosen.origin[0] != self._origin or not chosen.record:
                 continue
             is_other = held and chosen.columns != held[0][1].columns
             if is_other or len(held) >= CHUNK_RECORDS or size >= CHUNK_BYTES:

@@ -8,7 +8,6 @@ readers may take closed segments away.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -17,21 +16,21 @@ import numpy as np
 from streambatch.config.assemble import Assembly
 from streambatch.config.config import Config, restore_config
 from streambatch.config.plugins import find_part
-from streambatch.connectors.files.sink import FileSink
-from streambatch.connectors.files.source import FileSource
+from streambatch.core.archive import Archive
 from streambatch.core.batches import Batch, Stamps
 from streambatch.core.chunks import Chunk
 from streambatch.core.errors import ConfigError, StreambatchError
 from streambatch.core.outcomes import Outcome
-from streambatch.core.wrapping import as_source
+from streambatch.core.parts import Source
+from streambatch.core.wrapping import as_sink, as_source
 from streambatch.durability.store.reader import StateReader
 from streambatch.durability.stored import JournalEntry
 from streambatch.ops.comparison import WrittenDeadLetters, WrittenScores, dead_letter_differences, score_differences
 from streambatch.ops.dead_letters import DeadLetterReader, dead_letter_layout
 from streambatch.ops.differences import Difference, What, code_differences, config_differences
-from streambatch.ops.outputs import OutputError, OutputLayout, OutputSegments
-from streambatch.ops.replay_source import ReplaySource, replay_sources
-from streambatch.ops.rereading import FoundFile, PartitionReader, SourceFiles, notes_from, reread
+from streambatch.ops.outputs import OutputError, OutputSegments
+from streambatch.ops.replay_source import replay_sources
+from streambatch.ops.rereading import PartitionReader
 from streambatch.scoring.factory import encoder_for, transform_for
 from streambatch.scoring.transform import Transform
 
@@ -108,12 +107,12 @@ class _RecordedInputs:
         self._open: dict[tuple[str, str], tuple[PartitionReader, VerifiedInput]] = {}
         self._lost: set[tuple[str, str]] = set()
         self._unkept: set[str] = set()
-        sources: list[Any] = [part.options for part in config.sources]
-        self._sources = {source.name: source for source in [*sources, *replay_sources(config)]}
-        files: dict[str, SourceFiles] = {}
+        sources = [as_source(part.options) for part in config.sources]
+        self._sources: dict[str, Source] = {source.name: source for source in [*sources, *replay_sources(config)]}
+        archives: dict[str, Archive | None] = {}
         for name, known in manifest["sources"].items():
             for read in known["partitions"]:
-                self._open_partition(name, read, files)
+                self._open_partition(name, read, archives)
 
     def take(self, entry: JournalEntry) -> list[Chunk] | None:
         """Return the records of a batch; None if some of them can't be read again."""
@@ -154,32 +153,25 @@ class _RecordedInputs:
                 known.status = "changed"
                 self._result.differ([_changed(known)])
 
-    def _open_partition(self, name: str, read: Mapping[str, Any], files: dict[str, SourceFiles]) -> None:
+    def _open_partition(self, name: str, read: Mapping[str, Any], archives: dict[str, Archive | None]) -> None:
         known = VerifiedInput(
             source=name, partition=read["partition"], first=read["first"], last=read["last"], status="same",
             recorded=read["sha256"],
         )  # fmt: skip
         self._result.inputs.append(known)
         source = self._sources.get(name)
-        if isinstance(source, ReplaySource):
-            known.path = str(source.path)
-            reading = PartitionReader(source.chunks(known.first, known.last))
-            self._open[name, known.partition] = (reading, known)
-        elif isinstance(source, FileSource):
-            if name not in files:
-                files[name] = SourceFiles(source)
-            found = files[name].find(notes_from(read["identity"], known.partition))
-            if found is not None:
-                self._begin(source, found, known)
-                return
-            self._lose(known, "it is there no longer")
-        else:
+        if name not in archives:
+            archives[name] = source.archive() if source is not None else None
+        archive = archives[name]
+        if archive is None:
             self._lose(known, "its records are no longer there" if source else "the config has no such source")
-
-    def _begin(self, source: FileSource, found: FoundFile, known: VerifiedInput) -> None:
-        known.path = found.path
-        reading = reread(source, found, known.partition, known.first, known.last)
-        self._open[source.name, known.partition] = (reading, known)
+            return
+        found = archive.find(known.partition, read["identity"])
+        if found is None:
+            self._lose(known, "it is there no longer")
+            return
+        known.path = found.location
+        self._open[name, known.partition] = (PartitionReader(found.chunks(known.first, known.last)), known)
 
     def _lose(self, known: VerifiedInput, why: str) -> None:
         known.status = "gone"
@@ -199,13 +191,13 @@ class _Scoring:
         result: Verification,
     ) -> None:
         self._reader, self._run, self._inputs, self._result = reader, manifest["run"], inputs, result
-        sink, marks = config.sink.options, manifest["sinks"]
+        sink, marks = as_sink(config.sink.options), manifest["sinks"]
         outputs = reader.load().outputs
         self._format = sink.format
         self._is_whole = _is_journal_whole(reader, manifest)
         self._written: WrittenScores | None = None
-        if isinstance(sink, FileSink):
-            segments = OutputSegments(sink_layout(sink), outputs.get("sink"))
+        if (layout := sink.files()) is not None:
+            segments = OutputSegments(layout, outputs.get("sink"))
             self._written = WrittenScores(segments, marks.get("sink", {}).get("from"), is_whole=self._is_whole)
         else:
             result.notes.append(
@@ -300,12 +292,6 @@ class _Scoring:
             self._result.differ([Difference(what="output", where=path, recorded="scores", found="no file")])
 
 
-def sink_layout(sink: FileSink) -> OutputLayout:
-    """Return the files of a file sink's output."""
-    compression = sink.compression or "none"
-    return OutputLayout(Path(sink.path), sink.rotation is not None, sink.format, compression)
-
-
 def _recorded_config(config: Config, manifest: Mapping[str, Any], result: Verification) -> Config:
     """Return the config of the run, or the current one if its parts can't be built any more."""
     if manifest["config_digest"] == config.digest:
@@ -338,10 +324,9 @@ def _assembled(config: Config, manifest: Mapping[str, Any], result: Verification
 
 
 def _transform(config: Config, assembly: Assembly) -> Transform:
-    sources: list[Any] = [part.options for part in config.sources]
+    sources = [*(as_source(part.options) for part in config.sources), *replay_sources(config)]
     encoder = encoder_for(config.sink.options.format, config.record)
-    sources += replay_sources(config)
-    return transform_for(list(map(as_source, sources)), config.record, assembly.steps, assembly.model, encoder)
+    return transform_for(sources, config.record, assembly.steps, assembly.model, encoder)
 
 
 def _is_journal_whole(reader: StateReader, manifest: Mapping[str, Any]) -> bool:

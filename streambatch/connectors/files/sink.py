@@ -14,6 +14,7 @@ from typing import Any
 from streambatch.codecs.containers import Compression, Format
 from streambatch.connectors.files.output import Output, OutputOptions
 from streambatch.connectors.files.writer import FileWriter, IfExists
+from streambatch.core.archive import OutputLayout
 from streambatch.core.errors import OptionError
 from streambatch.core.options import options
 from streambatch.core.parts import Claim, Sink, Site
@@ -86,6 +87,13 @@ class FileSink(Sink):
 
     def describe(self) -> Mapping[str, Any]:
         return {"name": self.name, "path": self.path, "format": self.format}
+
+    def conflict(self) -> Path | None:
+        existing = self.existing() if self.if_exists == "error" else []
+        return existing[0] if existing else None
+
+    def files(self) -> OutputLayout:
+        return OutputLayout(Path(self.path), self.rotation is not None, self.format, self.compression or "none")
 
     def existing(self) -> list[Path]:
         """Return the files that are there of this output, closed segments first; empty ones don't count."""

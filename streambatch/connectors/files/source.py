@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import KW_ONLY
+from dataclasses import KW_ONLY, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from streambatch.codecs.compression import unpacker
 from streambatch.codecs.formats import TABLES
+from streambatch.connectors.files.archive import FileArchive
+from streambatch.connectors.files.globs import find_files, stats_of
 from streambatch.connectors.files.options import ReadingOptions
 from streambatch.connectors.files.reader import FileReader
 from streambatch.core.errors import OptionError
 from streambatch.core.options import options
 from streambatch.core.parts import Claim, Site, Source
-from streambatch.core.units import Duration, Size
+from streambatch.core.units import Duration, Size, format_size
 
 
 @options
@@ -63,23 +66,41 @@ class FileSource(Source):
 
     def build(self, site: Site) -> FileReader:
         """Return a new reader of the files."""
-        return FileReader(
-            ReadingOptions(
-                source=self.name,
-                patterns=self.patterns,
-                format=self.format,
-                compression=self.compression,
-                max_record_bytes=self.max_record_bytes,
-                follow=self.follow,
-                from_end=self.read_from == "end",
-                rotate_wait=self.rotate_wait,
-            )
-        )
+        return FileReader(self._options)
 
     def claims(self) -> Iterable[Claim]:
         """Return the paths and globs: an output among them would be read again."""
         return [Claim("input", "path", pattern) for pattern in self.patterns]
 
+    def where(self) -> str:
+        """Return the patterns, and how many files match. Raises SourceError if none does, unless they are followed."""
+        find = stats_of if self.follow else find_files
+        paths = list(find(self.name, self.patterns))
+        size = format_size(sum(os.path.getsize(path) for path in paths if os.path.exists(path)))
+        followed = ", followed" if self.follow else ""
+        return f"{', '.join(self.patterns)} ({len(paths)} files, {size}{followed})"
+
+    def sample(self) -> FileSource:
+        """Return the source of the files as they are now."""
+        return replace(self, follow=False, read_from="beginning")
+
+    def archive(self) -> FileArchive:
+        """Return what finds the files again by their first bytes, whatever their names are by then."""
+        return FileArchive(self._options)
+
     def reading(self) -> Mapping[str, Any]:
         """Return what decides how a file's bytes become records."""
         return {"format": self.format, "compression": self.compression}
+
+    @property
+    def _options(self) -> ReadingOptions:
+        return ReadingOptions(
+            source=self.name,
+            patterns=self.patterns,
+            format=self.format,
+            compression=self.compression,
+            max_record_bytes=self.max_record_bytes,
+            follow=self.follow,
+            from_end=self.read_from == "end",
+            rotate_wait=self.rotate_wait,
+        )

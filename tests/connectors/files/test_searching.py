@@ -11,7 +11,6 @@ from streambatch.connectors.files.globs import Home, folder_device, folders_of, 
 from streambatch.connectors.files.identity import identity_of
 from streambatch.connectors.files.notes import FileNotes, KnownFile
 from streambatch.connectors.files.source import FileSource
-from streambatch.ops.rereading import SourceFiles, notes_from
 from tests.connectors.files.filing import FileIntake, following
 from tests.connectors.files.test_follow import append, open_files_below
 from tests.connectors.files.test_resume import Runs, by_name
@@ -65,9 +64,10 @@ async def test_what_reads_a_file_again_finds_it_there(links: Path) -> None:
     await runs.follow(2)
     ((partition, saved),) = runs.acked.saved().items()
     target.rename(target.with_name("0.1"))
-    found = SourceFiles(runs.source()).find(notes_from(saved.notes, partition))
+    found = runs.source().archive().find(partition, saved.notes)
     assert found is not None
-    assert (found.path, found.is_changed) == (str(target.with_name("0.1")), False)
+    assert found.location == str(target.with_name("0.1"))
+    assert b"".join(bytes(chunk.data()) for chunk in found.chunks(0, saved.position)) == b"1\n2\n"
 
 
 async def test_rotated_and_stopped_again_before_its_end(links: Path) -> None:
