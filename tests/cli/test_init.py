@@ -17,6 +17,7 @@ def run(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_it_runs_as_it_stands_and_once_more(tmp_path: Path) -> None:
     said = run(tmp_path, "init", "x")
     folder = tmp_path / "x"

@@ -13,7 +13,7 @@ from streambatch.core.checkpoints import CommitMark, OutputMark
 from streambatch.core.errors import HeldError, SinkError, SinkOutage
 from streambatch.core.parts import Sink
 from streambatch.core.wrapping import WritingSink
-from streambatch.testing import Row, SinkConformance, rows_in
+from streambatch.testing import Row, SinkConformance, conformance, rows_in
 from tests.conformance.verdicts import check_noticed, failures
 
 
@@ -390,7 +390,8 @@ def test_one_that_tears_rows_is_noticed_over_a_network_too(tmp_path: Path) -> No
     check_noticed(OverNetwork(TearsWhenCancelled), tmp_path, TORN, "")
 
 
-def test_one_that_stays_open_is_noticed(tmp_path: Path) -> None:
+def test_one_that_stays_open_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conformance, "SETTLE_ROUNDS", 5)
     check_noticed(Suite(LeavesItOpen), tmp_path, ORDER, "LeavesItOpen leaves open: {('")
     while LEFT:
         LEFT.pop().file.close()

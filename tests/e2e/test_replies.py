@@ -131,6 +131,7 @@ def test_many_clients_each_get_their_own(folder: Path) -> None:
         assert daemon.report["records"]["scored"] == 11 * count
 
 
+@pytest.mark.slow
 def test_who_takes_no_answers_holds_back_nobody_else(folder: Path) -> None:
     """Its records stop being read; others are served; once it reads, it gets all there is."""
     count = 200_000
@@ -151,6 +152,7 @@ def test_who_takes_no_answers_holds_back_nobody_else(folder: Path) -> None:
         assert daemon.stop() == 0
 
 
+@pytest.mark.slow
 def test_who_takes_no_answers_for_too_long_is_cut_off(folder: Path) -> None:
     sent = b"".join(map(record, range(400_000)))
     with running(folder, config('idle_timeout = "300ms"'), "--set", "limits.memory=16MiB") as daemon:
@@ -164,6 +166,7 @@ def test_who_takes_no_answers_for_too_long_is_cut_off(folder: Path) -> None:
         assert is_balanced(daemon.report["records"])
 
 
+@pytest.mark.slow
 def test_clients_that_go_away_are_no_trouble(folder: Path) -> None:
     with running(folder, config(), "--set", "batch.max_wait=200ms") as daemon:
         for number in range(20):

@@ -49,6 +49,7 @@ def is_all(sent: bytes) -> bool:
     return scores == [{"id": number, "score": number + 1.0} for number in range(COUNT)]
 
 
+@pytest.mark.slow
 def test_all_scores_are_posted(folder: Path) -> None:
     with served() as server:
         report = run_to_end(folder, config(f'type = "http"\nurl = "{server.url}"'))

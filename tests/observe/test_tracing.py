@@ -272,7 +272,7 @@ def test_a_collector_that_is_away_costs_no_record(folder: Path) -> None:
 
 
 def test_a_collector_that_is_away_is_told_once_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracing, "CLOSE_SECONDS", 1.0)
+    monkeypatch.setattr(tracing, "CLOSE_SECONDS", 0.25)
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4")
     with held_port() as port, capture_logs() as logged:
         endpoint = f"http://127.0.0.1:{port}"

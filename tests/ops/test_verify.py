@@ -311,6 +311,7 @@ def _without_dtype(plain: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return older
 
 
+@pytest.mark.slow
 def test_batches_of_several_sources_keep_the_order_of_their_records(traced: Traced) -> None:
     traced.configure(source__other__type='"file"', source__other__path='"other/*"', batch__max_records="40000")
     (traced.folder / "other").mkdir()

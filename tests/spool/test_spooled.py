@@ -315,6 +315,7 @@ async def test_a_request_counts_whole_or_not_at_all(tmp_path: Path) -> None:
     assert records(intake) == b"whole\n"
 
 
+@pytest.mark.slow
 async def test_a_body_larger_than_memory_comes_in_whole(tmp_path: Path) -> None:
     source, intake = http(), CollectingIntake()
     body = LINES * 1000

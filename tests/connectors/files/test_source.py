@@ -248,6 +248,7 @@ async def test_an_empty_file_is_no_broken_gzip(tmp_path: Path) -> None:
     assert (await read_all(FileSource(str(tmp_path / "a"), compression="gzip"))).lines() == []
 
 
+@pytest.mark.slow
 async def test_a_gzip_bomb_is_one_dead_record_in_little_memory(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(gzip.compress(b"1\n" + bytes(200 * MIB) + b"\n2\n", 1))
     intake = await read_all(FileSource(str(tmp_path / "a")), FileIntake(memory=8 * MIB))
