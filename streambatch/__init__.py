@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from streambatch.core.report import RunReport, Snapshot
     from streambatch.core.schema import RecordSchema
     from streambatch.delivery.dead_letters import DeadLetterOptions
-    from streambatch.durability.resume import Delivery
+    from streambatch.durability.options import Delivery
     from streambatch.embed.batched import Batched, FullError, InterruptedCallError, batched
     from streambatch.embed.microbatches import SourceBatch, microbatches
     from streambatch.microbatch.inbox import QueueLimits
@@ -53,7 +53,7 @@ _HOMES = {
     "Clip": "steps.elementwise",
     "ConfigError": "core.errors",
     "DeadLetterOptions": "delivery.dead_letters",
-    "Delivery": "durability.resume",
+    "Delivery": "durability.options",
     "Feed": "core.feed",
     "FileSink": "connectors.files.sink",
     "FileSource": "connectors.files.source",

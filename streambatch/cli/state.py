@@ -18,7 +18,7 @@ from streambatch.core.text import shortened
 from streambatch.core.units import format_size
 from streambatch.durability.store.database import FILE_NAME
 from streambatch.durability.store.store import StateStore
-from streambatch.durability.stored import RunSummary, State
+from streambatch.durability.stored import RunSummary, StoredState
 from streambatch.spool.spooled import FOLDER as SPOOLS
 from streambatch.storage.folder import StateFolder, held_by
 
@@ -93,7 +93,9 @@ def _what(source: str | None) -> str:
     return f"how far source {source} has come" if source else "how far all sources and outputs have come"
 
 
-def _described(config: Config, state: State, last: RunSummary | None, holder: str | None) -> Iterator[tuple[str, str]]:
+def _described(
+    config: Config, state: StoredState, last: RunSummary | None, holder: str | None
+) -> Iterator[tuple[str, str]]:
     """Yield the state as rows of a word and a text."""
     yield "state", f"{config.state_dir}{f', held by process {holder}' if holder else ''}"
     yield "checkpoint", rfc3339(state.checkpointed_at) if state.checkpointed_at is not None else "none yet"
@@ -113,7 +115,7 @@ def _described(config: Config, state: State, last: RunSummary | None, holder: st
         yield "output", f"{output}: {_short(mark)}"
 
 
-def _sources_of(state: State) -> list[str]:
+def _sources_of(state: StoredState) -> list[str]:
     return sorted({*state.readings, *state.partitions})
 
 
@@ -121,7 +123,7 @@ def _short(notes: Mapping[str, Any]) -> str:
     return shortened(", ".join(f"{key} {value}" for key, value in notes.items()), NOTES_SHOWN)
 
 
-def _as_data(folder: Path, state: State, last: RunSummary | None, holder: str | None) -> dict[str, Any]:
+def _as_data(folder: Path, state: StoredState, last: RunSummary | None, holder: str | None) -> dict[str, Any]:
     sources = {
         source: {
             "reading": state.readings.get(source),

@@ -29,7 +29,7 @@ from streambatch.core.events import Observer
 from streambatch.core.parts import Model, Site, StatefulStep, Step
 from streambatch.core.types import FloatArray
 from streambatch.core.wrapping_scoring import as_model, as_step
-from streambatch.durability.resume import Provenance
+from streambatch.durability.manifest import Provenance
 from streambatch.pipeline.pipeline import Pipeline
 from streambatch.pipeline.settings import Settings, describe
 from streambatch.scoring.check import checked_scores

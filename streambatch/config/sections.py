@@ -20,8 +20,7 @@ from streambatch.core.options import options
 from streambatch.core.schema import RecordSchema
 from streambatch.core.text import toml_text
 from streambatch.delivery.dead_letters import DeadLetterOptions
-from streambatch.durability.manifest import RunsOptions
-from streambatch.durability.resume import Delivery
+from streambatch.durability.options import Delivery, RunsOptions
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.microbatch.window import BatchPolicy
 from streambatch.net.addresses import ListenAddress, parse_address

@@ -21,7 +21,7 @@ HELD_BYTES_MAX = 8 << 20
 """Bytes that may wait to be hashed before whoever brings them waits too."""
 
 
-class _Run:
+class _Stretch:
     """Records that follow each other in one payload, on their way to be hashed at once."""
 
     __slots__ = ("chunk", "end", "payload", "size", "start")
@@ -47,9 +47,9 @@ class Digests:
     """Running digests by partition. `add` and `point` are called in the order of records, on the event loop."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[list[_Run] | Point | Partition | None] = SimpleQueue()
-        self._points: deque[Point] = deque()  # those that nobody was told of
-        self._runs: list[_Run] = []
+        self._queue: SimpleQueue[list[_Stretch] | DigestPoint | Partition | None] = SimpleQueue()
+        self._points: deque[DigestPoint] = deque()  # those that nobody was told of
+        self._runs: list[_Stretch] = []
         self._unsent = 0
         self._digests: dict[Partition, Any] = {}
         self._changed: set[Partition] = set()
@@ -62,18 +62,18 @@ class Digests:
         if not self._runs or not self._runs[-1].takes(chunk):
             if self._unsent >= SENT_BYTES:
                 self._send()
-            self._runs.append(_Run(chunk))
+            self._runs.append(_Stretch(chunk))
         self._unsent += chunk.size
 
-    def point(self) -> Point:
+    def point(self) -> DigestPoint:
         """Return what tells, once it is reached, the digests of all that was added before."""
         self._send()
-        point = Point()
+        point = DigestPoint()
         self._points.append(point)
         self._queue.put(point)
         return point
 
-    async def until(self, point: Point) -> dict[Partition, str]:
+    async def until(self, point: DigestPoint) -> dict[Partition, str]:
         """Wait for a point. Returns the digests that changed up to it and were not returned before: who waited for an
         earlier point may have been cancelled."""
         await point.reached()
@@ -111,7 +111,7 @@ class Digests:
     def _work(self) -> None:
         failure: Exception | None = None
         while (item := self._queue.get()) is not None:
-            if isinstance(item, Point):
+            if isinstance(item, DigestPoint):
                 changed = {partition: self._digests[partition].hexdigest() for partition in self._changed}
                 item.reach(changed, failure)
                 self._changed.clear()
@@ -125,7 +125,7 @@ class Digests:
                 except Exception as error:  # whoever waits is to fail, and not to wait for good
                     failure = error
 
-    def _hash(self, run: _Run) -> None:
+    def _hash(self, run: _Stretch) -> None:
         partition = run.chunk.partition
         digest = self._digests.get(partition)
         if digest is None:
@@ -135,7 +135,7 @@ class Digests:
         self._hashed += run.size
 
 
-class Point:
+class DigestPoint:
     """The digests of the partitions that changed between the point before and this one, as hexadecimal."""
 
     def __init__(self) -> None:

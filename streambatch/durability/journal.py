@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from streambatch.durability.stored import Intent, JournalEntry, Range
+from streambatch.durability.stored import IntendedBatch, JournalEntry, RecordRange
 
 _LEVEL = 1
 Name = str | bytes
@@ -77,17 +77,19 @@ def unpack_journal(packed: bytes) -> list[JournalEntry]:
     ]
 
 
-def pack_intent(intent: Intent) -> bytes:
+def pack_intent(intent: IntendedBatch) -> bytes:
     """Return what there is of an intent besides its number as bytes."""
     ranges = [(stored_name(r.source), stored_name(r.partition), r.start, r.end, r.records) for r in intent.ranges]
     return _ENCODER.encode((intent.revision, ranges))
 
 
-def unpack_intent(batch: int, packed: bytes) -> Intent:
+def unpack_intent(batch: int, packed: bytes) -> IntendedBatch:
     """Return the intent that `pack_intent` packed."""
     revision, ranges = _INTENTS.decode(packed)
-    return Intent(
-        batch, tuple(Range(loaded_name(source), loaded_name(name), *rest) for source, name, *rest in ranges), revision
+    return IntendedBatch(
+        batch,
+        tuple(RecordRange(loaded_name(source), loaded_name(name), *rest) for source, name, *rest in ranges),
+        revision,
     )
 
 
@@ -111,7 +113,7 @@ def _differences(values: Sequence[int]) -> list[int]:
     return [*values[:1], *(after - before for before, after in pairwise(values))]
 
 
-def _gaps(ranges: Sequence[Range], partitions: Sequence[int], count: int) -> list[int]:
+def _gaps(ranges: Sequence[RecordRange], partitions: Sequence[int], count: int) -> list[int]:
     """Return for each range how far it starts from the end of the range before it in its partition."""
     ends, gaps = [0] * count, []
     for r, partition in zip(ranges, partitions, strict=True):
@@ -120,7 +122,7 @@ def _gaps(ranges: Sequence[Range], partitions: Sequence[int], count: int) -> lis
     return gaps
 
 
-def _ranges(columns: _Columns) -> Iterator[Range]:
+def _ranges(columns: _Columns) -> Iterator[RecordRange]:
     names = [(loaded_name(source), loaded_name(name)) for source, name in columns.names]
     ends = [0] * len(names)
     for partition, gap, size, records in zip(
@@ -128,4 +130,4 @@ def _ranges(columns: _Columns) -> Iterator[Range]:
     ):
         start = ends[partition] + gap
         ends[partition] = start + size
-        yield Range(*names[partition], start, start + size, records)
+        yield RecordRange(*names[partition], start, start + size, records)

@@ -7,32 +7,35 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
-from pydantic import Field
 
 from streambatch.core.checkpoints import resolved_early
 from streambatch.core.clock import rfc3339
-from streambatch.core.options import options
 from streambatch.core.report import Counts, total_of
-from streambatch.core.units import Duration
-from streambatch.durability.stored import RunChange, RunEnd, RunStart, Why
+from streambatch.durability.stored import RunChange, RunEnd, RunEnding, RunStart
 from streambatch.version import __version__
 
 CHANGES_MAX = 500
 """Changes of one run that its manifest remembers: it is stored whole with every checkpoint."""
-_DAY_SECONDS = 86400.0
 
 
-@options
-class RunsOptions:
-    """What is kept of past runs."""
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a pipeline comes from, for the manifest of its runs.
 
-    keep: Annotated[Duration, Field(gt=0)] = 30 * _DAY_SECONDS
-    """How long a run's manifest and its journal are kept after its last checkpoint, such as `30d`."""
+    config: effective, with secrets redacted. model: `path`, `format`, `sha256`, `parameters`. sink: such as `path` and
+    `format`.
+    """
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    config_digest: str | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
+    sink: Mapping[str, Any] = field(default_factory=dict)
 
 
 class RunProgress(msgspec.Struct):
@@ -54,7 +57,7 @@ class RunProgress(msgspec.Struct):
 
 
 @resolved_early
-class Detail(msgspec.Struct):
+class RunDetail(msgspec.Struct):
     """What a run has counted, and the outputs' marks as it found them and by its last checkpoint.
 
     changes: what was changed while it went on, in the order of batches; of very many, the last ones. changes_forgotten:
@@ -75,7 +78,7 @@ class Detail(msgspec.Struct):
         self.changes_forgotten += beyond
 
 
-class Read(msgspec.Struct, frozen=True):
+class PartitionRead(msgspec.Struct, frozen=True):
     """What a run has read of one partition; its fields are the row's columns, in order. notes: JSON."""
 
     number: int
@@ -127,7 +130,9 @@ def code_revision() -> str | None:
     return _installed_revision() or _checked_out_revision(package.parent / ".git")
 
 
-def build_manifest(begun: RunStart, progress: RunProgress, why: Why, reads: Iterable[Read]) -> dict[str, Any]:
+def build_manifest(
+    begun: RunStart, progress: RunProgress, why: RunEnding, reads: Iterable[PartitionRead]
+) -> dict[str, Any]:
     """Return the manifest as plain data. Times are RFC 3339."""
     detail, ended = detail_of(progress), end_of(progress)
     sources: dict[str, Any] = {
@@ -160,9 +165,9 @@ def build_manifest(begun: RunStart, progress: RunProgress, why: Why, reads: Iter
     }
 
 
-def detail_of(progress: RunProgress) -> Detail:
+def detail_of(progress: RunProgress) -> RunDetail:
     """Return the counts and marks of a run."""
-    return msgspec.convert(from_json(progress.detail), Detail)
+    return msgspec.convert(from_json(progress.detail), RunDetail)
 
 
 def end_of(progress: RunProgress) -> RunEnd | None:
@@ -192,7 +197,7 @@ def _change(change: RunChange) -> dict[str, Any]:
     }
 
 
-def _partition(read: Read) -> dict[str, Any]:
+def _partition(read: PartitionRead) -> dict[str, Any]:
     return {
         "partition": read.name,
         "identity": from_json(read.notes),
@@ -203,7 +208,7 @@ def _partition(read: Read) -> dict[str, Any]:
     }
 
 
-def _sink(name: str, begun: RunStart, detail: Detail) -> dict[str, Any]:
+def _sink(name: str, begun: RunStart, detail: RunDetail) -> dict[str, Any]:
     known = begun.sinks.get(name, {})
     return {**known, "from": detail.outputs_from.get(name), "to": detail.outputs_to.get(name)}
 

@@ -19,11 +19,11 @@ from streambatch.core.checkpoints import (
 from streambatch.core.chunks import Partition
 from streambatch.core.report import Counts, Ended
 
-Why = Literal["running", "interrupted", "input_ended", "stopped", "failed"]
+RunEnding = Literal["running", "interrupted", "input_ended", "stopped", "failed"]
 """Why a run ended, or that it goes on; `interrupted` is one that was killed."""
 
 
-class Range(msgspec.Struct, frozen=True, gc=False):
+class RecordRange(msgspec.Struct, frozen=True, gc=False):
     """Consecutive records of one partition: where the first of them starts, where the last ends, how many."""
 
     source: str
@@ -40,24 +40,24 @@ class JournalEntry(msgspec.Struct, frozen=True):
     """
 
     batch: int
-    ranges: tuple[Range, ...]
+    ranges: tuple[RecordRange, ...]
     scored: int
     dead: int
     place: tuple[int, int] | None = None
 
 
-class Intent(msgspec.Struct, frozen=True):
+class IntendedBatch(msgspec.Struct, frozen=True):
     """A batch that is about to be sent: cut the same again, it has the same number and the same id.
 
     revision: how often it had to be cut otherwise than it was sent before; each has an id of its own.
     """
 
     batch: int
-    ranges: tuple[Range, ...]
+    ranges: tuple[RecordRange, ...]
     revision: int = 0
 
 
-class Progress(msgspec.Struct, frozen=True, kw_only=True):
+class PartitionProgress(msgspec.Struct, frozen=True, kw_only=True):
     """How far a partition that can be read again has come.
 
     digest: sha256, in hexadecimal, of what this run has acked of it, from the first position to `position`.
@@ -95,7 +95,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     at: float
     counts: Mapping[str, Counts] = {}
-    partitions: Mapping[Partition, Progress] = {}
+    partitions: Mapping[Partition, PartitionProgress] = {}
     forgotten: Sequence[Partition] = ()
     outputs: Mapping[str, OutputMark] = {}
     steps: bytes | None = None
@@ -111,7 +111,7 @@ class StoredPartition(SavedPartition, frozen=True, kw_only=True):
     digest: str | None
 
 
-class State(msgspec.Struct, frozen=True, kw_only=True):
+class StoredState(msgspec.Struct, frozen=True, kw_only=True):
     """What the last checkpoint left.
 
     state_id: made with the file; with it a batch's number is its own for good. readings: by source, the options that
@@ -134,7 +134,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 class RunStart(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a run when it begins. `describe_run` fills it.
 
-    started: wall seconds. readings: as in State. sinks: what is known of each output, by the name of its mark.
+    started: wall seconds. readings: as in StoredState. sinks: what is known of each output, by the name of its mark.
     """
 
     run: str
@@ -160,7 +160,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     pipeline: str
     started: float
     ended: float | None
-    why: Why
+    why: RunEnding
     error: str | None
     counts: Counts
     checkpoints: int

@@ -18,7 +18,7 @@ from streambatch.core.archive import OutputLayout
 from streambatch.core.report import Counts
 from streambatch.core.wrapping import as_sink, as_source
 from streambatch.durability.store.reader import StateReader
-from streambatch.durability.stored import RunSummary, State
+from streambatch.durability.stored import RunSummary, StoredState
 from streambatch.ops.dead_letters import DeadLetterReader, dead_letter_layout
 from streambatch.ops.outputs import OutputError, OutputPosition, OutputSegments, position_of
 from streambatch.ops.rereading import gap_is_empty
@@ -130,7 +130,7 @@ def _is_pruned(manifest: Mapping[str, Any], starts: Mapping[PartitionKey, int]) 
     )
 
 
-def _check_identity(state: State, runs: Sequence[_Run], result: Audit) -> None:
+def _check_identity(state: StoredState, runs: Sequence[_Run], result: Audit) -> None:
     for run in runs:
         for source, known in run.manifest["sources"].items():
             counts = known["counts"]
@@ -151,7 +151,7 @@ def _check_identity(state: State, runs: Sequence[_Run], result: Audit) -> None:
             result.check(name, came, went + behind[source], "not what is scored, dead, dropped, unacked or left behind")
 
 
-def _was_reset(state: State, runs: Sequence[_Run], source: str) -> bool:
+def _was_reset(state: StoredState, runs: Sequence[_Run], source: str) -> bool:
     """Whether the counts of a source were reset after its first run."""
     received = sum(
         run.manifest["sources"].get(source, {"counts": {"received": 0}})["counts"]["received"] for run in runs
@@ -159,7 +159,7 @@ def _was_reset(state: State, runs: Sequence[_Run], source: str) -> bool:
     return bool(received != state.counts[source].received)
 
 
-def _partitions(state: State) -> Iterator[tuple[PartitionKey, Any]]:
+def _partitions(state: StoredState) -> Iterator[tuple[PartitionKey, Any]]:
     for source, partitions in state.partitions.items():
         for name, partition in partitions.items():
             yield (source, name), partition
@@ -202,7 +202,7 @@ def _is_gap_empty(config: Config, key: PartitionKey, read: Mapping[str, Any], en
     return False
 
 
-def _check_output(config: Config, state: State, runs: Sequence[_Run], result: Audit) -> None:
+def _check_output(config: Config, state: StoredState, runs: Sequence[_Run], result: Audit) -> None:
     """Compare the number of records in the output's files with that in the journal."""
     sink, mark = as_sink(config.sink.options), state.outputs.get("sink")
     if (layout := sink.files()) is None:
@@ -277,7 +277,7 @@ def _check_length(name: str, segments: OutputSegments, place: OutputPosition, re
     result.check(what, place.length, size, "what was committed is not there", is_right=size >= place.length or is_taken)
 
 
-def _check_dead_letters(config: Config, state: State, runs: Sequence[_Run], result: Audit) -> None:
+def _check_dead_letters(config: Config, state: StoredState, runs: Sequence[_Run], result: Audit) -> None:
     """Check the number of dead letters of each run, and that none is there twice."""
     mark, layout = state.outputs.get("dead_letters"), dead_letter_layout(config)
     if mark is None:
@@ -298,7 +298,7 @@ def _check_dead_letters(config: Config, state: State, runs: Sequence[_Run], resu
 
 
 def _count_dead_letters(
-    layout: OutputLayout, state: State, runs: Sequence[_Run], mark: Mapping[str, Any]
+    layout: OutputLayout, state: StoredState, runs: Sequence[_Run], mark: Mapping[str, Any]
 ) -> tuple[Counter[str], int, int | str]:
     """Return the dead letters by run, the number of doubled ones, and the number of missing segments or an error."""
     found: Counter[str] = Counter()

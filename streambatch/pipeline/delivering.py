@@ -18,7 +18,7 @@ from streambatch.core.signal import Signal
 from streambatch.delivery.dead_letters import DeadLetterEncoder, stop_share, too_many_dead
 from streambatch.delivery.outbox import Outbox
 from streambatch.delivery.owner import BatchOwner
-from streambatch.durability.resume import Durability
+from streambatch.durability.checkpointed_run import CheckpointedRun
 from streambatch.microbatch.inbox import InboxAborted
 from streambatch.pipeline.context import RunContext
 from streambatch.pipeline.settings import Settings
@@ -48,14 +48,14 @@ class Delivering(BatchOwner):
         transform: Transform,
         outputs: Outputs,
         readers: Mapping[str, Reader],
-        durability: Durability | None,
+        checkpointed: CheckpointedRun | None,
         *,
         has_full_batch: Callable[[], bool],
         is_finite: bool,
     ) -> None:
         """has_full_batch: whether one waits to be cut. is_finite: whether the input ends by itself."""
         self._context, self._options, self._transform = context, settings.delivery, transform
-        self._outputs, self._readers, self._durability = outputs, readers, durability
+        self._outputs, self._readers, self._checkpointed = outputs, readers, checkpointed
         self._has_full_batch = has_full_batch
         self._is_finite, self._stop_at = is_finite, stop_share(settings.dead_letter, is_finite=is_finite)
         self._latency = Quantiles()
@@ -103,9 +103,9 @@ class Delivering(BatchOwner):
         async with anyio.create_task_group() as along:
             along.start_soon(self._end_on_failure)
             along.start_soon(self._limit_drain)
-            if self._durability is not None:
+            if self._checkpointed is not None:
                 along.start_soon(self._sync_regularly)
-                along.start_soon(self._durability.prune)
+                along.start_soon(self._checkpointed.prune)
             await self.outbox.run()
             along.cancel_scope.cancel()
         self._context.feedback.check()

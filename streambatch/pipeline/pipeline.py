@@ -21,8 +21,8 @@ from streambatch.core.schema import RecordSchema
 from streambatch.core.signal import Signal
 from streambatch.core.wrapping import RunningSource, WritingSink
 from streambatch.delivery.dead_letters import DeadLetterOptions
-from streambatch.durability.manifest import RunsOptions
-from streambatch.durability.resume import Delivery, Provenance
+from streambatch.durability.manifest import Provenance
+from streambatch.durability.options import Delivery, RunsOptions
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.microbatch.window import BatchPolicy
 from streambatch.pipeline.run import Run

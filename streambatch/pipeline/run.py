@@ -20,7 +20,7 @@ from streambatch.core.report import Ended, RunReport, Snapshot
 from streambatch.core.text import encodable
 from streambatch.delivery.dead_letter_file import dead_letter_writer
 from streambatch.delivery.dead_letters import DeadLetterEncoder
-from streambatch.durability.resume import durability_in
+from streambatch.durability.checkpointed_run import checkpointed_run
 from streambatch.microbatch.inbox import Inbox, InboxAborted
 from streambatch.microbatch.inflight import InFlight
 from streambatch.microbatch.intake import SourceIntake
@@ -54,7 +54,7 @@ class Run:
             budget=Budget(memory),
             feedback=Feedback(InFlight(1, memory // QUEUE_SHARE)),
         )
-        self._durability = durability_in(
+        self._checkpointed = checkpointed_run(
             description.state_dir,
             run=context.run_id,
             pipeline=description.name,
@@ -74,7 +74,7 @@ class Run:
             transform,
             self._build_outputs(settings),
             self.reading.readers,
-            self._durability,
+            self._checkpointed,
             has_full_batch=lambda: inbox.records >= window.policy.max_records,
             is_finite=description.is_finite,
         )
@@ -131,8 +131,8 @@ class Run:
         self.reading.reload(self._description.queue_limits(settings))
         self.cutting.reload(settings, transform)
         self.delivering.reload(settings, transform)
-        if self._durability is not None and settings.provenance is not None:
-            self._durability.reloaded(self.cutting.next_sequence, settings.provenance)
+        if self._checkpointed is not None and settings.provenance is not None:
+            self._checkpointed.reloaded(self.cutting.next_sequence, settings.provenance)
 
     def snapshot(self) -> Snapshot:
         """Return counts and state of this moment."""
@@ -155,7 +155,7 @@ class Run:
 
     def is_resumable(self, source: str) -> bool:
         """Whether what is not acked of a source is read again by the next run; see `Pipeline.is_resumable`."""
-        return self._durability is not None and self.reading.readers[source].is_resumable
+        return self._checkpointed is not None and self.reading.readers[source].is_resumable
 
     async def listening(self, source: str | None) -> str | None:
         """Wait until a source listens, and return its address; None if it never does in this run."""
@@ -229,10 +229,10 @@ class Run:
 
     async def _resume(self) -> None:
         outbox = self.delivering.outbox
-        if self._durability is not None:
+        if self._checkpointed is not None:
             readings = {source.name: source.reading() for source in self._description.sources}
             readers = list(self.reading.readers.values())
-            planned = await self._durability.resume(
+            planned = await self._checkpointed.resume(
                 readers, readings, self._context.ledger, self.cutting.transform, outbox
             )
             self.cutting.resume(planned)
@@ -254,10 +254,10 @@ class Run:
     async def _end(self, ended: Ended, error: BaseException | None) -> RunReport:
         report = self.report = self._report(ended, error)
         self.lifecycle.end("failed" if ended == "failed" else "stopped")
-        if self._durability is not None:
+        if self._checkpointed is not None:
             outages = self.delivering.outbox.outages
             with anyio.move_on_after(LAST_SYNC_SECONDS, shield=True):
-                await self._durability.end(report, self._context.ledger, outages, has_failed=error is not None)
+                await self._checkpointed.end(report, self._context.ledger, outages, has_failed=error is not None)
         return report
 
     def _report(self, ended: Ended, error: BaseException | None) -> RunReport:

@@ -17,8 +17,8 @@ from streambatch.core.schema import RecordSchema
 from streambatch.core.wrapping import RunningSource, WritingSink, as_sink, as_source
 from streambatch.core.wrapping_scoring import as_model, as_step
 from streambatch.delivery.dead_letters import DeadLetterOptions
-from streambatch.durability.manifest import RunsOptions
-from streambatch.durability.resume import Delivery, Provenance
+from streambatch.durability.manifest import Provenance
+from streambatch.durability.options import Delivery, RunsOptions
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.microbatch.window import BatchPolicy
 from streambatch.scoring.executors.choice import Workers, check_timeout

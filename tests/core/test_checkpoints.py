@@ -13,7 +13,7 @@ import streambatch
 READ_AT_ONCE = """
 import sys, threading
 import msgspec
-from streambatch.durability.manifest import Detail
+from streambatch.durability.manifest import RunDetail
 
 sys.setswitchinterval(1e-6)
 found = {"counts": {"a": {"received": 1}}, "outputs": {}, "changes": []}
@@ -22,7 +22,7 @@ together = threading.Barrier(4)
 
 def read():
     together.wait()
-    msgspec.convert(found, Detail, strict=False)
+    msgspec.convert(found, RunDetail, strict=False)
 
 
 threads = [threading.Thread(target=read) for _ in range(4)]
@@ -45,7 +45,7 @@ def test_every_struct_that_is_read_was_resolved_early() -> None:
     trees = {text: ast.parse(text) for text in texts}
     structs = {each.name: each for tree in trees.values() for each in ast.walk(tree) if isinstance(each, ast.ClassDef)}
     read = {name for text, tree in trees.items() if "msgspec." in text for name in read_in(tree)} & set(structs)
-    assert {"Detail", "FileNotes", "SegmentMark"} <= read
+    assert {"RunDetail", "FileNotes", "SegmentMark"} <= read
     decorators = {name: [ast.unparse(each) for each in structs[name].decorator_list] for name in read}
     assert {name for name in read if "resolved_early" not in decorators[name]} == set()
 

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-from streambatch.durability.resume import Delivery
+from streambatch.durability.options import Delivery
 from streambatch.version import __version__
 from tests.deploy.units import ROOT
 from tests.e2e.running import running, scores_in

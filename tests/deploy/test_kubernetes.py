@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from streambatch.durability.resume import Delivery
+from streambatch.durability.options import Delivery
 from tests.deploy.kustomize import HASH, Manifest, build
 from tests.deploy.units import ROOT
 from tests.e2e.running import running, scores_in

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from streambatch.core.report import STUCK_SECONDS
-from streambatch.durability.resume import Delivery
+from streambatch.durability.options import Delivery
 from tests.deploy.units import SYSTEMD, confined, sandbox_of, settings_of, why_not_confined
 from tests.e2e.running import PATIENCE_SECONDS, Daemon, scores_in
 from tests.programs import needs

@@ -11,7 +11,7 @@ from streambatch.core.report import Counts
 from streambatch.durability.manifest import describe_run
 from streambatch.durability.store.reader import StateReader
 from streambatch.durability.store.store import StateStore
-from streambatch.durability.stored import Checkpoint, JournalEntry, Progress, Range, RunStart
+from streambatch.durability.stored import Checkpoint, JournalEntry, PartitionProgress, RecordRange, RunStart
 
 READINGS = {"in": {"format": "jsonl", "framing": "lines", "compression": "auto"}}
 
@@ -35,10 +35,13 @@ def checkpoint(
     """Return a checkpoint of batches of 10 records and 100 bytes each, of one file, batch n from byte 100 n."""
     key = Partition("in", partition)
     entries = [
-        JournalEntry(n, (Range("in", partition, 100 * n, 100 * n + 100, 10),), 9, 1, (1, 40 * n + 40)) for n in batches
+        JournalEntry(n, (RecordRange("in", partition, 100 * n, 100 * n + 100, 10),), 9, 1, (1, 40 * n + 40))
+        for n in batches
     ]
     end = 100 * batches[-1] + 100 if batches else 0
-    moved = {key: Progress(position=end, read_to=end + 50, notes={"inode": 7, "path": partition}, digest="e" * 64)}
+    moved = {
+        key: PartitionProgress(position=end, read_to=end + 50, notes={"inode": 7, "path": partition}, digest="e" * 64)
+    }
     count = 10 * (batches[-1] + 1) if batches else 0
     counts = Counts(received=count + 5, scored=count * 9 // 10, dead_lettered=count // 10, unacked=5)
     return Checkpoint(

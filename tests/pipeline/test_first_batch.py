@@ -13,7 +13,7 @@ import streambatch as sb
 from streambatch.core.errors import ModelError
 from streambatch.core.report import RunReport
 from streambatch.core.types import FloatArray
-from streambatch.durability.resume import Provenance
+from streambatch.durability.manifest import Provenance
 from tests.e2e.running import Daemon, running, scores_in
 
 SCHEMA = sb.RecordSchema(id="id", features="x", shape=(1,), dtype="float64")

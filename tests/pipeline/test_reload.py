@@ -15,7 +15,8 @@ import streambatch as sb
 from streambatch.core.errors import ConfigError, StepError
 from streambatch.core.types import FloatArray
 from streambatch.delivery.dead_letters import DeadLetterOptions
-from streambatch.durability.resume import Delivery, Provenance
+from streambatch.durability.manifest import Provenance
+from streambatch.durability.options import Delivery
 from streambatch.durability.store.store import StateStore
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.microbatch.window import BatchPolicy, Window

@@ -21,7 +21,7 @@ from streambatch.durability.store.schema import (
     APPLICATION_ID,
     KEYS,
     LADDER,
-    Head,
+    StoreHead,
     climb,
     is_sealed_rightly,
     read_head,
@@ -47,7 +47,7 @@ _FSYNC = {sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC}
 _MISUSE = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.NotSupportedError)
 
 
-class Changes:
+class Transaction:
     """One transaction: rows put and dropped, and the store's own row, which is written last."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -87,9 +87,9 @@ class Database:
         self._lost: StateError | None = None
 
     @contextmanager
-    def writing(self) -> Iterator[Changes]:
+    def writing(self) -> Iterator[Transaction]:
         """Make all changes of the context durable, or none of them."""
-        with self._turn, told(self.path):
+        with self._turn, translated_errors(self.path):
             if self._lost is not None:
                 raise self._lost
             try:
@@ -99,10 +99,10 @@ class Database:
                     self._lost = as_state_error(self.path, error)
                 raise
 
-    def _transaction(self) -> Iterator[Changes]:
+    def _transaction(self) -> Iterator[Transaction]:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            changes = Changes(self._connection)
+            changes = Transaction(self._connection)
             yield changes
             changes.finish()
             self._connection.execute("COMMIT")
@@ -112,14 +112,14 @@ class Database:
                     self._connection.execute("ROLLBACK")
             raise
 
-    def head(self) -> Head:
+    def head(self) -> StoreHead:
         """Return the store's own row."""
-        with self._turn, told(self.path):
+        with self._turn, translated_errors(self.path):
             return read_head(self._connection)[0]
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return what a query finds."""
-        with self._turn, told(self.path):
+        with self._turn, translated_errors(self.path):
             return self._connection.execute(query, values).fetchall()
 
     @contextmanager
@@ -141,13 +141,13 @@ def open_database(folder: Path, now: Callable[[], float]) -> Database:
     """
     path = folder / FILE_NAME
     try:
-        with told(path):
+        with translated_errors(path):
             if not path.exists():
                 _check_nothing_left(path)
                 _make(path)
             return _opened(path)
     except DamagedStateError as error:
-        with told(path):
+        with translated_errors(path):
             aside = _put_aside(path, now())
         raise DamagedStateError(
             path,
@@ -162,7 +162,7 @@ def read_database(folder: Path) -> Database:
     path = folder / FILE_NAME
     if not path.exists():
         raise StateError(path, "there is none yet; `streambatch run` makes it")
-    with told(path):
+    with translated_errors(path):
         check_header(path)
         connection = _snapshot(path)
         try:
@@ -201,7 +201,7 @@ def as_state_error(path: Path, error: sqlite3.Error) -> StateError:
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def translated_errors(path: Path) -> Iterator[None]:
     """Raise errors of SQLite and of the system as errors of the state."""
     try:
         yield

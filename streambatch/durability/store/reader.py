@@ -17,10 +17,26 @@ import msgspec
 from streambatch.core.errors import ChangedReadingError, DamagedStateError, StateError
 from streambatch.core.report import Counts, total_of
 from streambatch.durability.journal import loaded_name, unpack_intent, unpack_journal
-from streambatch.durability.manifest import Read, RunProgress, as_json, build_manifest, detail_of, end_of, from_json
+from streambatch.durability.manifest import (
+    PartitionRead,
+    RunProgress,
+    as_json,
+    build_manifest,
+    detail_of,
+    end_of,
+    from_json,
+)
 from streambatch.durability.store.database import FILE_NAME, Database
 from streambatch.durability.store.schema import SEAL_BYTES, seal_of
-from streambatch.durability.stored import Intent, JournalEntry, RunStart, RunSummary, State, StoredPartition, Why
+from streambatch.durability.stored import (
+    IntendedBatch,
+    JournalEntry,
+    RunEnding,
+    RunStart,
+    RunSummary,
+    StoredPartition,
+    StoredState,
+)
 from streambatch.storage.folder import held_by
 
 _PAGE_ROWS = 64
@@ -40,7 +56,7 @@ class StateReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def load(self) -> State:
+    def load(self) -> StoredState:
         """Return what the last checkpoint left."""
         with self._reading() as database:
             head = database.head()
@@ -48,7 +64,7 @@ class StateReader:
             for source, name, *rest in database.rows("SELECT * FROM partitions"):
                 partitions.setdefault(source, {})[loaded_name(name)] = _stored_partition(*rest)
             steps = database.rows("SELECT states FROM steps")
-            return State(
+            return StoredState(
                 state_id=head.state_id,
                 readings={name: from_json(reading) for name, reading in database.rows("SELECT * FROM sources")},
                 partitions=partitions,
@@ -71,7 +87,7 @@ class StateReader:
                         f"change it back, or forget them: streambatch state reset --source {source}",
                     )
 
-    def intended(self) -> list[Intent]:
+    def intended(self) -> list[IntendedBatch]:
         """Return the batches that were about to be sent and are not acked, in order."""
         with self._reading() as database:
             rows = database.rows("SELECT * FROM intents ORDER BY batch")
@@ -88,7 +104,9 @@ class StateReader:
         """Return a run's manifest. Raises StateError for a run that isn't kept."""
         with self._reading() as database:
             begun, progress = self._found(run)
-            reads = [Read(*row) for row in database.rows("SELECT * FROM reads WHERE number = ?", progress.number)]
+            reads = [
+                PartitionRead(*row) for row in database.rows("SELECT * FROM reads WHERE number = ?", progress.number)
+            ]
             seals = sum(seal_of("reads", msgspec.structs.astuple(read)) for read in reads)
             if len(reads) != progress.reads or seal(seals) != progress.reads_seal:
                 raise DamagedStateError(self.path, f"run {run}: what it read is not what was stored")
@@ -158,7 +176,7 @@ class StateReader:
     def _unknown(self, run: str) -> StateError:
         return StateError(self.path, f"no run {run}; `streambatch runs list` names those that are kept")
 
-    def _why(self, progress: RunProgress) -> Why:
+    def _why(self, progress: RunProgress) -> RunEnding:
         ended = end_of(progress)
         if ended is not None:
             return ended.ended
@@ -201,7 +219,7 @@ def _stored_partition(position: int, read_to: int, records: int, digest: str | N
     return StoredPartition(position=position, read_to=read_to, notes=from_json(notes), records=records, digest=digest)
 
 
-def _summary(start: RunStart, progress: RunProgress, why: Why) -> RunSummary:
+def _summary(start: RunStart, progress: RunProgress, why: RunEnding) -> RunSummary:
     ended = end_of(progress)
     stopped = progress.at if why == "interrupted" else None
     return RunSummary(

@@ -63,7 +63,7 @@ CREATE TABLE journal (id INTEGER PRIMARY KEY, at REAL, packed BLOB, digest BLOB)
 """
 
 
-class Head(msgspec.Struct):
+class StoreHead(msgspec.Struct):
     """The one row of `store`, but for its id and seal.
 
     runs: number of the last run. journal: id of the last journal row. at: when the last checkpoint was stored.
@@ -82,7 +82,7 @@ def _create(connection: sqlite3.Connection) -> None:
         if statement.strip():
             connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    head = Head(__version__, secrets.token_hex(8), 0, 0, 0, None)
+    head = StoreHead(__version__, secrets.token_hex(8), 0, 0, 0, None)
     write_head(connection, head, 0)
 
 
@@ -120,14 +120,14 @@ def written_by(connection: sqlite3.Connection) -> str:
     return str(connection.execute("SELECT written_by FROM store").fetchone()[0])
 
 
-def read_head(connection: sqlite3.Connection) -> tuple[Head, int]:
+def read_head(connection: sqlite3.Connection) -> tuple[StoreHead, int]:
     """Return the store's own row and the sum of the seals of all others."""
     _, *fields, seal = connection.execute("SELECT * FROM store").fetchone()
-    head = Head(*fields)
+    head = StoreHead(*fields)
     return head, (int.from_bytes(seal, "big") - _seal_of_head(head)) & _SEAL_MASK
 
 
-def write_head(connection: sqlite3.Connection, head: Head, seals: int) -> None:
+def write_head(connection: sqlite3.Connection, head: StoreHead, seals: int) -> None:
     """Store the store's own row with the seal over it and all other rows."""
     seal = ((seals + _seal_of_head(head)) & _SEAL_MASK).to_bytes(SEAL_BYTES, "big")
     fields = msgspec.structs.astuple(head)
@@ -183,7 +183,7 @@ def _sealed_rows(connection: sqlite3.Connection) -> Iterator[tuple[str, tuple[An
                 yield table, row
 
 
-def _seal_of_head(head: Head) -> int:
+def _seal_of_head(head: StoreHead) -> int:
     return seal_of("store", msgspec.structs.astuple(head))
 
 

@@ -22,7 +22,7 @@ from streambatch.durability.store import database
 from streambatch.durability.store import schema as store_schema
 from streambatch.durability.store.database import FILE_NAME
 from streambatch.durability.store.store import StateStore
-from streambatch.durability.stored import Intent, Range
+from streambatch.durability.stored import IntendedBatch, RecordRange
 from streambatch.version import __version__
 from tests.durability.stores import checkpoint, opened, run_start, seen
 from tests.programs import lacking, needs, root
@@ -40,7 +40,7 @@ def fill(folder: Path, checkpoints: int = 40) -> tuple[Any, ...]:
                 name = f"{at if run else 0}.jsonl"
                 store.commit(checkpoint(float(at), range(at * 20, at * 20 + 20), name, steps=random.randbytes(50)))
         store.end_run("r1", "stopped", None, 3.0, {}, {"run": "r1"})
-        store.intend([Intent(10_000 + n, (Range("in", "a", n, n + 1, 1),)) for n in range(20)])
+        store.intend([IntendedBatch(10_000 + n, (RecordRange("in", "a", n, n + 1, 1),)) for n in range(20)])
         return seen(store)
 
 

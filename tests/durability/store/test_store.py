@@ -14,9 +14,10 @@ from streambatch.core.checkpoints import SavedPartition
 from streambatch.core.chunks import Partition
 from streambatch.core.errors import ChangedReadingError, ConfigError, StateError
 from streambatch.core.report import Counts
-from streambatch.durability.manifest import RunsOptions, code_revision
+from streambatch.durability.manifest import code_revision
+from streambatch.durability.options import RunsOptions
 from streambatch.durability.store.store import StateStore
-from streambatch.durability.stored import Intent, JournalEntry, Progress, Range
+from streambatch.durability.stored import IntendedBatch, JournalEntry, PartitionProgress, RecordRange
 from streambatch.storage.folder import StateFolder
 from streambatch.version import __version__
 from tests.durability.stores import READINGS, checkpoint, opened, run_start, seen
@@ -80,8 +81,8 @@ def test_what_a_checkpoint_does_not_name_stays(store: StateStore) -> None:
 def test_the_journal_has_every_batch_in_order(store: StateStore) -> None:
     store.begin_run(run_start())
     mixed = (
-        JournalEntry(70, (Range("in", "a", 5, 900, 3), Range("live", "r1-2", 0, 17, 1)), 4, 0),
-        JournalEntry(71, (Range("in", "a", 900, 900, 0), Range("live", "r1-2", 40, 50, 2)), 0, 2, (2, 0)),
+        JournalEntry(70, (RecordRange("in", "a", 5, 900, 3), RecordRange("live", "r1-2", 0, 17, 1)), 4, 0),
+        JournalEntry(71, (RecordRange("in", "a", 900, 900, 0), RecordRange("live", "r1-2", 40, 50, 2)), 0, 2, (2, 0)),
         JournalEntry(72, (), 0, 0, (3, 5)),
     )
     store.commit(checkpoint(1, range(0, 70)))
@@ -91,7 +92,7 @@ def test_the_journal_has_every_batch_in_order(store: StateStore) -> None:
     entries = list(again(store).journal("r1"))
     assert [entry.batch for entry in entries] == list(range(173))
     assert tuple(entries[70:73]) == mixed
-    assert entries[3] == JournalEntry(3, (Range("in", "a.jsonl", 300, 400, 10),), 9, 1, (1, 160))
+    assert entries[3] == JournalEntry(3, (RecordRange("in", "a.jsonl", 300, 400, 10),), 9, 1, (1, 160))
 
 
 def test_file_names_may_hold_any_bytes(store: StateStore) -> None:
@@ -126,7 +127,7 @@ def test_batches_are_numbered_on_over_runs(store: StateStore) -> None:
     store.commit(checkpoint(1, [0, 1]))
     assert store.begin_run(run_start("r2")) == 2
     assert store.load().next_batch == 2
-    store.intend([Intent(5, (Range("in", "a", 0, 1, 1),))])
+    store.intend([IntendedBatch(5, (RecordRange("in", "a", 0, 1, 1),))])
     assert store.load().next_batch == 6
     store.reset()
     assert store.load().next_batch == 6
@@ -142,7 +143,7 @@ def test_a_partition_that_is_over_is_forgotten_but_not_by_its_run(store: StateSt
 
 def test_intents_stay_until_their_batches_are_acked(store: StateStore) -> None:
     store.begin_run(run_start())
-    intents = [Intent(n, (Range("in", "a.jsonl", 100 * n, 100 * n + 100, 10),)) for n in range(12)]
+    intents = [IntendedBatch(n, (RecordRange("in", "a.jsonl", 100 * n, 100 * n + 100, 10),)) for n in range(12)]
     store.intend(intents)
     store.intend(intents[:1])
     assert again(store).intended() == intents
@@ -266,11 +267,16 @@ def test_options_that_positions_depend_on_may_not_change(
 
 def test_reset_of_one_source_leaves_the_others(store: StateStore) -> None:
     store.begin_run(run_start(readings={**READINGS, "other": {"format": "csv"}}))
-    other = {Partition("other", "b"): Progress(position=1, read_to=2, notes={})}
+    other = {Partition("other", "b"): PartitionProgress(position=1, read_to=2, notes={})}
     counts = {"in": Counts(received=1, unacked=1), "other": Counts(received=2, unacked=2)}
     store.commit(checkpoint(1, [0]))
     store.commit(checkpoint(2, [], partitions=other, counts=counts, outputs={}))
-    store.intend([Intent(7, (Range("in", "a.jsonl", 0, 1, 1),)), Intent(8, (Range("other", "b", 0, 1, 1),))])
+    store.intend(
+        [
+            IntendedBatch(7, (RecordRange("in", "a.jsonl", 0, 1, 1),)),
+            IntendedBatch(8, (RecordRange("other", "b", 0, 1, 1),)),
+        ]
+    )
     with pytest.raises(StateError, match="found no source none; those with state: in, other"):
         store.reset("none")
     store.reset("in")

@@ -21,7 +21,7 @@ from streambatch.core.chunks import Partition
 from streambatch.core.report import Counts
 from streambatch.durability.store.database import FILE_NAME
 from streambatch.durability.store.store import StateStore
-from streambatch.durability.stored import Checkpoint, Intent, JournalEntry, Progress, Range
+from streambatch.durability.stored import Checkpoint, IntendedBatch, JournalEntry, PartitionProgress, RecordRange
 from tests.durability.stores import opened, run_start
 
 LOG = f"{FILE_NAME}-wal"
@@ -43,7 +43,7 @@ class Model:
         self.readings: set[str] = set()
         self.before: dict[str, int] = {}
         self.now: dict[str, int] = {}
-        self.intents: dict[int, Intent] = {}
+        self.intents: dict[int, IntendedBatch] = {}
         self.next_batch = 0
         self.journals: list[list[tuple[float, list[JournalEntry]]]] = []
 
@@ -119,7 +119,7 @@ class StoreMachine(RuleBasedStateMachine):
         model, self.moment = self.model, self.moment + 1
         entries = [
             JournalEntry(
-                model.next_batch + at, tuple(Range(s, n, p, p + r, r) for s, n, p, r in ranges), at, 0, (at, 9)
+                model.next_batch + at, tuple(RecordRange(s, n, p, p + r, r) for s, n, p, r in ranges), at, 0, (at, 9)
             )
             for at, ranges in enumerate(batches)
         ]
@@ -128,7 +128,7 @@ class StoreMachine(RuleBasedStateMachine):
                 at=self.moment,
                 counts={"in": Counts(received=received)} if received is not None else {},
                 partitions={
-                    Partition(*key): Progress(position=position, read_to=read_to, notes=noted)
+                    Partition(*key): PartitionProgress(position=position, read_to=read_to, notes=noted)
                     for key, (position, read_to, noted) in moved.items()
                 },
                 forgotten=[Partition(*key) for key in forgotten],
@@ -155,7 +155,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(ahead=st.integers(0, 3))
     def intend(self, ahead: int) -> None:
-        intent = Intent(self.model.next_batch + ahead, (Range("in", NAMES[2], 1, 2, ahead),))
+        intent = IntendedBatch(self.model.next_batch + ahead, (RecordRange("in", NAMES[2], 1, 2, ahead),))
         self.store.intend([intent])
         self.model.intents[intent.batch] = intent
         self.model.next_batch = intent.batch + 1
