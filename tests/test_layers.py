@@ -27,7 +27,7 @@ LAYERS = (
     ("daemon",),
     ("cli",),
     ("streambatch",),  # the package itself, which names the public parts
-    ("__main__", "testing"),
+    ("__main__", "parts", "testing"),
 )
 """From bottom to top. A room imports rooms of lower layers, and none of its own layer."""
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

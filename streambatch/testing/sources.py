@@ -312,7 +312,7 @@ class SourceConformance(Conformance):
 
     def _made(self, folder: Path, records: Sequence[bytes], limit: int | None) -> Source | RunningSource:
         source: Any = self.make_source(folder, records)
-        if limit is not None and not hasattr(source, "max_record_bytes"):
+        if limit is not None and as_source(source).max_record_bytes is None:
             skip("it has no max_record_bytes")
         made: Source | RunningSource = source if limit is None else dataclasses.replace(source, max_record_bytes=limit)
         return made

@@ -75,6 +75,23 @@ def test_every_page_is_in_the_index() -> None:
         assert page.name == "README.md" or f"({page.relative_to(DOCS)})" in index, page
 
 
+def test_how_to_pages_import_nothing_but_what_is_public() -> None:
+    for page in sorted(DOCS.glob("how-to/*.md")):
+        for _, code in Page(page).blocks("python"):
+            used = {module for module in _imported(code) if module.split(".")[0] == "streambatch"}
+            assert used <= {"streambatch", "streambatch.parts", "streambatch.testing"}, f"{page.name}: {sorted(used)}"
+
+
+def _imported(code: str) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
 def test_links_lead_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):

@@ -14,13 +14,7 @@ import anyio
 from anyio import to_thread
 from pydantic import Field
 
-from streambatch.codecs.formats import framing_for_format
-from streambatch.core.chunks import Partition
-from streambatch.core.errors import SinkError
-from streambatch.core.feed import Feed
-from streambatch.core.intake import Intake
-from streambatch.core.options import options
-from streambatch.core.units import Duration
+from streambatch.parts import Duration, Feed, Intake, Partition, SinkError, framing_for_format, options
 
 RECORDS_AT_ONCE = 500
 
