@@ -223,10 +223,8 @@ async def test_a_pipeline_that_has_run_is_pickled_as_one_that_has_not(tmp_path: 
 class TestListening:
     """Where sources listen, run by run."""
 
-    def of_sockets(self, *sources: Any, **options: Any) -> sb.Pipeline:
-        return sb.Pipeline(
-            **({"sources": sources, "record": SCHEMA, "model": MODEL, "sink": sb.MemorySink()} | options)
-        )
+    def of_sockets(self, *sources: Any, sink: sb.MemorySink | None = None) -> sb.Pipeline:
+        return sb.Pipeline(sources=sources, record=SCHEMA, model=MODEL, sink=sink or sb.MemorySink())
 
     async def test_the_address_is_known_once_the_source_listens(self) -> None:
         pipeline = self.of_sockets(sb.TcpSource("127.0.0.1:0"))

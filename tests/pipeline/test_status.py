@@ -25,7 +25,7 @@ def in_state(state: State, seen: Observer) -> Lifecycle:
     return lifecycle
 
 
-@pytest.mark.parametrize(("before", "after"), product(STATES, STATES))
+@pytest.mark.parametrize(("before", "after"), list(product(STATES, STATES)))
 def test_only_what_the_table_says_follows(before: State, after: State) -> None:
     seen = Seen()
     lifecycle = in_state(before, Observer())
