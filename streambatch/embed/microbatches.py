@@ -7,14 +7,8 @@ end with the `async with`, however that is left.
 from __future__ import annotations
 
 import secrets
-from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping
-from math import inf
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, overload
-
-import anyio
-from anyio.abc import TaskGroup
+from collections.abc import AsyncIterable, Mapping
+from typing import Any, overload
 
 from streambatch.codecs.formats import framing_for_format
 from streambatch.codecs.rows import records_of
@@ -28,18 +22,16 @@ from streambatch.core.events import Observer
 from streambatch.core.parts import Site, Source
 from streambatch.core.units import format_size
 from streambatch.core.wrapping import RunningSource, as_source
+from streambatch.embed.background import ReadAhead
+from streambatch.embed.items import Item, ItemBatches
 from streambatch.microbatch.batcher import Batcher
 from streambatch.microbatch.inbox import Inbox, InboxAborted, QueueLimits
 from streambatch.microbatch.intake import SourceIntake
 from streambatch.microbatch.window import BatchPolicy, Window
 from streambatch.spool.spooled import reader_of
 
-Item = TypeVar("Item")
-
 MAX_BYTES = 4 << 20
 """Bytes of a source's records in a batch, at most, if nothing else is said."""
-CLOSE_SECONDS = 5.0
-"""How long a generator that is left early may take to clean up."""
 
 
 @overload
@@ -139,138 +131,7 @@ class SourceBatch:
         return f"<SourceBatch {self.sequence}: {self.count} records, {self.trigger}>"
 
 
-class _Reading(ABC):
-    """A task that reads, for as long as an `async with` lasts."""
-
-    def __init__(self) -> None:
-        self._tasks: TaskGroup | None = None
-        self._is_reading = self._is_left = False
-        self._error: Exception | None = None
-        self._late_error: Exception | None = None
-
-    async def __aenter__(self) -> Self:
-        if self._tasks is not None:
-            raise RuntimeError("microbatches: entered twice, but what it reads is read once")
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
-        self._is_reading = True
-        self._tasks.start_soon(self._run)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._tasks is None:
-            return
-        self._is_reading, self._is_left = False, True
-        self._tasks.cancel_scope.cancel()
-        self._stop()
-        # The task group is not told of an error in the body: it would wrap it.
-        await self._tasks.__aexit__(None, None, None)
-        if self._late_error is not None:
-            raise self._late_error
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def _run(self) -> None:
-        try:
-            if not self._is_left:
-                await self._read()
-        except Exception as error:
-            if self._is_left:
-                self._late_error = error
-            else:
-                self._error = error
-        self._is_reading = False
-        self._stop()
-
-    def _end(self) -> Exception:
-        """Return what ends the iteration."""
-        if self._tasks is None or self._is_left:
-            return RuntimeError("microbatches: to be iterated inside its `async with`")
-        return self._error or StopAsyncIteration()
-
-    @abstractmethod
-    async def _read(self) -> None:
-        """Read to the end."""
-
-    @abstractmethod
-    def _stop(self) -> None:
-        """Learn that nothing more is read, and let whoever waits for it know."""
-
-
-class ItemBatches(_Reading, Generic[Item]):
-    """Lists of an iterable's items; made by `microbatches`. One more list is filled while one is worked on."""
-
-    def __init__(self, source: AsyncIterable[Item], policy: BatchPolicy, clock: Clock) -> None:
-        super().__init__()
-        self._source, self._policy, self._clock = source, policy, clock
-        self._items: list[Item] = []
-        self._deadline = inf
-        self._changed: anyio.Event | None = None
-        self._room: anyio.Event | None = None
-
-    async def __anext__(self) -> list[Item]:
-        """Wait for a batch and return it; cancelled, it loses nothing. Raises what the iterable raised."""
-        while not self._is_due(now := self._clock.monotonic()):
-            if not self._is_reading:
-                raise self._end()
-            if self._changed is None:
-                self._changed = anyio.Event()
-            with anyio.move_on_after(self._deadline - now):
-                await self._changed.wait()
-        batch = self._items.copy()
-        self._items.clear()
-        self._deadline = inf
-        if self._room is not None:
-            self._room.set()
-        return batch
-
-    def _is_due(self, now: float) -> bool:
-        items = self._items
-        return len(items) >= self._policy.max_records or (
-            bool(items) and (now >= self._deadline or not self._is_reading)
-        )
-
-    async def _read(self) -> None:
-        iterator = aiter(self._source)
-        try:
-            items, full = self._items, self._policy.max_records
-            async for item in iterator:
-                if not items:
-                    self._opened()
-                items.append(item)
-                if len(items) >= full:
-                    await self._taken()
-        finally:
-            if isinstance(iterator, AsyncGenerator):
-                with anyio.move_on_after(CLOSE_SECONDS, shield=True):
-                    await iterator.aclose()
-
-    def _opened(self) -> None:
-        self._deadline = self._clock.monotonic() + self._policy.max_wait
-        self._notify()
-
-    async def _taken(self) -> None:
-        """Wait until the full batch was taken."""
-        self._notify()
-        self._room = anyio.Event()
-        await self._room.wait()
-        self._room = None
-
-    def _stop(self) -> None:
-        if self._is_left:
-            self._items.clear()
-        self._notify()
-
-    def _notify(self) -> None:
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
-
-
-class SourceBatches(_Reading):
+class SourceBatches(ReadAhead):
     """Batches of a source; made by `microbatches`, to be iterated by one task.
 
     Asking for the next batch tells the source that it is done with the one before. counts: records received, and of
@@ -279,11 +140,21 @@ class SourceBatches(_Reading):
 
     def __init__(self, source: Source, policy: BatchPolicy, queue: QueueLimits, limits: Limits, clock: Clock) -> None:
         super().__init__()
-        self._source, self._clock = source, clock
+        self._format = source.format
         self._reader = reader_of(source, Site(clock=clock))
-        self._inbox, self._memory = Inbox(queue.within(limits.memory // 4)), Budget(limits.memory)
-        self._batcher = Batcher(self._inbox, Window(policy), clock)
+        self._inbox = Inbox(queue.within(limits.memory // 4))
         self._receipts = _Receipts()
+        self._intake = SourceIntake(
+            source.name,
+            source.when_full,
+            self._inbox,
+            self._receipts,
+            Budget(limits.memory),
+            clock=clock,
+            observer=Observer(),
+            run_id=secrets.token_hex(4),
+        )
+        self._batcher = Batcher(self._inbox, Window(policy), clock)
         self._batch: SourceBatch | None = None
 
     @property
@@ -296,39 +167,29 @@ class SourceBatches(_Reading):
 
     async def __anext__(self) -> SourceBatch:
         """Wait for a batch and return it; cancelled, it loses nothing. Raises what the source raised."""
-        if self._tasks is None or self._is_left:
-            raise self._end()
+        if not self._is_open:
+            raise self._ending()
         if self._batch is not None:
             self._reader.acked(self._batch.positions())
-            self._memory.give(self._batch.size)
+            self._intake.memory.give(self._batch.size)
             self._batch = None
         batch = await self._batcher.next()
         if batch is None:
-            raise self._end()
-        self._batch = SourceBatch(batch, self._source.format)
+            raise self._ending()
+        self._batch = SourceBatch(batch, self._format)
         return self._batch
 
     async def _read(self) -> None:
-        intake = SourceIntake(
-            self._source.name,
-            self._source.when_full,
-            self._inbox,
-            self._receipts,
-            self._memory,
-            clock=self._clock,
-            observer=Observer(),
-            run_id=secrets.token_hex(4),
-        )
         try:
-            await self._reader.run(intake)
+            await self._reader.run(self._intake)
         except Exception as error:
             cause = first_cause(error)
             if not isinstance(cause, InboxAborted):
                 raise cause from cause.__cause__
 
-    def _stop(self) -> None:
+    def _stopped(self) -> None:
         self._inbox.close("flush")
-        if self._is_left:
+        if self._state == "left":
             self._inbox.abort()
 
 

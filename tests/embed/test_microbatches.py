@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streambatch.core.errors import ConfigError, OptionError
-from streambatch.embed.microbatches import CLOSE_SECONDS, microbatches
+from streambatch.embed.items import CLOSE_SECONDS
+from streambatch.embed.microbatches import microbatches
 from streambatch.testing import LoopClock
 from tests.leaks import tasks_alive
 
