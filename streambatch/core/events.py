@@ -1,4 +1,4 @@
-"""What happens in a pipeline, told to an observer. The core knows no metrics, logs or pages; they observe.
+"""What happens in a pipeline, as calls of an observer. The core knows no metrics, logs or pages; they observe.
 
 Events come per chunk, batch or connection, never per record. An observer is called on the event loop, except where an
 event says otherwise. It must not block and must not raise.
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 FileEvent = Literal["opened", "rotated", "truncated", "deleted", "completed"]
 RejectedConnection = Literal["limit", "timeout"]
 Refusal = Literal["full", "size"]
-State = Literal["starting", "running", "draining", "stopped", "failed"]
-STATES: tuple[State, ...] = ("starting", "running", "draining", "stopped", "failed")
+PipelineState = Literal["starting", "running", "draining", "stopped", "failed"]
+STATES: tuple[PipelineState, ...] = ("starting", "running", "draining", "stopped", "failed")
 
 
 class Observer:
     """An observer that does nothing; subclass it and override what is of interest."""
 
-    def state_changed(self, state: State) -> None:
+    def state_changed(self, state: PipelineState) -> None:
         """The pipeline as a whole moved on."""
 
     def records_received(self, source: str, records: int, size: int, at: float) -> None:
@@ -40,7 +40,7 @@ class Observer:
         """A source waited so long for room."""
 
     def source_failed(self, source: str, error: BaseException) -> None:
-        """A source can't read what it should, and tries again until it can; told once, not for each try."""
+        """A source can't read what it should, and tries again until it can; called once, not for each try."""
 
     def source_recovered(self, source: str) -> None:
         """A source that had failed can read all it should."""
@@ -92,14 +92,14 @@ class Observer:
 
 
 class Observers(Observer):
-    """Tells several observers; an event that only one of them cares for goes to it directly."""
+    """Several observers as one; an event that only one of them overrides goes to it directly."""
 
     def __init__(self, *observers: Observer) -> None:
         for event in [name for name in vars(Observer) if not name.startswith("_")]:
             unheard = getattr(Observer, event)
-            told = [getattr(one, event) for one in observers if not _is(getattr(one, event), unheard)]
-            if told:
-                setattr(self, event, told[0] if len(told) == 1 else _tell_all(told))
+            methods = [getattr(one, event) for one in observers if not _is(getattr(one, event), unheard)]
+            if methods:
+                setattr(self, event, methods[0] if len(methods) == 1 else _call_all(methods))
 
 
 def _is(method: Any, unheard: object) -> bool:
@@ -107,9 +107,9 @@ def _is(method: Any, unheard: object) -> bool:
     return getattr(method, "__func__", None) is unheard
 
 
-def _tell_all(told: Sequence[Callable[..., None]]) -> Callable[..., None]:
-    def tell(*args: Any, **kwargs: Any) -> None:
-        for one in told:
-            one(*args, **kwargs)
+def _call_all(methods: Sequence[Callable[..., None]]) -> Callable[..., None]:
+    def call(*args: Any, **kwargs: Any) -> None:
+        for method in methods:
+            method(*args, **kwargs)
 
-    return tell
+    return call

@@ -1,6 +1,6 @@
 """The ack ledger: every record counted, each count on its own, and positions that move only past what is durable.
 
-Pure: told what happened, it answers. For each source, at every moment,
+Pure: events in, counts and positions out. For each source, at every moment,
 `received + recovered = scored + dead_lettered + dropped + unacked`. Batches may be acked in any order; a partition's
 position moves along the contiguous acked prefix of its batches. What lies before the position up to which a partition
 was received by an earlier run is recovered, and not received again.
@@ -49,7 +49,7 @@ class Ledger:
             self._resumable.add(name)
 
     def resume(self, partition: Partition, read_to: int) -> None:
-        """Learn that an earlier run received a partition's records up to a position."""
+        """Count a partition's records up to this position as recovered: an earlier run received them."""
         self._known_to[partition] = read_to
 
     def received(self, chunk: Chunk) -> int:
@@ -96,7 +96,7 @@ class Ledger:
         _add(self.sources[source].refused, reason, records)
 
     def opened(self, batch: Batch) -> None:
-        """Learn that a batch was cut; its partitions' positions now wait for its ack."""
+        """Hold the positions of a batch's partitions back until it is acked: it was cut."""
         if len(batch.chunks) == 1:
             chunk = batch.chunks[0]
             self._batches[batch.sequence] = [(chunk.partition, self._enter(chunk))]
@@ -111,7 +111,7 @@ class Ledger:
         self._batches[batch.sequence] = list(entries.items())
 
     def acked(self, batch: Batch, outcome: Outcome) -> Mapping[Partition, int]:
-        """Learn that a batch's scores and rejects are durable. Returns the partitions whose position moved."""
+        """Count a batch that is durable. Returns the partitions whose position moved, and where it is now."""
         settle(self.sources, batch, outcome)
         for (_, stage, reason), records in outcome.dead.items():
             _add(self.dead_letters, (stage, reason), records)

@@ -144,5 +144,5 @@ def _noun(annotation: Any) -> str:
 
 
 def _names_a_type(part: object) -> bool:
-    """Tell whether a piece of pydantic's location is the branch of a union and not a key a person wrote."""
+    """Whether a piece of pydantic's location is the branch of a union and not a key a person wrote."""
     return isinstance(part, str) and (part in ("str", "int", "float", "bool") or "[" in part or part[:1].isupper())

@@ -25,5 +25,5 @@ def redacted(text: str) -> str:
 
 
 def looks_secret(name: str) -> bool:
-    """Tell by its name whether a key or variable holds a secret."""
+    """Whether a key or variable holds a secret, by its name."""
     return not set(SECRET_WORDS).isdisjoint(name.lower().replace("-", "_").split("_"))

@@ -11,7 +11,7 @@ import msgspec
 from streambatch.core.backlog import Backlog
 from streambatch.core.checkpoints import resolved_early
 from streambatch.core.chunks import Reason
-from streambatch.core.events import State
+from streambatch.core.events import PipelineState
 from streambatch.core.outcomes import Stage
 from streambatch.core.spooling import SpoolStatus
 
@@ -170,7 +170,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     pipeline: str
     run_id: str
-    state: State
+    state: PipelineState
     started_at_wall: float
     taken_at: float
     uptime_seconds: float

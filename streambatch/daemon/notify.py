@@ -17,7 +17,7 @@ import anyio
 import structlog
 
 from streambatch.core.clock import Clock
-from streambatch.core.events import Observer, State
+from streambatch.core.events import Observer, PipelineState
 from streambatch.core.report import STUCK_SECONDS, Snapshot
 
 STATUS_SECONDS = 5.0
@@ -53,7 +53,7 @@ class Notifier(Observer):
         """Time between two calls of `report`: enough for the status, and for two calls within the watchdog's time."""
         return min(STATUS_SECONDS, self._watchdog / 2)
 
-    def state_changed(self, state: State) -> None:
+    def state_changed(self, state: PipelineState) -> None:
         """Notify at once that outputs are open and the pipeline runs, or that it has ended."""
         if state == "running":
             self._send("READY=1")

@@ -16,14 +16,14 @@ from typing import Literal, Self
 import anyio
 from anyio.abc import TaskGroup
 
-State = Literal["new", "reading", "ended", "left"]
+ReadAheadState = Literal["new", "reading", "ended", "left"]
 
 
 class ReadAhead(ABC):
     """What `microbatches` returns, as far as reading goes on beside the program."""
 
     def __init__(self) -> None:
-        self._state: State = "new"
+        self._state: ReadAheadState = "new"
         self._tasks: TaskGroup | None = None
         self._error: Exception | None = None
         """What the source raised while it was read."""

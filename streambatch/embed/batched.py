@@ -79,7 +79,7 @@ class Batched(Generic[Row, Score]):
         self.__name__, self.__doc__ = name_of(function), function.__doc__
 
     async def __call__(self, row: Row) -> Score:
-        """Have `row` scored together with others; return its score.
+        """Return the score of `row`, which is scored together with others.
 
         Raises what the function returned or raised for it; FullError at once when too many wait; ShapeError when the
         function returned a wrong number of scores. A cancelled caller leaves at once; only the last one that waits
@@ -182,14 +182,14 @@ class _Failure:
         self.error, self.traceback = error, error.__traceback__
 
 
-class _Call:
+class _PendingCall:
     """One caller with its row, in line, then in a batch, then answered."""
 
     __slots__ = ("arrived_at", "batch", "context", "outcome", "row", "turn")
 
     def __init__(self, row: object, arrived_at: float, context: Context, turn: Turn) -> None:
         self.row, self.arrived_at, self.context, self.turn = row, arrived_at, context, turn
-        self.batch: _Batch | None = None
+        self.batch: _RequestBatch | None = None
         self.outcome: Any = None
 
     def result(self) -> Any:
@@ -203,13 +203,13 @@ class _Call:
             del outcome  # or the error would hold itself, by way of this frame
 
 
-class _Batch:
+class _RequestBatch:
     """A task that fills a batch from the line, then answers `calls`, those of its callers that still wait."""
 
     __slots__ = ("calls", "full", "is_abandoned", "task")
 
     def __init__(self) -> None:
-        self.calls: dict[_Call, None] = {}
+        self.calls: dict[_PendingCall, None] = {}
         self.full: anyio.Event | None = None
         self.is_abandoned = False
         self.task: Task
@@ -231,15 +231,15 @@ class _Line:
     ) -> None:
         self.function, self.name, self.policy, self.loop, self.close = function, name, policy, loop, close
         self.pending = self.running = 0
-        self.waiting: dict[_Call, None] = {}
-        self.filling: _Batch | None = None
+        self.waiting: dict[_PendingCall, None] = {}
+        self.filling: _RequestBatch | None = None
 
-    def join(self, row: object) -> _Call:
+    def join(self, row: object) -> _PendingCall:
         """Put a row in line. Raises FullError."""
         policy, loop, waiting = self.policy, self.loop, self.waiting
         if self.pending >= policy.max_pending:
             raise FullError(self.name, policy.max_pending)
-        call = _Call(row, loop.now(), copy_context(), loop.turn())
+        call = _PendingCall(row, loop.now(), copy_context(), loop.turn())
         self.pending += 1
         waiting[call] = None
         if self.filling is None:
@@ -248,8 +248,8 @@ class _Line:
             self.filling.full.set()
         return call
 
-    def leave(self, call: _Call) -> _Batch | None:
-        """Let a caller go. Returns the batch that nobody waits for any more, and that was told to end, if there is."""
+    def leave(self, call: _PendingCall) -> _RequestBatch | None:
+        """Take a caller out. Returns the batch that is cancelled for it, if the caller was its last."""
         batch = call.batch
         if batch is None:
             del self.waiting[call]
@@ -269,14 +269,14 @@ class _Line:
         return batch
 
     def _open(self) -> None:
-        """Have a batch filled, if there are rows for it and it may run."""
+        """Begin to fill a batch, if there are rows for it and it may run."""
         if self.waiting and self.filling is None and self.running < self.policy.concurrency:
-            self.filling = batch = _Batch()
+            self.filling = batch = _RequestBatch()
             self.running += 1
             context = next(iter(self.waiting)).context
             batch.task = self.loop.spawn(partial(self._run, batch), context, partial(self._ended, batch))
 
-    def _ended(self, batch: _Batch) -> None:
+    def _ended(self, batch: _RequestBatch) -> None:
         self.running -= 1
         if self.filling is batch:
             self.filling = None
@@ -284,7 +284,7 @@ class _Line:
         if not self.running:
             self.close()
 
-    async def _run(self, batch: _Batch) -> None:
+    async def _run(self, batch: _RequestBatch) -> None:
         if not batch.is_abandoned:
             await self._fill(batch)
         try:
@@ -294,7 +294,7 @@ class _Line:
             if isinstance(error, anyio.get_cancelled_exc_class()):
                 raise
 
-    async def _fill(self, batch: _Batch) -> None:
+    async def _fill(self, batch: _RequestBatch) -> None:
         """Wait until the batch is full or its first row has waited long enough, and take the first in line."""
         waiting, policy = self.waiting, self.policy
         deadline = next(iter(waiting)).arrived_at + policy.max_wait
@@ -311,8 +311,8 @@ class _Line:
         self.filling = None
         self._open()
 
-    async def _answer(self, batch: _Batch) -> None:
-        """Call the function for all of the batch and, after an error, for its halves, as long as somebody waits."""
+    async def _answer(self, batch: _RequestBatch) -> None:
+        """Call the function for all of the batch and, after an error, for its halves, while callers wait."""
         todo = [list(batch.calls)]
         while todo:
             calls = [call for call in todo.pop() if call in batch.calls]
@@ -341,7 +341,7 @@ class _Line:
             raise ShapeError(self.name, f"({rows},)", found, "return one score, or exception, per row")
         return scores
 
-    def _fail(self, batch: _Batch, calls: Sequence[_Call], error: BaseException) -> None:
+    def _fail(self, batch: _RequestBatch, calls: Sequence[_PendingCall], error: BaseException) -> None:
         failure = self._failure(error)
         for call in calls:
             self._settle(batch, call, failure)
@@ -352,7 +352,7 @@ class _Line:
             error = InterruptedCallError(self.name)
         return _Failure(error)
 
-    def _settle(self, batch: _Batch, call: _Call, outcome: object) -> None:
+    def _settle(self, batch: _RequestBatch, call: _PendingCall, outcome: object) -> None:
         if call in batch.calls:
             del batch.calls[call]
             self.pending -= 1

@@ -26,7 +26,7 @@ class Task(Protocol):
     """A task that outlives whoever started it."""
 
     def cancel(self) -> None:
-        """Have it end; what it awaits learns so in the way of its event loop."""
+        """Ask it to end, by what its event loop raises in a task that is cancelled."""
         ...
 
     async def ended(self) -> None:
@@ -38,13 +38,13 @@ class EventLoop(Protocol):
     """The loop that runs now."""
 
     def now(self) -> float:
-        """Return the loop's own time in seconds, virtual where the loop's is: its deadlines are told in it."""
+        """Return the loop's own time in seconds, virtual where the loop's is; deadlines are in this time."""
         ...
 
     def turn(self) -> Turn: ...
 
     def end_turn(self, turn: Any) -> None:
-        """Let whoever waits for this turn go on; harmless when nobody does any more."""
+        """Wake the task that waits for this turn, if it still does."""
         ...
 
     def spawn(self, body: Body, context: Context, done: Callable[[], None]) -> Task:
@@ -96,7 +96,7 @@ class AsyncioLoop:
 
 
 class AsyncioTask:
-    """A task that is told of its cancellation once, as asyncio's tasks are."""
+    """A task that is cancelled once for each call, as asyncio's tasks are."""
 
     def __init__(self, task: asyncio.Task[None]) -> None:
         self._task = task

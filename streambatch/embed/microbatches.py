@@ -67,7 +67,7 @@ def microbatches(
 
     Of an asynchronous iterable a batch is a list of its items; of a source it is a SourceBatch. It closes at
     `max_records`, at `max_bytes` (sources only), or `max_wait` seconds after its first record arrived if it is asked
-    for by then; while nobody asks it goes on filling. What the source raised is raised once the batches before it are
+    for by then; until then it goes on filling. What the source raised is raised once the batches before it are
     out. Left early, by break, exception or cancellation, it ends what it started; an asynchronous generator is closed,
     and what it raises then is raised too.
 
@@ -143,7 +143,7 @@ class SourceBatches(ReadAhead):
         self._format = source.format
         self._reader = reader_of(source, Site(clock=clock))
         self._inbox = Inbox(queue.within(limits.memory // 4))
-        self._receipts = _Receipts()
+        self._receipts = _SourceCounts()
         self._intake = SourceIntake(
             source.name,
             source.when_full,
@@ -193,7 +193,7 @@ class SourceBatches(ReadAhead):
             self._inbox.abort()
 
 
-class _Receipts:
+class _SourceCounts:
     """Counts what comes in."""
 
     def __init__(self) -> None:

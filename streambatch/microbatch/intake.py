@@ -59,7 +59,7 @@ class SourceIntake(Intake):
         self.observer.records_refused(self._source, records, reason)
 
     def received(self, chunk: Chunk) -> None:
-        """Count a chunk's records as received and in flight."""
+        """Count a chunk's records as received, or as recovered, and in flight."""
         again = self._receipts.received(chunk)
         if again:
             self.observer.records_recovered(self._source, again)
@@ -96,7 +96,7 @@ class SourceIntake(Intake):
             self.observer.source_blocked(self._source, self.clock.monotonic() - since)
 
     def waited(self, now: float) -> float:
-        """Return how long the waits for room that are under way have taken, together: none was told of yet."""
+        """Return how long the waits for room under way have taken, together: the observer gets them at their end."""
         return sum(now - since for since, _ in self._waiting)
 
     async def put(self, chunk: Chunk) -> None:

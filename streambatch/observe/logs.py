@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from streambatch.core.clock import Clock, SystemClock
-from streambatch.core.events import FileEvent, Observer, Refusal, RejectedConnection, State
+from streambatch.core.events import FileEvent, Observer, PipelineState, Refusal, RejectedConnection
 from streambatch.core.redaction import REDACTED, looks_secret, redacted
 from streambatch.core.text import encodable
 
@@ -77,7 +77,7 @@ class LogObserver(Observer):
         self._limit = RateLimit()
         self._is_unsynced = False
 
-    def state_changed(self, state: State) -> None:
+    def state_changed(self, state: PipelineState) -> None:
         self._log.info("state_changed", state=state)
 
     def connection_rejected(self, source: str, reason: RejectedConnection) -> None:

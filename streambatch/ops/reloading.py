@@ -51,7 +51,7 @@ class ReloadListener(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Prepared:
+class _LoadedConfig:
     assembly: Assembly
     settings: Settings
     transform: Transform
@@ -136,15 +136,15 @@ class Reloader:
         if state != "running":
             raise _NotNow(f"the pipeline is {state}: a config is reloaded while it runs")
 
-    async def _load(self) -> _Prepared:
+    async def _load(self) -> _LoadedConfig:
         """Build everything that the new config needs, in a thread of its own."""
         self._check_running()
         if self._is_loading:
             raise _NotNow("what an earlier reload began to load is still loading")
         loop = asyncio.get_running_loop()
-        loaded: asyncio.Future[_Prepared] = loop.create_future()
+        loaded: asyncio.Future[_LoadedConfig] = loop.create_future()
 
-        def settle(result: _Prepared | Exception) -> None:
+        def settle(result: _LoadedConfig | Exception) -> None:
             self._is_loading = False
             if loaded.done():
                 return  # the time limit has passed
@@ -166,7 +166,7 @@ class Reloader:
             return await loaded
         raise _NotNow(f"it took longer than {self._seconds_max:g} s to load")
 
-    def _outcome(self) -> _Prepared | Exception:
+    def _outcome(self) -> _LoadedConfig | Exception:
         try:
             return self._prepared()
         except Exception as error:
@@ -174,7 +174,7 @@ class Reloader:
         except BaseException as error:  # such as SystemExit from a module that is imported
             return _NotNow(f"loading it raised {type(error).__name__}: {error}")
 
-    def _prepared(self) -> _Prepared:
+    def _prepared(self) -> _LoadedConfig:
         """Load the new config, compare it, and try its steps and model. Changes nothing."""
         running = self._running
         path = running.config.path
@@ -183,7 +183,7 @@ class Reloader:
         check_live(changes, str(path))
         assembly = Assembly(config, running=running)
         settings = assembly.settings()
-        return _Prepared(
+        return _LoadedConfig(
             assembly=assembly, settings=settings, transform=self._pipeline.transform_of(settings), changes=changes
         )
 

@@ -30,7 +30,7 @@ STALL_SECONDS = 5.0
 """How long a sink may take for a write before the pipeline is no longer ready."""
 
 
-class Outputs(NamedTuple):
+class RunOutputs(NamedTuple):
     """The two outputs of a run, and what encodes the dead letters."""
 
     sink: Writer
@@ -46,7 +46,7 @@ class Delivering(BatchOwner):
         context: RunContext,
         settings: Settings,
         transform: Transform,
-        outputs: Outputs,
+        outputs: RunOutputs,
         readers: Mapping[str, Reader],
         checkpointed: CheckpointedRun | None,
         *,
@@ -111,7 +111,7 @@ class Delivering(BatchOwner):
         self._context.feedback.check()
 
     async def sync(self) -> None:
-        """Make durable, and ack, what was written until a run was ended hard; for so long as that may take."""
+        """Make durable, and ack, what was written, within LAST_SYNC_SECONDS; also when cancelled."""
         with anyio.move_on_after(LAST_SYNC_SECONDS, shield=True):
             await self.outbox.sync()
 

@@ -27,7 +27,7 @@ from streambatch.microbatch.intake import SourceIntake
 from streambatch.microbatch.window import Window
 from streambatch.pipeline.context import RunContext
 from streambatch.pipeline.cutting import Cutting
-from streambatch.pipeline.delivering import LAST_SYNC_SECONDS, Delivering, Outputs
+from streambatch.pipeline.delivering import LAST_SYNC_SECONDS, Delivering, RunOutputs
 from streambatch.pipeline.feedback import Feedback
 from streambatch.pipeline.reading import Input, Reading
 from streambatch.pipeline.settings import QUEUE_SHARE, Description, Settings
@@ -208,9 +208,9 @@ class Run:
         ]
         return Reading(inputs, inbox, failures, context.feedback.stop_asked)
 
-    def _build_outputs(self, settings: Settings) -> Outputs:
+    def _build_outputs(self, settings: Settings) -> RunOutputs:
         description = self._description
-        return Outputs(
+        return RunOutputs(
             description.sink.build(description.site(f"sink.{description.sink.name}")),
             dead_letter_writer(settings.dead_letter, description.state_path, description.clock),
             DeadLetterEncoder(description.name, self.id, description.clock),

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 import anyio
 
 from streambatch.core.clock import Clock
-from streambatch.core.events import Observer, State
+from streambatch.core.events import Observer, PipelineState
 
-TRANSITIONS: Mapping[State, tuple[State, ...]] = {
+TRANSITIONS: Mapping[PipelineState, tuple[PipelineState, ...]] = {
     # Outputs and state are being opened; sources are not read yet.
     "starting": ("running", "draining", "stopped", "failed"),
     # Sources are read. Left at the end of the input, or when a stop is asked for.
@@ -31,7 +31,7 @@ class Lifecycle:
 
     def __init__(self, clock: Clock, observer: Observer) -> None:
         self._clock, self._observer = clock, observer
-        self.state: State = "starting"
+        self.state: PipelineState = "starting"
         self.has_begun = False
         self.ended = anyio.Event()
         """Set when the run is over and has its report."""
@@ -42,7 +42,7 @@ class Lifecycle:
         self.has_begun = True
         self.began_at, self.began_wall = self._clock.monotonic(), self._clock.wall()
 
-    def enter(self, state: State) -> None:
+    def enter(self, state: PipelineState) -> None:
         """Turn into another state, and tell the observer; nothing happens if it is the same. Raises ValueError for one
         that can't follow."""
         if state == self.state:
@@ -52,7 +52,7 @@ class Lifecycle:
         self.state = state
         self._observer.state_changed(state)
 
-    def end(self, state: State) -> None:
+    def end(self, state: PipelineState) -> None:
         """Turn into the last state."""
         self.enter(state)
         self.ended.set()

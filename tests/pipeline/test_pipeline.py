@@ -17,7 +17,7 @@ import streambatch as sb
 from streambatch.connectors.memory.sink import MemoryWriter
 from streambatch.core.batches import Batch
 from streambatch.core.errors import ModelError, SinkError, TooManyDeadError
-from streambatch.core.events import Observer, State
+from streambatch.core.events import Observer, PipelineState
 from streambatch.core.outcomes import Outcome
 from streambatch.core.parts import Site
 from streambatch.core.types import FloatArray
@@ -301,9 +301,9 @@ async def test_two_sources_keep_their_own_order_and_counts() -> None:
 async def test_states_are_told_in_order() -> None:
     class Seen(Observer):
         def __init__(self) -> None:
-            self.states: list[State] = []
+            self.states: list[PipelineState] = []
 
-        def state_changed(self, state: State) -> None:
+        def state_changed(self, state: PipelineState) -> None:
             self.states.append(state)
 
     seen = Seen()

@@ -7,26 +7,26 @@ from itertools import product
 import pytest
 
 from streambatch.core.clock import SystemClock
-from streambatch.core.events import STATES, Observer, State
+from streambatch.core.events import STATES, Observer, PipelineState
 from streambatch.pipeline.status import TRANSITIONS, Lifecycle, SourceFailures, new_run_id
 
 
 class Seen(Observer):
     def __init__(self) -> None:
-        self.states: list[State] = []
+        self.states: list[PipelineState] = []
 
-    def state_changed(self, state: State) -> None:
+    def state_changed(self, state: PipelineState) -> None:
         self.states.append(state)
 
 
-def in_state(state: State, seen: Observer) -> Lifecycle:
+def in_state(state: PipelineState, seen: Observer) -> Lifecycle:
     lifecycle = Lifecycle(SystemClock(), seen)
     lifecycle.enter(state)
     return lifecycle
 
 
 @pytest.mark.parametrize(("before", "after"), list(product(STATES, STATES)))
-def test_only_what_the_table_says_follows(before: State, after: State) -> None:
+def test_only_what_the_table_says_follows(before: PipelineState, after: PipelineState) -> None:
     seen = Seen()
     lifecycle = in_state(before, Observer())
     lifecycle._observer = seen
