@@ -24,14 +24,14 @@ FAILED, REFUSED = 1, 2
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """The base of the errors for a wrong command line; typer exports no name for it."""
 
-_Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The pipeline's config, a TOML file.")]
-_Overrides = Annotated[
+_ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="The pipeline's config, a TOML file.")]
+_SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY=VALUE", help="Use this value for a key, such as batch.max_records=256. May be repeated."
     ),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")]
+_JsonOption = Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")]
 
 
 def main() -> None:
@@ -94,8 +94,8 @@ def init(
 
 @app.command()
 def check(
-    config: _Config,
-    overrides: _Overrides = None,
+    config: _ConfigArgument,
+    overrides: _SetOption = None,
     sample: Annotated[
         int, typer.Option(metavar="N", min=0, help="Score N records of each file source and print the scores.")
     ] = 0,
@@ -112,8 +112,8 @@ def check(
 
 @app.command()
 def run(
-    config: _Config,
-    overrides: _Overrides = None,
+    config: _ConfigArgument,
+    overrides: _SetOption = None,
     report: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="When it ends, however it ends, write counts, rates and latency as JSON."),
@@ -208,7 +208,7 @@ app.add_typer(_state, name="state")
 
 
 @_state.command("show")
-def state_show(config: _Config, overrides: _Overrides = None, is_json: _Json = False) -> None:
+def state_show(config: _ConfigArgument, overrides: _SetOption = None, is_json: _JsonOption = False) -> None:
     """Print how far each source has come.
 
     Positions, records and notes by source and partition, how far the outputs go, the last run: all as the last
@@ -221,8 +221,8 @@ def state_show(config: _Config, overrides: _Overrides = None, is_json: _Json = F
 
 @_state.command("reset")
 def state_reset(
-    config: _Config,
-    overrides: _Overrides = None,
+    config: _ConfigArgument,
+    overrides: _SetOption = None,
     source: Annotated[
         str | None, typer.Option(metavar="NAME", help="Forget this source only; else all sources and outputs.")
     ] = None,
@@ -240,7 +240,7 @@ def state_reset(
 
 
 @app.command()
-def audit(config: _Config, overrides: _Overrides = None, is_json: _Json = False) -> None:
+def audit(config: _ConfigArgument, overrides: _SetOption = None, is_json: _JsonOption = False) -> None:
     """Prove from state and files alone that every record is accounted for.
 
     Counts balance, the journal has each record once, the files hold what was committed and as many records as were
@@ -258,11 +258,11 @@ _runs = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(_runs, name="runs")
-_Run = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, or `latest`.")]
+_RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, or `latest`.")]
 
 
 @_runs.command("list")
-def runs_list(config: _Config, overrides: _Overrides = None, is_json: _Json = False) -> None:
+def runs_list(config: _ConfigArgument, overrides: _SetOption = None, is_json: _JsonOption = False) -> None:
     """Print the runs that are kept, oldest first.
 
     `[runs] keep` says how long they are. Exit codes: 0 done; 2 config or state can't be read.
@@ -273,7 +273,9 @@ def runs_list(config: _Config, overrides: _Overrides = None, is_json: _Json = Fa
 
 
 @_runs.command("show")
-def runs_show(config: _Config, run: _Run = "latest", overrides: _Overrides = None, is_json: _Json = False) -> None:
+def runs_show(
+    config: _ConfigArgument, run: _RunArgument = "latest", overrides: _SetOption = None, is_json: _JsonOption = False
+) -> None:
     """Print what a run was made of: its manifest.
 
     Code, config, model, what was read of each partition, where scores went, counts. Exit codes: 0 done; 2 config or
@@ -285,7 +287,9 @@ def runs_show(config: _Config, run: _Run = "latest", overrides: _Overrides = Non
 
 
 @_runs.command("verify")
-def runs_verify(config: _Config, run: _Run = "latest", overrides: _Overrides = None, is_json: _Json = False) -> None:
+def runs_verify(
+    config: _ConfigArgument, run: _RunArgument = "latest", overrides: _SetOption = None, is_json: _JsonOption = False
+) -> None:
     """Read again what a run read, score it again, and compare bit for bit.
 
     Says what differs: input, model, config, scores or dead letters, and the first records that do. Changes nothing; a
@@ -303,20 +307,20 @@ _dead_letters = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(_dead_letters, name="dead-letters")
-_Stage = Annotated[str | None, typer.Option(metavar="STAGE", help="Only those that died in this stage.")]
-_Reason = Annotated[str | None, typer.Option(metavar="REASON", help="Only those that died for this reason.")]
-_Source = Annotated[str | None, typer.Option(metavar="NAME", help="Only those of this source.")]
-_OfRun = Annotated[str | None, typer.Option(metavar="RUN", help="Only those of this run.")]
+_StageOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Only those that died in this stage.")]
+_ReasonOption = Annotated[str | None, typer.Option(metavar="REASON", help="Only those that died for this reason.")]
+_SourceOption = Annotated[str | None, typer.Option(metavar="NAME", help="Only those of this source.")]
+_RunOption = Annotated[str | None, typer.Option(metavar="RUN", help="Only those of this run.")]
 
 
 @_dead_letters.command("list")
 def dead_letters_list(
-    config: _Config,
-    overrides: _Overrides = None,
-    stage: _Stage = None,
-    reason: _Reason = None,
-    source: _Source = None,
-    run: _OfRun = None,
+    config: _ConfigArgument,
+    overrides: _SetOption = None,
+    stage: _StageOption = None,
+    reason: _ReasonOption = None,
+    source: _SourceOption = None,
+    run: _RunOption = None,
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="Print the first N of them; all are counted.")] = 20,
     is_json: Annotated[bool, typer.Option("--json", help="Print all of them as lines of JSON instead.")] = False,
 ) -> None:
@@ -333,12 +337,12 @@ def dead_letters_list(
 
 @_dead_letters.command("replay")
 def dead_letters_replay(
-    config: _Config,
-    overrides: _Overrides = None,
-    stage: _Stage = None,
-    reason: _Reason = None,
-    source: _Source = None,
-    run: _OfRun = None,
+    config: _ConfigArgument,
+    overrides: _SetOption = None,
+    stage: _StageOption = None,
+    reason: _ReasonOption = None,
+    source: _SourceOption = None,
+    run: _RunOption = None,
     is_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
     """Send records that died through the pipeline once more, after a fix of config, step or model.

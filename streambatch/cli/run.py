@@ -8,8 +8,8 @@ from typing import Any, get_args
 from streambatch.config.config import Config
 from streambatch.core.errors import ConfigError, ConfigProblem
 from streambatch.daemon import daemon
-from streambatch.daemon.daemon import Progress
-from streambatch.observe.logs import Format, Level, LogOptions, stderr_is_terminal
+from streambatch.daemon.daemon import ProgressDisplay
+from streambatch.observe.logs import LogFormat, LogLevel, LogOptions, stderr_is_terminal
 
 
 def run_pipeline(config: Path, overrides: Sequence[str], report: Path | None, *, level: str, format: str) -> int:
@@ -17,7 +17,9 @@ def run_pipeline(config: Path, overrides: Sequence[str], report: Path | None, *,
 
     Raises StreambatchError for an error at its start.
     """
-    logs = LogOptions(_one_of("--log-level", level, get_args(Level)), _one_of("--log-format", format, get_args(Format)))
+    logs = LogOptions(
+        _one_of("--log-level", level, get_args(LogLevel)), _one_of("--log-format", format, get_args(LogFormat))
+    )
     return daemon.run(config, overrides=overrides, report=report, progress=_progress, logs=logs)
 
 
@@ -27,7 +29,7 @@ def _one_of(option: str, found: str, allowed: Sequence[str]) -> Any:
     return found.lower()
 
 
-def _progress(config: Config) -> Progress | None:
+def _progress(config: Config) -> ProgressDisplay | None:
     """Return a progress bar for a terminal, unless scores go to that terminal as well."""
     if not stderr_is_terminal() or (config.sink.type == "stdout" and sys.stdout.isatty()):
         return None

@@ -21,7 +21,7 @@ from streambatch.core.redaction import looks_secret
 from streambatch.core.text import repr_encodable
 
 PREFIX = "STREAMBATCH_"
-Table = dict[str, Any]
+TomlTable = dict[str, Any]
 
 _SET_BY_KUBERNETES = re.compile(r"(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 """Variables that Kubernetes sets in every pod beside a service called streambatch; they are no overrides."""
@@ -37,7 +37,7 @@ class Draft:
     """The merged tables of a config, and the problems found so far."""
 
     path: Path
-    tables: Table
+    tables: TomlTable
     text: str = ""
     """The file's text, for the lines in messages."""
     origins: dict[str, str] = field(default_factory=dict)
@@ -79,7 +79,7 @@ def read_draft(path: Path, overrides: Sequence[str], environ: Mapping[str, str])
     return draft
 
 
-def _read(path: Path) -> tuple[Table, str]:
+def _read(path: Path) -> tuple[TomlTable, str]:
     text = ""
     try:
         text = path.read_bytes().decode("utf-8-sig")

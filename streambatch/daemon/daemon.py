@@ -58,7 +58,7 @@ FULL_COLLECTIONS_EVERY = 100
 """Collections of the middle generation before a full one."""
 
 
-class Progress(Protocol):
+class ProgressDisplay(Protocol):
     """Shows the progress of a pipeline; entered while it runs."""
 
     def __enter__(self) -> object: ...
@@ -73,7 +73,7 @@ def run(
     *,
     overrides: Sequence[str] = (),
     report: Path | None = None,
-    progress: Callable[[Config], Progress | None] = lambda config: None,
+    progress: Callable[[Config], ProgressDisplay | None] = lambda config: None,
     logs: LogOptions | None = None,
 ) -> int:
     """Run a config's pipeline to the end of its input or until stopped, and return the exit code.
@@ -149,7 +149,7 @@ class Daemon:
         self,
         assembly: Assembly,
         folder: StateFolder,
-        progress: Progress | None = None,
+        progress: ProgressDisplay | None = None,
         *,
         overrides: Sequence[str] = (),
         messages: Mapping[str, int] | None = None,
@@ -272,7 +272,7 @@ class Daemon:
         if address is not None:
             self._log.info("listening", source=source, address=address)
 
-    async def _show(self, progress: Progress) -> None:
+    async def _show(self, progress: ProgressDisplay) -> None:
         try:
             while True:
                 progress.update(self.pipeline.snapshot())

@@ -162,10 +162,10 @@ class Metrics(Collector):
         """Return the families that have samples."""
         families = {metric.name: metric.family() for metric in CATALOGUE}
         snapshots = [_put_pipeline(families, attached, self._clock) for attached in self._attached.values()]
-        self._put_process(_Samples(families), is_ready=all(snapshot.is_ready for snapshot in snapshots))
+        self._put_process(_SampleWriter(families), is_ready=all(snapshot.is_ready for snapshot in snapshots))
         return [family for family in families.values() if family.samples]
 
-    def _put_process(self, samples: _Samples, *, is_ready: bool) -> None:
+    def _put_process(self, samples: _SampleWriter, *, is_ready: bool) -> None:
         samples.put("ready", is_ready)
         samples.put("build_info", 1, __version__, self._revision, platform.python_version())
         if self._config_digest is not None:
@@ -201,7 +201,7 @@ class _Attached:
     model_reloads: Counter[str] = field(default_factory=Counter)
 
 
-class _Samples:
+class _SampleWriter:
     """Adds samples to families, all with `labels` first."""
 
     def __init__(self, families: Mapping[str, Any], *labels: str) -> None:
@@ -228,7 +228,7 @@ def _put_pipeline(families: Mapping[str, Family], attached: _Attached, clock: Cl
     pipeline, observer = attached.pipeline, attached.observer
     snapshot = pipeline.snapshot()
     observer.batches.fold()
-    samples = _Samples(families, pipeline.name)
+    samples = _SampleWriter(families, pipeline.name)
     wall_ahead = clock.wall() - snapshot.taken_at
     for name, value in GAUGES.items():
         samples.put(name, value(snapshot))
@@ -253,7 +253,7 @@ def _put_pipeline(families: Mapping[str, Family], attached: _Attached, clock: Cl
     return snapshot
 
 
-def _put_accounts(samples: _Samples, snapshot: Snapshot) -> None:
+def _put_accounts(samples: _SampleWriter, snapshot: Snapshot) -> None:
     for source, counts in snapshot.sources.items():
         samples.put("source_received_records_total", counts.received, source)
         samples.put("records_recovered_total", counts.recovered, source)
@@ -267,7 +267,9 @@ def _put_accounts(samples: _Samples, snapshot: Snapshot) -> None:
         samples.put("records_dead_lettered_total", dead_letters.get(pair, 0), *pair)
 
 
-def _put_source(samples: _Samples, source: str, tally: SourceCounts, snapshot: Snapshot, wall_ahead: float) -> None:
+def _put_source(
+    samples: _SampleWriter, source: str, tally: SourceCounts, snapshot: Snapshot, wall_ahead: float
+) -> None:
     samples.put("source_received_bytes_total", tally.size, source)
     under_way = snapshot.reading.waiting_seconds.get(source, 0.0)
     samples.put("source_blocked_seconds_total", tally.blocked_seconds + under_way, source)
@@ -287,7 +289,7 @@ def _put_source(samples: _Samples, source: str, tally: SourceCounts, snapshot: S
             samples.put("source_files", backlog.files[state], source, state)
 
 
-def _put_stages(samples: _Samples, snapshot: Snapshot, observer: MetricsObserver, wall_ahead: float) -> None:
+def _put_stages(samples: _SampleWriter, snapshot: Snapshot, observer: MetricsObserver, wall_ahead: float) -> None:
     for trigger in TRIGGERS:
         samples.put("batches_total", snapshot.cutting.batches.get(trigger, 0), trigger)
     left = observer.batches.batched
@@ -305,7 +307,7 @@ def _put_stages(samples: _Samples, snapshot: Snapshot, observer: MetricsObserver
         samples.put("heartbeat_timestamp_seconds", beat + wall_ahead, stage)
 
 
-def _put_sink(samples: _Samples, sink: str, observer: MetricsObserver) -> None:
+def _put_sink(samples: _SampleWriter, sink: str, observer: MetricsObserver) -> None:
     samples.put("sink_sent_records_total", observer.batches.scored, sink)
     samples.put("sink_sent_bytes_total", observer.batches.payload_size, sink)
     for error_type in ERROR_TYPES:
@@ -316,7 +318,7 @@ def _put_sink(samples: _Samples, sink: str, observer: MetricsObserver) -> None:
     samples.put_buckets("checkpoint_duration_seconds", observer.checkpoint_duration)
 
 
-def _put_drift(samples: _Samples, drift: Drift) -> None:
+def _put_drift(samples: _SampleWriter, drift: Drift) -> None:
     drift.fold()
     samples.put("drift_sampled_records_total", drift.sampled)
     for feature in drift.features():
@@ -329,7 +331,7 @@ def _put_drift(samples: _Samples, drift: Drift) -> None:
             samples.put("drift_score_quantile", value, score.label, f"{quantile:g}")
 
 
-def _put_batches(samples: _Samples, batches: BatchLog, tracing: Tracing | None) -> None:
+def _put_batches(samples: _SampleWriter, batches: BatchLog, tracing: Tracing | None) -> None:
     histograms = batches.histograms
     for parts, buckets in ((OF_CHUNK, histograms.of_chunks), (OF_BATCH, histograms.of_batches)):
         for at, (name, label) in enumerate(parts):

@@ -33,8 +33,8 @@ EVERY_SECONDS = 10.0
 KINDS_MAX = 1000
 """Kinds of lines that are counted apart; bounded, since a library may log a new text each time."""
 
-Level = Literal["debug", "info", "warning", "error"]
-Format = Literal["auto", "json", "text"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "json", "text"]
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _LEVELS = {logging.WARNING: "warning", logging.ERROR: "error", logging.CRITICAL: "critical"}
 
@@ -43,8 +43,8 @@ _LEVELS = {logging.WARNING: "warning", logging.ERROR: "error", logging.CRITICAL:
 class LogOptions:
     """level: the lowest one that is logged. format: `auto` is text for a terminal and JSON otherwise."""
 
-    level: Level = "info"
-    format: Format = "auto"
+    level: LogLevel = "info"
+    format: LogFormat = "auto"
 
 
 class RateLimit:
@@ -142,7 +142,7 @@ class LogObserver(Observer):
         self._is_unsynced = not ok
 
     def _log_limited(
-        self, event: str, key: Hashable, count: int, unit: str, *, level: Level = "warning", **fields: Any
+        self, event: str, key: Hashable, count: int, unit: str, *, level: LogLevel = "warning", **fields: Any
     ) -> None:
         total = self._limit.admit((event, key), self._clock.monotonic(), count)
         if total is not None:

@@ -55,7 +55,7 @@ class Audit(msgspec.Struct, kw_only=True):
         self.checks.append(Check(what=what, expected=expected, found=found, is_right=right, why="" if right else why))
 
 
-class _Run(NamedTuple):
+class _AuditedRun(NamedTuple):
     """A run with what its journal says.
 
     is_whole: whether no entry of the journal was pruned. scores: records scored by segment of the output; the key is
@@ -85,7 +85,7 @@ def audit(config: Config, reader: StateReader) -> Audit:
     return result
 
 
-def _check_journal(reader: StateReader, summary: RunSummary, result: Audit) -> _Run:
+def _check_journal(reader: StateReader, summary: RunSummary, result: Audit) -> _AuditedRun:
     """Check the journal of a run against its counts and the partitions that it read."""
     manifest, run = reader.manifest(summary.run), summary.run
     counts = summary.counts
@@ -107,7 +107,7 @@ def _check_journal(reader: StateReader, summary: RunSummary, result: Audit) -> _
     result.check(f"run {run}: ranges that don't follow each other", 0, breaks)
     if not is_whole and _is_pruned(manifest, starts):
         result.notes.append(f"run {run}: the beginning of its journal is no longer kept")
-        return _Run(summary, manifest, False, scores)
+        return _AuditedRun(summary, manifest, False, scores)
     result.check(f"run {run}: scored, by its journal", counts.scored, scored, "the journal is not whole")
     result.check(f"run {run}: dead, by its journal", counts.dead_lettered, dead, "the journal is not whole")
     filtered = counts.dropped.get("filtered", 0)
@@ -118,7 +118,7 @@ def _check_journal(reader: StateReader, summary: RunSummary, result: Audit) -> _
             result.check(f"{name}: begins where it was read from", read["first"], starts.get(key, -1))
             result.check(f"{name}: ends where it was read to", read["last"], ends.get(key, -1))
             result.check(f"{name}: records", read["records"], records[key])
-    return _Run(summary, manifest, is_whole, scores)
+    return _AuditedRun(summary, manifest, is_whole, scores)
 
 
 def _is_pruned(manifest: Mapping[str, Any], starts: Mapping[PartitionKey, int]) -> bool:
@@ -130,7 +130,7 @@ def _is_pruned(manifest: Mapping[str, Any], starts: Mapping[PartitionKey, int]) 
     )
 
 
-def _check_identity(state: StoredState, runs: Sequence[_Run], result: Audit) -> None:
+def _check_identity(state: StoredState, runs: Sequence[_AuditedRun], result: Audit) -> None:
     for run in runs:
         for source, known in run.manifest["sources"].items():
             counts = known["counts"]
@@ -151,7 +151,7 @@ def _check_identity(state: StoredState, runs: Sequence[_Run], result: Audit) -> 
             result.check(name, came, went + behind[source], "not what is scored, dead, dropped, unacked or left behind")
 
 
-def _was_reset(state: StoredState, runs: Sequence[_Run], source: str) -> bool:
+def _was_reset(state: StoredState, runs: Sequence[_AuditedRun], source: str) -> bool:
     """Whether the counts of a source were reset after its first run."""
     received = sum(
         run.manifest["sources"].get(source, {"counts": {"received": 0}})["counts"]["received"] for run in runs
@@ -166,7 +166,7 @@ def _partitions(state: StoredState) -> Iterator[tuple[PartitionKey, Any]]:
 
 
 def _check_chain(
-    config: Config, key: PartitionKey, position: int, records: int, runs: Sequence[_Run], result: Audit
+    config: Config, key: PartitionKey, position: int, records: int, runs: Sequence[_AuditedRun], result: Audit
 ) -> None:
     """Follow a partition back from its position, run by run: no record may be read twice, and none left out."""
     name = " ".join(key)
@@ -186,7 +186,7 @@ def _check_chain(
         result.check(f"{name}: records, by its runs", records, records - missing)
 
 
-def _reads(key: PartitionKey, runs: Sequence[_Run]) -> Iterator[Mapping[str, Any]]:
+def _reads(key: PartitionKey, runs: Sequence[_AuditedRun]) -> Iterator[Mapping[str, Any]]:
     for run in runs:
         for read in run.manifest["sources"].get(key[0], {"partitions": ()})["partitions"]:
             if read["partition"] == key[1]:
@@ -202,7 +202,7 @@ def _is_gap_empty(config: Config, key: PartitionKey, read: Mapping[str, Any], en
     return False
 
 
-def _check_output(config: Config, state: StoredState, runs: Sequence[_Run], result: Audit) -> None:
+def _check_output(config: Config, state: StoredState, runs: Sequence[_AuditedRun], result: Audit) -> None:
     """Compare the number of records in the output's files with that in the journal."""
     sink, mark = as_sink(config.sink.options), state.outputs.get("sink")
     if (layout := sink.files()) is None:
@@ -239,9 +239,9 @@ def _check_output(config: Config, state: StoredState, runs: Sequence[_Run], resu
         result.notes.append(f"output: {lost} scores are in segments that were taken away")
 
 
-def _runs_since(runs: Sequence[_Run], output: str, mark: Mapping[str, Any]) -> list[_Run]:
+def _runs_since(runs: Sequence[_AuditedRun], output: str, mark: Mapping[str, Any]) -> list[_AuditedRun]:
     """Return the runs that wrote the output up to this mark, the last one first."""
-    since: list[_Run] = []
+    since: list[_AuditedRun] = []
     after = position_of(mark)
     for run in reversed(runs):
         known = run.manifest["sinks"].get(output, {})
@@ -277,7 +277,7 @@ def _check_length(name: str, segments: OutputSegments, place: OutputPosition, re
     result.check(what, place.length, size, "what was committed is not there", is_right=size >= place.length or is_taken)
 
 
-def _check_dead_letters(config: Config, state: StoredState, runs: Sequence[_Run], result: Audit) -> None:
+def _check_dead_letters(config: Config, state: StoredState, runs: Sequence[_AuditedRun], result: Audit) -> None:
     """Check the number of dead letters of each run, and that none is there twice."""
     mark, layout = state.outputs.get("dead_letters"), dead_letter_layout(config)
     if mark is None:
@@ -298,7 +298,7 @@ def _check_dead_letters(config: Config, state: StoredState, runs: Sequence[_Run]
 
 
 def _count_dead_letters(
-    layout: OutputLayout, state: StoredState, runs: Sequence[_Run], mark: Mapping[str, Any]
+    layout: OutputLayout, state: StoredState, runs: Sequence[_AuditedRun], mark: Mapping[str, Any]
 ) -> tuple[Counter[str], int, int | str]:
     """Return the dead letters by run, the number of doubled ones, and the number of missing segments or an error."""
     found: Counter[str] = Counter()
@@ -321,7 +321,7 @@ def _count_dead_letters(
     return found, doubled, len(letters.missing)
 
 
-def _runs_of(key: PartitionKey, runs: Sequence[_Run], records: int) -> set[str]:
+def _runs_of(key: PartitionKey, runs: Sequence[_AuditedRun], records: int) -> set[str]:
     """Return the runs that read a partition since its state began, or was reset."""
     found: set[str] = set()
     for run in reversed(runs):

@@ -154,7 +154,7 @@ class Reloader:
                 loaded.set_result(result)
 
         def work() -> None:
-            result = self._outcome()
+            result = self._build_or_error()
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(settle, result)
 
@@ -166,15 +166,15 @@ class Reloader:
             return await loaded
         raise _NotNow(f"it took longer than {self._seconds_max:g} s to load")
 
-    def _outcome(self) -> _LoadedConfig | Exception:
+    def _build_or_error(self) -> _LoadedConfig | Exception:
         try:
-            return self._prepared()
+            return self._build()
         except Exception as error:
             return error
         except BaseException as error:  # such as SystemExit from a module that is imported
             return _NotNow(f"loading it raised {type(error).__name__}: {error}")
 
-    def _prepared(self) -> _LoadedConfig:
+    def _build(self) -> _LoadedConfig:
         """Load the new config, compare it, and try its steps and model. Changes nothing."""
         running = self._running
         path = running.config.path

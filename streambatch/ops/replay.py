@@ -33,7 +33,7 @@ from streambatch.pipeline.pipeline import Pipeline
 from streambatch.storage.files import sync_folder
 from streambatch.storage.folder import StateFolder
 
-Origin = tuple[str, str, int]
+RecordOrigin = tuple[str, str, int]
 """Source, partition and position at which a record was first read."""
 
 
@@ -74,7 +74,7 @@ class ReplayHistory(NamedTuple):
 
     chosen: set[DeadLetterKey]
     done: set[DeadLetterKey]
-    origins: dict[tuple[str, int], Origin]
+    origins: dict[tuple[str, int], RecordOrigin]
     """Where a replayed record was first read, by the source and position of its replay."""
     pending: int
 
@@ -141,7 +141,7 @@ def _choose(config: Config, wanted: DeadLetterFilter, known: ReplayHistory, resu
     """Return the records to replay; of a record that died several times, its last dead letter."""
     sources: dict[str, Any] = {part.options.name: part.options for part in config.sources}
     headers = _CsvHeaders(sources)
-    chosen: dict[Origin, list[ChosenRecord]] = {}
+    chosen: dict[RecordOrigin, list[ChosenRecord]] = {}
     for letter in dead_letters(config):
         if not wanted.matches(letter) or dead_letter_key(letter) in known.chosen:
             continue
@@ -178,7 +178,7 @@ class _CsvHeaders:
         self._archives: dict[str, Archive | None] = {}
         self._found: dict[tuple[str, str], tuple[str, ...] | None] = {}
 
-    def find(self, origin: Origin) -> tuple[str, ...] | None:
+    def find(self, origin: RecordOrigin) -> tuple[str, ...] | None:
         """Return the columns of a partition; None if its file is not there or it is no file."""
         name, partition, _ = origin
         if (name, partition) not in self._found:

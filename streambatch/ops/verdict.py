@@ -16,7 +16,7 @@ from streambatch.core.units import format_duration, format_size
 from streambatch.ops.load import Load
 from streambatch.scoring.executors.choice import Workers
 
-Stage = Literal[
+LimitingStage = Literal[
     "source", "queue", "batch", "decode", "validate", "preprocess", "score", "encode", "sink", "state", "nothing"
 ]
 
@@ -72,7 +72,7 @@ class Verdict(msgspec.Struct, frozen=True):
     knob: the config key to change; None if none helps.
     """
 
-    stage: Stage
+    stage: LimitingStage
     sentence: str
     knob: Knob | None
     evidence: list[str]

@@ -27,7 +27,7 @@ from streambatch.web.guard import Guard
 from streambatch.web.page import POLICY, Page
 from streambatch.web.page_events import FOLLOWERS_MAX, EventFeed, EventStream
 from streambatch.web.status import drivers_of
-from streambatch.web.watch import Watch, Watched
+from streambatch.web.watch import Watch, WatchedPipeline
 
 OPEN = ("/metrics", "/livez", "/readyz", "/healthz")
 """Paths that answer every client that reaches the port."""
@@ -38,7 +38,7 @@ _ASSET_HEADERS = {**HEADERS, "cache-control": "public, max-age=31536000, immutab
 
 def create_app(
     *,
-    pipeline: Watched,
+    pipeline: WatchedPipeline,
     registry: CollectorRegistry,
     effective_config: Mapping[str, object],
     watch: Watch,
@@ -79,7 +79,7 @@ def create_app(
 class _Pages:
     def __init__(
         self,
-        pipeline: Watched,
+        pipeline: WatchedPipeline,
         registry: CollectorRegistry,
         config: Mapping[str, object],
         watch: Watch,

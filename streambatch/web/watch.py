@@ -39,7 +39,7 @@ _SETTINGS = {
 """Options that a verdict or the live page names. None of them can hold a secret."""
 
 
-class Watched(Protocol):
+class WatchedPipeline(Protocol):
     """A pipeline, as far as its watcher needs it."""
 
     def snapshot(self) -> Snapshot: ...
@@ -54,7 +54,7 @@ class Watch:
 
     def __init__(
         self,
-        pipeline: Watched,
+        pipeline: WatchedPipeline,
         counting: MetricsObserver,
         recent: RecentProblems,
         *,

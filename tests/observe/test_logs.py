@@ -16,7 +16,7 @@ from streambatch.core.outcomes import Outcome, Reject
 from streambatch.observe.logs import (
     EVERY_SECONDS,
     LINES_MAX,
-    Format,
+    LogFormat,
     LogObserver,
     LogOptions,
     RateLimit,
@@ -84,7 +84,7 @@ def test_every_event_is_told_or_counted_in_the_next_told(events: list[tuple[str,
 
 
 @pytest.mark.parametrize("format", ["json", "text"])
-def test_a_file_of_any_name_can_be_told_of(format: Format, clock: Hands, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_of_any_name_can_be_told_of(format: LogFormat, clock: Hands, capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs(is_terminal=False, options=LogOptions(format=format))
     path = os.fsdecode(b"a\xff.jsonl")
     observer = LogObserver(clock)
@@ -224,7 +224,7 @@ def test_text_without_colors_where_no_terminal_is(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("format", ["json", "text"])
-def test_nothing_secret_is_said(capsys: pytest.CaptureFixture[str], format: Format, clock: Hands) -> None:
+def test_nothing_secret_is_said(capsys: pytest.CaptureFixture[str], format: LogFormat, clock: Hands) -> None:
     configure_logs(is_terminal=False, options=LogOptions(format=format))
     LogObserver(clock).sink_failed("scores", OSError("POST https://ann:s3cret@host/?token=s3cret: 401"))
     structlog.get_logger().info("starting", token="s3cret", headers={"x-api-key": "s3cret"}, path=["a?key=s3cret"])
