@@ -24,10 +24,6 @@ KEPT_OF_OVERSIZE = 64 << 10
 """Bytes kept of a record over its source's `max_record_bytes`."""
 
 
-BLANK_LINES = "blank lines"
-"""Among a chunk's findings: some of its records have blank lines before them, which belong to none."""
-
-
 class Partition(msgspec.Struct, frozen=True):
     """What a position counts in: one file or connection of one source."""
 
@@ -55,12 +51,12 @@ class Chunk:
     base: what to add to an end to get a position.
     columns: the header of a CSV partition. origin: opaque, for replies; never leaves this process.
     fault: set for a chunk of one record that died while it was framed.
-    findings: what a decoder found out about the whole payload, for the other chunks that share it.
+    memo: what codecs keep about the whole payload for the other chunks that share it, by keys of their own.
     arrived_at, entered_at, taken_at: monotonic seconds when it was read, entered the inbox, joined a batch.
     """
 
     __slots__ = (
-        "arrived_at", "base", "columns", "end", "ends", "entered_at", "fault", "findings", "first", "last", "origin",
+        "arrived_at", "base", "columns", "end", "ends", "entered_at", "fault", "first", "last", "memo", "origin",
         "partition", "payload", "start", "taken_at",
     )  # fmt: skip
 
@@ -81,7 +77,7 @@ class Chunk:
         self.start, self.end = 0, int(ends[-1]) if len(ends) else 0
         self.arrived_at = self.entered_at = self.taken_at = arrived_at
         self.columns, self.origin, self.fault = columns, origin, fault
-        self.findings: dict[str, bool] = {}
+        self.memo: dict[str, Any] = {}
 
     @property
     def count(self) -> int:
@@ -107,10 +103,15 @@ class Chunk:
         return sha256()
 
     def digestible(self) -> Any:
-        """Return the records' bytes, framing included: the same however they were cut into chunks."""
-        if BLANK_LINES not in self.findings:
-            return self.data()
-        return b"".join([_without_blank_lines(bytes(self.raw(index))) for index in range(self.count)])
+        """Return what a digest takes of the records: the same however they were cut into chunks."""
+        return self.cut(*self.digest_span())
+
+    def digest_span(self) -> tuple[Any, int, int]:
+        """Return a payload and where in it that lies which a digest takes, for `cut`.
+
+        Chunks that follow each other in one payload are hashed at once: their spans adjoin.
+        """
+        return self.payload, self.start, self.end
 
     def id_of(self, index: int) -> str:
         """Return what record `index` is called if it has no id: `<partition>:<position>`."""
@@ -121,14 +122,9 @@ class Chunk:
         prefix = f"{self.partition.name}:"
         return [f"{prefix}{position}" for position in (self.ends[self.first : self.last] + self.base).tolist()]
 
-    @property
-    def bounds(self) -> tuple[int, int]:
-        """Where in the payload the records lie, for `cut`."""
-        return self.start, self.end
-
     @staticmethod
     def cut(payload: Any, start: int, end: int) -> Any:
-        """Return a part of a payload without copying it, as `data` does of that between a chunk's bounds."""
+        """Return a part of a payload, without copying it."""
         return memoryview(payload)[start:end]
 
     def data(self) -> memoryview | bytes:
@@ -161,7 +157,7 @@ class Chunk:
         if not 0 < count < self.last - self.first:
             raise ValueError(f"a chunk of {self.count} records can't be split after {count}")
         head = self._again()
-        head.findings = self.findings
+        head.memo = self.memo
         head.entered_at, head.taken_at = self.entered_at, self.taken_at
         head.first, head.start = self.first, self.start
         head.last = self.first = self.first + count
@@ -171,7 +167,7 @@ class Chunk:
 
     def _again(self) -> Chunk:
         """Return a chunk of all that this one's payload holds."""
-        return Chunk(
+        return type(self)(
             self.partition,
             self.payload,
             self.ends,
@@ -184,9 +180,3 @@ class Chunk:
 
     def __repr__(self) -> str:
         return f"<Chunk {self.partition} {self.count} records to {self.position}>"
-
-
-def _without_blank_lines(record: bytes) -> bytes:
-    while record.startswith((b"\n", b"\r\n")):
-        record = record[record.index(b"\n") + 1 :]
-    return record

@@ -13,7 +13,7 @@ from typing import Any
 
 from anyio import to_thread
 
-from streambatch.core.chunks import BLANK_LINES, Chunk, Partition
+from streambatch.core.chunks import Chunk, Partition
 
 SENT_BYTES = 4 << 20
 """Bytes that the thread gets at once, or more: each time it is woken it takes its turn from the event loop."""
@@ -27,16 +27,15 @@ class _Stretch:
     __slots__ = ("chunk", "end", "payload", "size", "start")
 
     def __init__(self, chunk: Chunk) -> None:
-        self.chunk, self.payload, self.size = chunk, chunk.payload, chunk.size
-        self.start, self.end = chunk.bounds
-        if BLANK_LINES in chunk.findings:
-            self.payload = chunk.digestible()
-            self.start, self.end = 0, len(self.payload)
+        self.chunk, self.size = chunk, chunk.size
+        self.payload, self.start, self.end = chunk.digest_span()
 
     def takes(self, chunk: Chunk) -> bool:
         """Take a chunk that follows; False if it doesn't."""
-        start, end = chunk.bounds
-        if chunk.payload is not self.payload or start != self.end or chunk.partition != self.chunk.partition:
+        if chunk.payload is not self.payload:
+            return False
+        _, start, end = chunk.digest_span()
+        if start != self.end or chunk.partition != self.chunk.partition:
             return False
         self.end = end
         self.size += chunk.size

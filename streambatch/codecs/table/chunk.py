@@ -62,10 +62,9 @@ class TableChunk(Chunk):
 
         return TableDigest()
 
-    @property
-    def bounds(self) -> tuple[int, int]:
-        """Which rows of the record batch they are, for `cut`."""
-        return self.first, self.last
+    def digest_span(self) -> tuple[Any, int, int]:
+        """Return the record batch and which of its rows they are."""
+        return self.payload, self.first, self.last
 
     @staticmethod
     def cut(payload: Any, start: int, end: int) -> Any:

@@ -31,6 +31,8 @@ from streambatch.core.types import FloatArray, IntArray
 _TUPLE_MAX = 64
 """Arrays up to this length are decoded as tuples of a fixed length, which is faster; longer ones as checked lists."""
 _OPEN, _RETURN = b"{\r"
+_HOLDS_OBJECTS, _IS_ASCII = "json.holds_objects", "json.is_ascii"
+"""Keys of what a chunk memo holds of its payload."""
 
 
 class JsonCodec:
@@ -190,25 +192,25 @@ def _struct(name: str, uses: Sequence[_Use]) -> type[Any]:
 
 
 def _holds_objects(chunk: Chunk) -> bool:
-    """Tell whether every line of a chunk surely holds one object, or something that is no JSON.
+    """Whether every line of a chunk surely holds one object, or something that is no JSON.
 
-    It is asked of the whole payload first, once for all chunks that share it.
+    The whole payload is looked at first, once for all chunks that share it.
     """
-    is_whole = chunk.findings.get("objects")
+    is_whole = chunk.memo.get(_HOLDS_OBJECTS)
     if is_whole is None:
-        chunk.findings["objects"] = is_whole = _are_objects(chunk.payload, chunk.ends)
+        chunk.memo[_HOLDS_OBJECTS] = is_whole = _are_objects(chunk.payload, chunk.ends)
     return is_whole or _are_objects(chunk.data(), chunk.ends[chunk.first : chunk.last] - chunk.start)
 
 
 def _is_ascii(chunk: Chunk) -> bool:
-    is_ascii = chunk.findings.get("ascii")
+    is_ascii = chunk.memo.get(_IS_ASCII)
     if is_ascii is None:
-        chunk.findings["ascii"] = is_ascii = chunk.payload.isascii()
+        chunk.memo[_IS_ASCII] = is_ascii = chunk.payload.isascii()
     return is_ascii
 
 
 def _are_objects(data: bytes | memoryview, ends: IntArray) -> bool:
-    """Tell whether every line starts with a brace and ends with one.
+    """Whether every line starts with a brace and ends with one.
 
     Then no value goes on from one line to the next, since no JSON value has `}` and `{` side by side, and each line
     has at least one: as many values as lines means one in each.

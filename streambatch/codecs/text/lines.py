@@ -8,11 +8,12 @@ one.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from streambatch.codecs.framer import PartitionFramer
 from streambatch.core.chunks import (
-    BLANK_LINES,
     KEPT_OF_OVERSIZE,
     Chunk,
     Fault,
@@ -26,6 +27,25 @@ _SMALL_BYTES = 1 << 10
 """Below this a loop over `find` costs less than three calls of numpy."""
 _PIECE_BYTES = 64 << 10
 """What is left of a block after an oversize record is framed in pieces, so that a rescan costs no more than one."""
+
+
+class BlankLinesChunk(Chunk):
+    """A chunk of which some records have blank lines before them, which belong to none."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, chunk: Chunk) -> BlankLinesChunk:
+        """Return a chunk of the same records, of which none was split off."""
+        return cls(
+            chunk.partition, chunk.payload, chunk.ends, chunk.base, chunk.arrived_at,
+            columns=chunk.columns, origin=chunk.origin,
+        )  # fmt: skip
+
+    def digest_span(self) -> tuple[Any, int, int]:
+        """Return the records without the blank lines: where a block was cut decides which of those are in a chunk."""
+        records = b"".join([_without_blank_lines(bytes(self.raw(index))) for index in range(self.count)])
+        return records, 0, len(records)
 
 
 class LinesFraming(Framing):
@@ -51,6 +71,7 @@ class LinesFramer(PartitionFramer):
         self._tail_bytes_max = max(start.max_record_bytes, KEPT_OF_OVERSIZE) + 1
         self._skipped = 0
         self._skipped_last = 0
+        self._has_blank_lines = False
 
     def feed(self, block: bytes, now: float) -> list[Chunk]:
         """Return the records that `block` completes; it is not changed, and kept if it holds whole records only."""
@@ -86,7 +107,11 @@ class LinesFramer(PartitionFramer):
         return newlines(block)
 
     def _resynchronised(self) -> None:
-        """Learn that the next byte starts a record, whatever came before."""
+        """Start over: the next byte starts a record, whatever came before."""
+
+    def _chunk(self, payload: bytes, ends: IntArray, base: int, now: float) -> Chunk:
+        chunk = super()._chunk(payload, ends, base, now)
+        return BlankLinesChunk.of(chunk) if self._has_blank_lines else chunk
 
     def _put(self, payload: bytes, ends: IntArray, base: int, now: float, chunks: list[Chunk]) -> None:
         chunks.append(self._chunk(payload, ends, base, now))
@@ -121,7 +146,7 @@ class LinesFramer(PartitionFramer):
         return self._hold(block[cut:], now, chunks) if cut < len(block) else b""
 
     def _is_plain(self, ends: IntArray) -> bool:
-        """Tell whether surely no line is blank and none oversize."""
+        """Whether surely no line is blank and none oversize."""
         longest_max = self.max_record_bytes + 1
         if len(ends) == 1:
             return 2 < int(ends[0]) <= longest_max
@@ -154,9 +179,9 @@ class LinesFramer(PartitionFramer):
         kept = ends[sizes > 0]
         if len(kept):
             start, end = int(starts[0]), int(kept[-1])
+            self._has_blank_lines = len(kept) < len(ends)
             self._put(payload[start:end], kept - start, self._start + start, now, chunks)
-            if len(kept) < len(ends) and chunks:
-                chunks[-1].findings[BLANK_LINES] = True
+            self._has_blank_lines = False
 
     def _forced_end(self, data: bytes | bytearray, start: int, searched: int) -> int:
         """Return where an oversize record that starts at `start` ends at the latest: after the first newline past the
@@ -213,6 +238,10 @@ def stripped(record: bytes) -> bytes:
     """Return a record without its ending and without the blank lines before it."""
     if record.endswith(b"\n"):
         record = record[:-2] if record.endswith(b"\r\n") else record[:-1]
+    return _without_blank_lines(record)
+
+
+def _without_blank_lines(record: bytes) -> bytes:
     while record.startswith((b"\n", b"\r\n")):
         record = record[record.index(b"\n") + 1 :]
     return record
