@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from streambatch.codecs.formats import FORMATS
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "streambatch"
 MODULE_LINES_MAX = 400
@@ -49,7 +51,8 @@ def test_the_root_holds_nothing_else() -> None:
 
 def test_the_pipeline_knows_no_concrete_part() -> None:
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"].values()
-    concrete = {target.partition(":")[0] for group in groups for target in group.values()}
+    targets = [*(target for group in groups for target in group.values()), *(each.codec for each in FORMATS.values())]
+    concrete = {target.partition(":")[0] for target in targets}
     for room in ("pipeline", "embed"):
         for path in files_of(PACKAGE, room):
             assert concrete.isdisjoint(module for module, _ in imports_of(path, PACKAGE)), path

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 Compression = Literal["none", "gzip", "zstd"]
-Format = Literal["jsonl", "csv", "arrow", "parquet"]
 
 HEAD_BYTES = 16 << 20
 """More than what comes before the first payload in any file."""

@@ -10,6 +10,7 @@ import msgspec
 
 from streambatch.core.chunks import Chunk, Partition
 from streambatch.core.outcomes import RecordId, Rows
+from streambatch.core.schema import RecordSchema
 from streambatch.core.types import FloatArray
 
 
@@ -84,6 +85,14 @@ class Framing(ABC):
     @abstractmethod
     def strip(self, raw: memoryview) -> bytes:
         """Return a record's own bytes, without what frames it."""
+
+
+class Codec(Protocol):
+    """Makes the two directions between bytes and records."""
+
+    def decoder(self, schema: RecordSchema, framing: Framing) -> Decoder: ...
+
+    def encoder(self, schema: RecordSchema) -> Encoder: ...
 
 
 class Decoder(Protocol):

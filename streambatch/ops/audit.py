@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from streambatch.codecs.formats import format_of
 from streambatch.config.config import Config
 from streambatch.core.archive import OutputLayout
 from streambatch.core.report import Counts
@@ -231,7 +232,7 @@ def _check_output(config: Config, state: StoredState, runs: Sequence[_AuditedRun
                 result.check(f"{segments.name(number)}: scores", scores[number], 0, "the file is missing")
             continue
         # A Parquet file has no footer, and so no readable row, before it is closed.
-        if layout.format == "parquet" and not segments.is_closed(number):
+        if format_of(layout.format).is_whole_only and not segments.is_closed(number):
             continue
         offset = start.length if number == start.segment else 0
         _count(segments, number, offset, end, scores[number], result)

@@ -103,7 +103,7 @@ class WrittenScores:
     def _unterminated(self, number: int, offset: int) -> int:
         """Return the offset of the first record written: an unterminated line that was there before got a newline."""
         layout = self._segments.layout
-        if not offset or layout.compression != "none" or layout.format not in ("jsonl", "csv"):
+        if not offset or layout.compression != "none" or layout.format in TABLES:
             return offset
         path = self._segments.find(number)
         assert path is not None

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 import msgspec
 
+from streambatch.codecs.formats import STREAMS
 from streambatch.core.units import format_duration, format_size
 from streambatch.ops.load import Load
 from streambatch.scoring.executors.choice import Workers
@@ -51,7 +52,6 @@ EXECUTORS: tuple[str, ...] = get_args(get_type_hints(Workers)["executor"])
 """Values of `workers.executor` in this version."""
 _MAY_WAIT = ("preprocess", "score")
 """Stages that run the user's code, which may wait for something; the others only compute."""
-_TEXT_FORMATS = ("jsonl", "csv", "length_prefixed")
 
 
 class Knob(msgspec.Struct, frozen=True):
@@ -229,7 +229,7 @@ def _lighter_knob(load: Load, stage: str) -> Knob | None:
         return knob
     section = {"decode": "source", "validate": "source", "encode": "sink"}.get(stage)
     for name, part in load.settings[section].items() if section else ():
-        if part.get("format") in _TEXT_FORMATS and part["type"] == "file":
+        if part.get("format") in STREAMS and part["type"] == "file":
             return Knob(f"{section}.{name}.format", "change", part["format"], "arrow")
     return None
 

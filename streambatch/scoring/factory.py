@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from importlib import import_module
 from itertools import takewhile
-from typing import Protocol
 
-from streambatch.codecs.formats import TABLES, framing_for_format, resolve_format
+from streambatch.codecs.formats import format_of
 from streambatch.codecs.rows import validate
-from streambatch.core.codec import Decoder, Encoder, Framing
+from streambatch.core.codec import Encoder
 from streambatch.core.events import Observer
 from streambatch.core.parts import Model, Source
 from streambatch.core.schema import RecordSchema
@@ -18,30 +16,9 @@ from streambatch.scoring.states import Steps
 from streambatch.scoring.transform import SourceFormat, Transform
 
 
-class Codec(Protocol):
-    """Makes the two directions between bytes and records."""
-
-    def decoder(self, schema: RecordSchema, framing: Framing) -> Decoder: ...
-
-    def encoder(self, schema: RecordSchema) -> Encoder: ...
-
-
-CODECS = {
-    "json": "streambatch.codecs.text.json:JsonCodec",
-    "csv": "streambatch.codecs.csv.codec:CsvCodec",
-    "arrow": "streambatch.codecs.table.arrow:ArrowCodec",
-    "parquet": "streambatch.codecs.table.arrow:ParquetCodec",
-}
-"""Where each codec is; imported when it is asked for, since what some need is slow to import."""
-
-
 def encoder_for(output_format: str, schema: RecordSchema) -> Encoder:
     """Return what writes scores in a sink's format."""
-    if output_format in TABLES:
-        from streambatch.codecs.table.encoder import TableEncoder
-
-        return TableEncoder(schema)
-    return _codec(output_format).encoder(schema)
+    return format_of(output_format).new_codec().encoder(schema)
 
 
 def transform_for(
@@ -74,12 +51,6 @@ def _reply_encoder(schema: RecordSchema, encoder: Encoder) -> Encoder:
 
 
 def _source_format(name: str, schema: RecordSchema) -> SourceFormat:
-    framing = framing_for_format(name)
-    check = partial(validate, schema=schema, strip=framing.strip)
-    return SourceFormat(_codec(name).decoder(schema, framing), framing, check)
-
-
-def _codec(name: str) -> Codec:
-    module, _, attribute = CODECS[resolve_format(name)[1]].partition(":")
-    codec: Codec = getattr(import_module(module), attribute)()
-    return codec
+    format = format_of(name)
+    check = partial(validate, schema=schema, strip=format.framing.strip)
+    return SourceFormat(format.new_codec().decoder(schema, format.framing), format.framing, check)

@@ -1,10 +1,23 @@
 """What holds for every framing, whatever the bytes."""
 
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streambatch.codecs.formats import FORMATS, framing, framing_for_format, resolve_format
+from streambatch.codecs.formats import (
+    FORMATS,
+    STREAMS,
+    InputFormat,
+    OutputFormat,
+    StreamFormat,
+    TextFormat,
+    container_for,
+    format_of,
+    framing,
+    framing_for_format,
+)
 from streambatch.core.errors import OptionError
 from tests.codecs.framed import chunks_in, cut, framer_of, made_of, places, records_in, told
 
@@ -78,15 +91,33 @@ def test_a_framer_goes_on_after_an_end() -> None:
 
 
 def test_formats_stand_for_a_framing_and_a_codec() -> None:
-    assert resolve_format("jsonl") == ("lines", "json")
-    assert resolve_format("csv") == ("csv", "csv")
-    assert resolve_format("length_prefixed") == ("length_prefixed", "json")
+    found = {name: (format.framing.name, type(format.new_codec()).__name__) for name, format in FORMATS.items()}
+    assert found == {
+        "jsonl": ("lines", "JsonCodec"),
+        "csv": ("csv", "CsvCodec"),
+        "length_prefixed": ("length_prefixed", "JsonCodec"),
+        "arrow": ("none", "ArrowCodec"),
+        "parquet": ("none", "ParquetCodec"),
+    }
     names = [framing_for_format(format).name for format in FORMATS]
     assert names == ["lines", "csv", "length_prefixed", "none", "none"]
 
 
+def test_the_aliases_name_what_the_table_has() -> None:
+    outputs = [name for name, format in FORMATS.items() if format.container is not None]
+    assert list(get_args(InputFormat)) == list(FORMATS)
+    assert get_args(StreamFormat) == STREAMS
+    assert list(get_args(OutputFormat)) == outputs
+    assert list(get_args(TextFormat)) == [name for name in outputs if name in STREAMS]
+
+
+@pytest.mark.parametrize("name", get_args(OutputFormat))
+def test_the_table_says_of_whole_files_what_their_container_does(name: OutputFormat) -> None:
+    assert container_for(name, "none", b"").is_whole_only == FORMATS[name].is_whole_only
+
+
 def test_unknown_names_are_refused_with_those_there_are() -> None:
     with pytest.raises(OptionError, match="format: found 'xml'; allowed: jsonl, csv, length_prefixed"):
-        resolve_format("xml")
+        format_of("xml")
     with pytest.raises(OptionError, match="framing: found 'words'; allowed: lines, csv, length_prefixed"):
         framing("words")

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import streambatch as sb
-from streambatch.codecs.containers import Compression, Format
+from streambatch.codecs.containers import Compression
+from streambatch.codecs.formats import OutputFormat
 from streambatch.core.batches import Batch
 from streambatch.core.events import Observer
 from streambatch.core.outcomes import Outcome
@@ -50,7 +51,7 @@ def bits_of(scores: FloatArray) -> list[bytes]:
     return [score.tobytes() for score in np.asarray(scores, np.float64)]
 
 
-def scores_in(paths: list[Path], format: Format) -> list[Score]:
+def scores_in(paths: list[Path], format: OutputFormat) -> list[Score]:
     rows = [row for path in paths for row in read(path, format)]
     bits = bits_of(np.array([float(row["score"]) for row in rows]))
     return [(str(row["id"]), one, str(row["value"])) for row, one in zip(rows, bits, strict=True)]
@@ -74,7 +75,11 @@ def pipeline(
 @pytest.mark.parametrize("rotate", [None, Rotation(max_bytes=20_000)], ids=["one-file", "rotated"])
 @pytest.mark.parametrize(("format", "compression"), FORMATS)
 async def test_scores_are_the_same_in_every_format(
-    taxi: tuple[Path, list[Score]], tmp_path: Path, format: Format, compression: Compression, rotate: Rotation | None
+    taxi: tuple[Path, list[Score]],
+    tmp_path: Path,
+    format: OutputFormat,
+    compression: Compression,
+    rotate: Rotation | None,
 ) -> None:
     path, expected = taxi
     out = tmp_path / "out"
@@ -105,7 +110,7 @@ class StoppingAfter(Observer):
 @pytest.mark.parametrize("format", ["jsonl", "csv", "arrow", "parquet"])
 @pytest.mark.parametrize("batches", [1, 2, 7, 40])
 async def test_a_stop_while_segments_are_closed_loses_nothing(
-    taxi: tuple[Path, list[Score]], tmp_path: Path, format: Format, batches: int
+    taxi: tuple[Path, list[Score]], tmp_path: Path, format: OutputFormat, batches: int
 ) -> None:
     path, expected = taxi
     observer = StoppingAfter(batches)
@@ -192,7 +197,7 @@ CONFIG = """
     ],
 )
 def test_a_daemon_writes_what_its_config_says(
-    taxi: tuple[Path, list[Score]], tmp_path: Path, format: Format, options: str
+    taxi: tuple[Path, list[Score]], tmp_path: Path, format: OutputFormat, options: str
 ) -> None:
     path, expected = taxi
     (tmp_path / "in.csv").write_bytes(path.read_bytes())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from streambatch.codecs.containers import Format
+from streambatch.codecs.formats import OutputFormat
 from tests.connectors.files.written import read
 from tests.faults.records import is_poison, score_of
 
@@ -50,7 +50,7 @@ class Outputs:
 
     folder: Path
     scores: str = "out/scores.jsonl"
-    format: Format = "jsonl"
+    format: OutputFormat = "jsonl"
     dead: str = "out/dead.jsonl"
 
     def judge(self, sent: Mapping[str, int], *, at_least_once: bool = False) -> Figures:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from streambatch.codecs.containers import Format
+from streambatch.codecs.formats import OutputFormat
 from tests.e2e.ports import held_port
 from tests.faults import records
 from tests.faults.clients import Clients
@@ -29,7 +29,7 @@ DRAIN_SECONDS = 60.0
 END_SECONDS = 30.0
 UNFINISHED = 3
 """The exit code of a stop that took longer than it may; the rest is safe, and comes at the next start."""
-SHAPES: dict[str, tuple[Format, str]] = {
+SHAPES: dict[str, tuple[OutputFormat, str]] = {
     "jsonl": ("jsonl", ""),
     "jsonl-rotated": ("jsonl", 'rotate = { max_bytes = "32KiB" }'),
     "csv-rotated": ("csv", 'rotate = { max_bytes = "16KiB", max_age = "1s" }'),

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from anyio import to_thread
 
-from streambatch.codecs.containers import HEAD_BYTES, Compression, Container, Format, Misfit
-from streambatch.codecs.formats import container_for
+from streambatch.codecs.containers import HEAD_BYTES, Compression, Container, Misfit
+from streambatch.codecs.formats import TABLES, OutputFormat, container_for
 from streambatch.core.clock import Clock
 from streambatch.core.errors import SinkError
 from streambatch.storage.segments import Rotation, SegmentedFile
@@ -29,7 +29,7 @@ class OutputOptions:
     path: Path
     owner: str
     """The sink's name, for messages."""
-    format: Format
+    format: OutputFormat
     compression: Compression
     rotation: Rotation | None
     """When segments are closed; None with one file."""
@@ -37,7 +37,7 @@ class OutputOptions:
     @property
     def is_plain(self) -> bool:
         """Whether it is text as people read it, to which lines can be added."""
-        return self.format in ("jsonl", "csv") and self.compression == "none"
+        return self.format not in TABLES and self.compression == "none"
 
 
 class Output:

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from streambatch.codecs.containers import Compression, Format
+from streambatch.codecs.containers import Compression
+from streambatch.codecs.formats import OutputFormat, format_of
 from streambatch.connectors.files.output import Output, OutputOptions
 from streambatch.connectors.files.writer import FileWriter, IfExists
 from streambatch.core.archive import OutputLayout
@@ -31,7 +32,7 @@ class FileSink(Sink):
     path: str
     """Where to write; folders are created. With `rotate`, `scores.jsonl` stands for `scores-00000001.jsonl` and so on,
     and for `scores.jsonl.open`, which is being written."""
-    format: Format = "jsonl"
+    format: OutputFormat = "jsonl"
     """`jsonl`: one JSON object a line. `csv`: a header and one row a record. `arrow`: an IPC stream, readable while it
     is written. `parquet`: always in segments, each readable, and its records acked, once it is closed."""
     if_exists: IfExists = "error"
@@ -57,7 +58,7 @@ class FileSink(Sink):
     @property
     def rotation(self) -> Rotation | None:
         """When segments are closed; None with one file."""
-        if self.format != "parquet":
+        if not format_of(self.format).is_whole_only:
             return self.rotate
         if self.rotate is None:
             return _PARQUET_ROTATION

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from streambatch.codecs.compression import unpacker
-from streambatch.codecs.formats import TABLES
+from streambatch.codecs.formats import STREAMS, TABLES, InputFormat
 from streambatch.connectors.files.archive import FileArchive
 from streambatch.connectors.files.globs import find_files, stats_of
 from streambatch.connectors.files.options import ReadingOptions
@@ -37,7 +37,7 @@ class FileSource(Source):
     """A renamed or deleted file that grew no more for so long is done."""
     compression: Literal["auto", "none", "gzip", "zstd", "xz", "bz2"] = "auto"
     """How files are compressed; `auto` looks into each. A followed file can't be."""
-    format: Literal["jsonl", "csv", "length_prefixed", "arrow", "parquet"] = "jsonl"
+    format: InputFormat = "jsonl"
     """How the bytes of a file become records; `arrow` is an IPC stream or file. Arrow and Parquet can't be followed."""
     max_record_bytes: Annotated[Size, Field(ge=1)] = 1 << 20
     """A longer record is not scored: it becomes a dead letter."""
@@ -50,7 +50,10 @@ class FileSource(Source):
         if self.compression != "auto":
             unpacker(self.compression)  # says now what is not installed
         if self.follow and self.format in TABLES:
-            found, allowed = f"{self.format!r} with follow = true", "jsonl, csv or length_prefixed with follow"
+            found, allowed = (
+                f"{self.format!r} with follow = true",
+                f"{', '.join(STREAMS[:-1])} or {STREAMS[-1]} with follow",
+            )
             raise OptionError("format", found, allowed)
         if not self.follow and self.read_from == "end":
             raise OptionError("read_from", "'end' with follow = false", "'beginning', or follow = true")

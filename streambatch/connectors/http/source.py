@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import KW_ONLY
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated
 
 import anyio
 import msgspec
@@ -25,7 +25,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from streambatch.codecs.compression import Corrupt
-from streambatch.codecs.formats import framing_for_format
+from streambatch.codecs.formats import StreamFormat, framing_for_format
 from streambatch.codecs.unpacking import DECOMPRESSORS, TooLarge, Unpacking
 from streambatch.connectors.http.connection import IngestConnection
 from streambatch.core.chunks import Partition
@@ -69,7 +69,7 @@ class HttpSource(Source):
     name: str = "http"
     max_connections: MaxConnections = 1024
     idle_timeout: IdleTimeout = 60.0
-    format: Literal["jsonl", "csv", "length_prefixed"] = "jsonl"
+    format: StreamFormat = "jsonl"
     """How the body of a request becomes records."""
     max_record_bytes: MaxRecordBytes = 1 << 20
     max_body_bytes: Annotated[Size, Field(ge=1)] = 64 << 20

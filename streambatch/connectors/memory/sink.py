@@ -6,8 +6,8 @@ It is not bounded: the program that uses it empties `payloads`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
+from streambatch.codecs.formats import TextFormat
 from streambatch.core.parts import Sink, Site, Writer
 
 
@@ -15,7 +15,7 @@ from streambatch.core.parts import Sink, Site, Writer
 class MemorySink(Sink):
     """Keep the payloads of batches, in order. Runs one after the other, in one process, add to the same list."""
 
-    format: Literal["jsonl", "csv"] = "jsonl"
+    format: TextFormat = "jsonl"
     """How scores are encoded."""
     name: str = "memory"
     """Label of the sink in metrics and messages."""

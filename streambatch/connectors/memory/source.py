@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from dataclasses import KW_ONLY
-from typing import Annotated, Literal
+from typing import Annotated
 
 import anyio
 import anyio.lowlevel
 from pydantic import Field, SkipValidation
 
-from streambatch.codecs.formats import framing_for_format
+from streambatch.codecs.formats import StreamFormat, framing_for_format
 from streambatch.core.chunks import Partition
 from streambatch.core.errors import OptionError
 from streambatch.core.feed import Feed
@@ -39,7 +39,7 @@ class MemorySource(Source):
     """Consecutive bytes of one partition; a record may span several blocks, a block hold many records."""
     _: KW_ONLY
     name: str = "memory"
-    format: Literal["jsonl", "csv", "length_prefixed"] = "jsonl"
+    format: StreamFormat = "jsonl"
     """How the blocks become records."""
     max_record_bytes: Annotated[Size, Field(ge=1)] = 1 << 20
     """A longer record is not scored: it becomes a dead letter."""

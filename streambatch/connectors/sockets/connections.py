@@ -3,10 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from streambatch.codecs.formats import StreamFormat
 from streambatch.connectors.sockets.serving import Connections, Listener
 from streambatch.core.errors import OptionError
 from streambatch.core.intake import Intake
@@ -26,9 +27,7 @@ class ConnectionSource(Source, ABC):
     # Descriptions are spelt out since those below an attribute are lost on the way to a subclass.
     max_connections: MaxConnections = 1024
     idle_timeout: IdleTimeout = 60.0
-    format: Annotated[
-        Literal["jsonl", "csv", "length_prefixed"], Field(description="How the bytes of a connection become records.")
-    ] = "jsonl"
+    format: Annotated[StreamFormat, Field(description="How the bytes of a connection become records.")] = "jsonl"
     max_record_bytes: MaxRecordBytes = 1 << 20
     when_full: Annotated[
         WhenFull, Field(description="While the queue is full, stop reading, or drop what was read.")

@@ -8,10 +8,11 @@ is lost, and nothing tells.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from streambatch.codecs.formats import TextFormat
 from streambatch.connectors.sockets.tcp_link import Link, Peer
 from streambatch.core.errors import SinkError
 from streambatch.core.options import options
@@ -26,7 +27,7 @@ class TcpSink(Sink):
 
     address: str
     """Host and port of the server: `127.0.0.1:9100`."""
-    format: Literal["jsonl", "csv"] = "jsonl"
+    format: TextFormat = "jsonl"
     """`jsonl`: one JSON object a line. `csv`: a header, on each connection, and one row a record."""
     connect_timeout: Annotated[Duration, Field(gt=0)] = 10.0
     """How long the server may take to accept the connection."""

@@ -10,11 +10,11 @@ import errno
 import os
 import stat
 import sys
-from typing import Literal
 
 import anyio
 from anyio import to_thread
 
+from streambatch.codecs.formats import TextFormat
 from streambatch.core.errors import SinkError, SinkOutage
 from streambatch.core.options import options
 from streambatch.core.parts import Sink, Site, Writer
@@ -29,7 +29,7 @@ _BLOCK = 64 << 10
 class StdoutSink(Sink):
     """Write scores to standard output."""
 
-    format: Literal["jsonl", "csv"] = "jsonl"
+    format: TextFormat = "jsonl"
     """`jsonl`: one JSON object a line. `csv`: a header and one row a record."""
     name: str = "stdout"
     """Label of the sink in metrics and messages."""

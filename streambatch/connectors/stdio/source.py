@@ -10,13 +10,13 @@ import os
 import sys
 from collections.abc import Iterable
 from dataclasses import KW_ONLY
-from typing import Annotated, Literal
+from typing import Annotated
 
 import anyio
 import anyio.to_thread
 from pydantic import Field
 
-from streambatch.codecs.formats import framing_for_format
+from streambatch.codecs.formats import StreamFormat, framing_for_format
 from streambatch.core.allocator import keep_freed_memory
 from streambatch.core.chunks import Partition
 from streambatch.core.errors import SourceError
@@ -34,7 +34,7 @@ STDIN = 0
 class StdinSource(Source):
     """Reads standard input until it ends."""
 
-    format: Literal["jsonl", "csv", "length_prefixed"] = "jsonl"
+    format: StreamFormat = "jsonl"
     """How its bytes become records."""
     _: KW_ONLY
     name: str = "stdin"

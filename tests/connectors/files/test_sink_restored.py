@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streambatch.codecs.containers import Compression, Format
+from streambatch.codecs.containers import Compression
+from streambatch.codecs.formats import OutputFormat
 from streambatch.connectors.files.sink import FileSink
 from streambatch.core.checkpoints import OutputMark
 from streambatch.core.errors import HeldError, SinkError, SinkOutage
@@ -57,7 +58,7 @@ class Run:
     """A restored sink that writes numbered payloads, as a pipeline does between two crashes."""
 
     def __init__(
-        self, folder: Path, checkpoints: Checkpoints, format: Format, compression: Compression, **options: Any
+        self, folder: Path, checkpoints: Checkpoints, format: OutputFormat, compression: Compression, **options: Any
     ):
         self.checkpoints, self.format = checkpoints, format
         self.clock, self.encode = MovedClock(), encoder(format)
@@ -94,7 +95,7 @@ def closed_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("s-*"))
 
 
-def payloads_in(folder: Path, format: Format) -> list[int]:
+def payloads_in(folder: Path, format: OutputFormat) -> list[int]:
     """Return the numbers of the payloads in closed segments and the one that is open, each whole."""
     paths = [*closed_in(folder), *folder.glob(f"s.{format}*")]
     rows = [row for row, _ in rows_in([path for path in paths if path.stat().st_size], format)]
@@ -114,7 +115,7 @@ steps = st.lists(
 @settings(max_examples=12, deadline=None)
 @given(steps=steps)
 def test_after_any_crashes_every_payload_is_there_once(
-    format: Format, compression: Compression, is_rotated: bool, steps: Sequence[Step]
+    format: OutputFormat, compression: Compression, is_rotated: bool, steps: Sequence[Step]
 ) -> None:
     async def run(folder: Path) -> None:
         options: dict[str, Any] = {"rotate": ROTATION} if is_rotated or format == "parquet" else {}
@@ -154,7 +155,7 @@ def test_after_any_crashes_every_payload_is_there_once(
 @EACH
 @pytest.mark.parametrize("is_rotated", [True, False])
 async def test_power_may_fail_at_every_step(
-    tmp_path: Path, format: Format, compression: Compression, is_rotated: bool
+    tmp_path: Path, format: OutputFormat, compression: Compression, is_rotated: bool
 ) -> None:
     folder, again = tmp_path / "out", tmp_path / "again"
     folder.mkdir()
@@ -181,7 +182,7 @@ async def test_power_may_fail_at_every_step(
 
 
 async def run_again(
-    before: Run, folder: Path, checkpoints: Checkpoints, format: Format, compression: Compression, options: Any
+    before: Run, folder: Path, checkpoints: Checkpoints, format: OutputFormat, compression: Compression, options: Any
 ) -> None:
     """Restart after the last payloads were not acked, so that the output is taken back."""
     run = Run(folder, checkpoints, format, compression, **options)
@@ -192,7 +193,7 @@ async def run_again(
     await run.sink.close()
 
 
-async def check_crash(crash: Crash, folder: Path, format: Format, compression: Compression, options: Any) -> None:
+async def check_crash(crash: Crash, folder: Path, format: OutputFormat, compression: Compression, options: Any) -> None:
     crash.lay_out(folder)
     checkpoints = Checkpoints()
     checkpoints.mark, acked = crash.note or (None, ())

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streambatch.codecs.containers import Compression, Format
+from streambatch.codecs.containers import Compression
+from streambatch.codecs.formats import OutputFormat
 from streambatch.connectors.files.sink import FileSink
 from streambatch.connectors.files.writer import FileWriter
 from streambatch.core.clock import Clock, SystemClock
@@ -38,7 +39,7 @@ def anyio_backend() -> str:
 
 
 def sink_in(
-    folder: Path, format: Format, compression: Compression = "none", clock: Clock | None = None, **options: Any
+    folder: Path, format: OutputFormat, compression: Compression = "none", clock: Clock | None = None, **options: Any
 ) -> FileWriter:
     sink = FileSink(str(folder / f"s.{format}"), format=format, compression=compression, **options)
     return sink.build(Site(clock=clock or SystemClock()))
@@ -62,7 +63,7 @@ steps = st.lists(
 @settings(max_examples=15)
 @given(steps=steps, max_bytes=st.sampled_from([1, 600, 3000]), is_graceful=st.booleans())
 def test_every_record_is_in_one_segment_and_durable_ones_can_be_read(
-    format: Format, compression: Compression, steps: Sequence[Step], max_bytes: int, is_graceful: bool
+    format: OutputFormat, compression: Compression, steps: Sequence[Step], max_bytes: int, is_graceful: bool
 ) -> None:
     async def run(folder: Path) -> None:
         clock = MovedClock()
@@ -97,7 +98,7 @@ def test_every_record_is_in_one_segment_and_durable_ones_can_be_read(
         anyio.run(run, Path(folder))
 
 
-def check_durable(folder: Path, format: Format, count: int) -> None:
+def check_durable(folder: Path, format: OutputFormat, count: int) -> None:
     """Make sure that the first `count` records can be read: of Parquet from closed segments alone."""
     paths = closed_in(folder)
     if format != "parquet":
@@ -109,7 +110,7 @@ def check_durable(folder: Path, format: Format, count: int) -> None:
 
 @EACH
 async def test_a_quiet_segment_is_closed_when_it_is_due(
-    tmp_path: Path, format: Format, compression: Compression
+    tmp_path: Path, format: OutputFormat, compression: Compression
 ) -> None:
     clock, encode = MovedClock(), encoder(format)
     sink = sink_in(tmp_path, format, compression, clock, rotate=Rotation(max_age=60))
@@ -133,7 +134,7 @@ async def test_a_quiet_segment_is_closed_when_it_is_due(
 
 @EACH
 async def test_a_full_disk_tears_nothing_and_claims_nothing(
-    tmp_path: Path, format: Format, compression: Compression
+    tmp_path: Path, format: OutputFormat, compression: Compression
 ) -> None:
     sink, encode = sink_in(tmp_path, format, compression, rotate=Rotation(max_bytes=20_000)), encoder(format)
     await sink.open(encode.header())
@@ -195,7 +196,7 @@ async def test_whoever_follows_closed_segments_reads_each_record_once(tmp_path: 
 @pytest.mark.parametrize("tool", ["gzip", "zstd"])
 @pytest.mark.parametrize("format", ["jsonl", "csv"])
 async def test_the_usual_tools_unpack_it_and_it_can_be_cut_where_a_write_ended(
-    tmp_path: Path, tool: Compression, format: Format
+    tmp_path: Path, tool: Compression, format: OutputFormat
 ) -> None:
     sink, encode = sink_in(tmp_path, format, tool), encoder(format)
     await sink.open(encode.header())
@@ -302,7 +303,7 @@ async def test_replace_removes_the_segments_and_nothing_else(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("format", "compression"), [("jsonl", "gzip"), ("arrow", "none"), ("parquet", "none")])
 async def test_there_is_no_going_on_in_what_may_be_torn(
-    tmp_path: Path, format: Format, compression: Compression
+    tmp_path: Path, format: OutputFormat, compression: Compression
 ) -> None:
     left = tmp_path / f"s.{format}.open"
     left.write_bytes(b"torn")

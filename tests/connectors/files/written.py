@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import ipc
 
-from streambatch.codecs.containers import Compression, Format
+from streambatch.codecs.containers import Compression
+from streambatch.codecs.formats import OutputFormat
 from streambatch.core.codec import Encoder
 from streambatch.core.schema import RecordSchema
 from streambatch.scoring.factory import encoder_for
 
-FORMATS: list[tuple[Format, Compression]] = [
+FORMATS: list[tuple[OutputFormat, Compression]] = [
     ("jsonl", "none"),
     ("jsonl", "gzip"),
     ("jsonl", "zstd"),
@@ -39,16 +40,16 @@ def payload_of(encoder: Encoder, first: int, count: int) -> bytes:
     return encoder.encode(ids, np.sqrt(np.array(ids, np.float32)), [])
 
 
-def encoder(format: Format) -> Encoder:
+def encoder(format: OutputFormat) -> Encoder:
     return encoder_for(format, RecordSchema(features="x", shape=(1,)))
 
 
-def rows_in(paths: Sequence[Path], format: Format) -> list[tuple[int, float]]:
+def rows_in(paths: Sequence[Path], format: OutputFormat) -> list[tuple[int, float]]:
     """Return id and score of all rows, files in the order given."""
     return [(int(row["id"]), float(row["score"])) for path in paths for row in read(path, format)]
 
 
-def read(path: Path, format: Format) -> list[dict[str, Any]]:
+def read(path: Path, format: OutputFormat) -> list[dict[str, Any]]:
     """Return the rows of a file."""
     data = path.read_bytes()
     if format == "parquet":
