@@ -5,23 +5,20 @@ When it ends, all that was written is acked, as far as a failure or a hard stop 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import anyio
 
-from streambatch.core.batches import Batch
-from streambatch.core.outcomes import Outcome, Reject
-from streambatch.core.parts import Reader, Writer
-from streambatch.core.report import DeliveringStatus, DriverState, Quantiles
+from streambatch.core.parts import Writer
+from streambatch.core.report import DeliveringStatus, DriverState
 from streambatch.core.signal import Signal
-from streambatch.delivery.dead_letters import DeadLetterEncoder, stop_share, too_many_dead
+from streambatch.delivery.dead_letters import DeadLetterEncoder
 from streambatch.delivery.outbox import Outbox
-from streambatch.delivery.owner import BatchOwner
 from streambatch.durability.checkpointed_run import CheckpointedRun
 from streambatch.microbatch.inbox import InboxAborted
 from streambatch.pipeline.context import RunContext
 from streambatch.pipeline.settings import Settings
+from streambatch.pipeline.settlement import Settlement
 from streambatch.scoring.transform import Transform
 
 LAST_SYNC_SECONDS = 2.0
@@ -38,32 +35,24 @@ class RunOutputs(NamedTuple):
     encoder: DeadLetterEncoder
 
 
-class Delivering(BatchOwner):
-    """The outputs of one run, and the acks that go back to its readers."""
+class Delivering:
+    """The outputs of one run."""
 
     def __init__(
         self,
         context: RunContext,
         settings: Settings,
-        transform: Transform,
         outputs: RunOutputs,
-        readers: Mapping[str, Reader],
+        settlement: Settlement,
         checkpointed: CheckpointedRun | None,
-        *,
-        has_full_batch: Callable[[], bool],
-        is_finite: bool,
     ) -> None:
-        """has_full_batch: whether one waits to be cut. is_finite: whether the input ends by itself."""
-        self._context, self._options, self._transform = context, settings.delivery, transform
-        self._outputs, self._readers, self._checkpointed = outputs, readers, checkpointed
-        self._has_full_batch = has_full_batch
-        self._is_finite, self._stop_at = is_finite, stop_share(settings.dead_letter, is_finite=is_finite)
-        self._latency = Quantiles()
+        self._context, self._options = context, settings.delivery
+        self._outputs, self._settlement, self._checkpointed = outputs, settlement, checkpointed
         self._reloaded = Signal()
         self.outbox = Outbox(
             outputs.sink,
             outputs.dead_letters,
-            self,
+            settlement,
             outputs.encoder,
             clock=context.clock,
             observer=context.observer,
@@ -72,31 +61,7 @@ class Delivering(BatchOwner):
     @property
     def latency(self) -> dict[str, float]:
         """From arrival to written, in seconds, by quantile."""
-        return self._latency.as_dict()
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether a full batch waits to be cut: see BatchOwner."""
-        return self._has_full_batch()
-
-    def written(self, batch: Batch, outcome: Outcome) -> None:
-        """Give back the room of a batch that was written: see BatchOwner."""
-        context = self._context
-        context.budget.give(context.feedback.written(batch, outcome))
-        for chunk in batch.chunks:
-            self._latency.add(batch.stamps.written - chunk.arrived_at, chunk.count)
-
-    def acked(self, batch: Batch, outcome: Outcome) -> None:
-        """Move positions past a batch that is durable: see BatchOwner."""
-        ledger = self._context.ledger
-        for partition, position in ledger.acked(batch, outcome).items():
-            self._readers[partition.source].acked({partition.name: position})
-        if outcome.dead and (error := too_many_dead(ledger.totals(), self._stop_at)) is not None:
-            self._context.feedback.fail(error)
-
-    def refused(self, batch: Batch, index: int, error: str) -> Reject:
-        """Return the reject of a record that the sink refused: see BatchOwner."""
-        return self._transform.refused(batch, index, error)
+        return self._settlement.latency
 
     async def run(self) -> None:
         """Write and ack until all is out; what goes on beside that ends with it. Raises what the run failed with."""
@@ -125,8 +90,8 @@ class Delivering(BatchOwner):
 
     def reload(self, settings: Settings, transform: Transform) -> None:
         """Deliver by other settings from now on; the outputs stay."""
-        self._options, self._transform = settings.delivery, transform
-        self._stop_at = stop_share(settings.dead_letter, is_finite=self._is_finite)
+        self._options = settings.delivery
+        self._settlement.reload(settings, transform)
         self._reloaded.notify()
 
     def status(self, now: float) -> DeliveringStatus:

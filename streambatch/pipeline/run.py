@@ -31,6 +31,7 @@ from streambatch.pipeline.delivering import LAST_SYNC_SECONDS, Delivering, RunOu
 from streambatch.pipeline.feedback import Feedback
 from streambatch.pipeline.reading import Input, Reading
 from streambatch.pipeline.settings import QUEUE_SHARE, Description, Settings
+from streambatch.pipeline.settlement import Settlement
 from streambatch.pipeline.status import Lifecycle, SourceFailures, new_run_id
 from streambatch.scoring.factory import encoder_for, transform_for
 from streambatch.scoring.transform import Transform
@@ -68,16 +69,15 @@ class Run:
         self._encoder = encoder_for(description.sink.format, description.record)
         transform, window = self._transform_of(settings), Window(settings.batch)
         inbox = self.reading.inbox
-        self.delivering = Delivering(
+        settlement = Settlement(
             context,
             settings,
             transform,
-            self._build_outputs(settings),
             self.reading.readers,
-            self._checkpointed,
             has_full_batch=lambda: inbox.records >= window.policy.max_records,
             is_finite=description.is_finite,
         )
+        self.delivering = Delivering(context, settings, self._build_outputs(settings), settlement, self._checkpointed)
         self.cutting = Cutting(context, settings, transform, inbox, window, self.delivering.outbox)
         self._tasks: anyio.abc.TaskGroup | None = None
         self.report: RunReport | None = None
