@@ -15,6 +15,7 @@ import anyio
 from anyio import to_thread
 
 from streambatch.codecs.formats import framing_for_format
+from streambatch.connectors.files.followed import Followed, Progress
 from streambatch.connectors.files.globs import FileStat
 from streambatch.connectors.files.identity import HEAD_BYTES
 from streambatch.connectors.files.notes import KnownFile, NoteBook
@@ -22,7 +23,7 @@ from streambatch.connectors.files.opening import Opening, open_file, opened_afte
 from streambatch.connectors.files.options import ReadingOptions
 from streambatch.connectors.files.outage import Outages
 from streambatch.connectors.files.searching import find_again, is_gone, look_at, read_heads
-from streambatch.connectors.files.tail import Followed, Tail
+from streambatch.connectors.files.tail import Tail
 from streambatch.core.backlog import Backlog, FileState, no_files
 from streambatch.core.events import FileEvent
 from streambatch.core.feed import Feed
@@ -96,9 +97,9 @@ class Follower:
         """Return what files hold that was not read, by their lengths when they were last seen."""
         files, lag = no_files(), 0
         for file in self._tail.files.values():
-            unread = max(0, file.size - file.read_to)
+            unread = max(0, file.size - file.offsets.read_to)
             lag += unread
-            files[_state_of(file, unread, is_held=file in self._retry_at)] += 1
+            files[_state_of(file, unread)] += 1
         return Backlog(lag, files)
 
     async def _look(self) -> None:
@@ -109,10 +110,10 @@ class Follower:
             await self._search()
         stats, heads, unseen = sight.stats, None, dict(sight.unseen)
         if stats != self._stats or self._tail.wants_look or sight.found_again or not self._looks:
-            if strange := self._tail.strange(stats):
-                heads, unread = await to_thread.run_sync(read_heads, {path: stats[path] for path in strange})
+            if unrecognised := self._tail.unrecognised(stats):
+                heads, unread = await to_thread.run_sync(read_heads, {path: stats[path] for path in unrecognised})
                 unseen |= unread
-                left_out = set(strange) - heads.keys()
+                left_out = set(unrecognised) - heads.keys()
                 stats = {path: stat for path, stat in stats.items() if path not in left_out}
             self._stats = stats
             for file in self._tail.see(stats, sight.held, self._intake.clock.monotonic(), heads, sight.unsought):
@@ -130,7 +131,7 @@ class Follower:
         if not known:
             return
         for each, renamed in await to_thread.run_sync(find_again, known, self._options.source, self._options.patterns):
-            file = self._tail.take_up(each, renamed.path, renamed.stat, self._intake.clock.monotonic())
+            file = self._tail.resume(each, renamed.path, renamed.stat, self._intake.clock.monotonic())
             self._handles[file] = renamed.handle
             self._tell(file, "rotated")
 
@@ -153,9 +154,9 @@ class Follower:
         share = max(SHARE_BYTES_MIN, ROUND_BYTES // len(files))
         wanted = []
         for file in files:
-            size = max(0, min(share, file.size - file.read_to))
+            size = max(0, min(share, file.size - file.offsets.read_to))
             await self._feeds[file].room(size)
-            wanted.append((self._handles[file], file.read_to, size))
+            wanted.append((self._handles[file], file.offsets.read_to, size))
         for file, read in zip(files, await to_thread.run_sync(_read_all, wanted), strict=True):
             if isinstance(read, OSError):
                 await self._hold(file, read)
@@ -169,10 +170,10 @@ class Follower:
         """Try again later, with another handle if there can be one."""
         if feed := self._feeds.get(file):
             await feed.push(b"")
-        if file.misses and error.errno == errno.ESTALE:
+        if file.is_missing and error.errno == errno.ESTALE:
             # Its server has no such file any more, and nothing leads to it.
             return await self._finish(file)
-        if not file.misses:
+        if not file.is_missing:
             self._close(file)
         seconds = self._outages.failed(file.partition, file.path, error)
         self._retry_at[file] = self._intake.clock.monotonic() + seconds
@@ -209,9 +210,9 @@ class Follower:
 
     def _start(self, handle: io.FileIO, file: Followed) -> Opening:
         start = self._options.start_of(file.partition)
-        if file.from_end:
-            return opened_after(handle, file.start, self._framing, start)
-        return opened_at(handle, file.read_to, self._framing, start)
+        if file.offsets.from_end:
+            return opened_after(handle, file.offsets.start, self._framing, start)
+        return opened_at(handle, file.offsets.read_to, self._framing, start)
 
     def _opened(self, file: Followed, opened: _Opened) -> None:
         self._handles[file] = opened.handle
@@ -266,14 +267,14 @@ class Follower:
         """Close those read longest ago. What no name leads to could not be opened again."""
         surplus = len(self._handles) - HANDLES_MAX
         if surplus > 0:
-            for file in [file for file in self._handles if not file.misses][:surplus]:
+            for file in [file for file in self._handles if not file.is_missing][:surplus]:
                 self._close(file)
 
     def _bound_partial(self) -> None:
         """Forget the oldest partial records beyond an eighth of the budget; they are read again with their rest."""
         surplus = sum(self._partial.values()) - self._intake.memory.capacity // 8
         for file in list(self._partial)[:-1]:
-            if surplus > 0 and not file.misses:
+            if surplus > 0 and not file.is_missing:
                 surplus -= self._partial.pop(file)
                 feed = self._feeds.pop(file)
                 self._tail.reread(file, feed.position)
@@ -288,12 +289,12 @@ class Follower:
         self._intake.observer.file_changed(self._options.source, file.path, event)
 
 
-def _state_of(file: Followed, unread: int, *, is_held: bool) -> FileState:
-    if is_held:
+def _state_of(file: Followed, unread: int) -> FileState:
+    if file.progress is Progress.HELD:
         return "held"
     if unread:
         return "reading" if file.was_opened else "waiting"
-    return "done" if file.is_done else "idle"
+    return "done" if file.offsets.is_done else "idle"
 
 
 def _read_all(wanted: Sequence[tuple[io.FileIO, int, int]]) -> list[_Read | OSError]:

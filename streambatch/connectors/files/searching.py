@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import NamedTuple
 
+from streambatch.connectors.files.followed import Followed, Presence
 from streambatch.connectors.files.globs import FileId, FileStat, folder_device, folders_of, home_of, look, stat_of
 from streambatch.connectors.files.identity import HEAD_BYTES, Identity
 from streambatch.connectors.files.notes import KnownFile
 from streambatch.connectors.files.opening import open_file
 from streambatch.connectors.files.outage import is_passing
-from streambatch.connectors.files.tail import MISSES_MIN, Followed, Held
+from streambatch.connectors.files.tail import Held
 
 FOUND_AGAIN_MAX = 128
 """Files that no name leads to and are open: a file is looked for only while there are fewer, else in a later look."""
@@ -58,8 +59,9 @@ def look_at(
             missing.remove(key)
     _find_homes(stats, files)
     found_again: dict[Followed, io.FileIO] = {}
-    lost = [files[key] for key in missing if files[key] not in handles and files[key].misses < MISSES_MIN]
-    room = max(0, FOUND_AGAIN_MAX - sum(file.misses > 0 for file in handles))
+    without_handle = (files[key] for key in missing if files[key] not in handles)
+    lost = [file for file in without_handle if file.presence is not Presence.GONE]
+    room = max(0, FOUND_AGAIN_MAX - sum(file.is_missing for file in handles))
     for file in lost[:room]:
         home = file.stat.home
         renamed = _elsewhere(folders_of(file.path, home.folder if home else ""), file.stat.inode, file.identity)
@@ -163,18 +165,18 @@ def _still_there(file: Followed, unseen: dict[str, OSError]) -> FileStat | None:
     try:
         status = os.stat(file.path)
         if (status.st_dev, status.st_ino) == file.stat.id:
-            return None if file.misses else stat_of(status, file.stat.folder)
+            return None if file.is_missing else stat_of(status, file.stat.folder)
         return None
     except (FileNotFoundError, NotADirectoryError):
         return _unmounted(file, unseen)
     except OSError as error:
         if is_passing(error):
             unseen[file.path] = error
-    return None if file.misses else file.stat
+    return None if file.is_missing else file.stat
 
 
 def _unmounted(file: Followed, unseen: dict[str, OSError]) -> FileStat | None:
-    if file.misses:
+    if file.is_missing:
         return None
     with suppress(OSError):
         home = file.stat.home

@@ -1,26 +1,26 @@
-"""What to make of files that grow, get other names, are cut back, replaced or deleted. Pure: what stat and the first
-bytes of a file say goes in, what to read and which file is finished comes out.
+"""Decides what to read of files that grow, get other names, are cut back, replaced or deleted, and which are finished.
 
-No byte is read twice under whatever names its file has, and no two files share a partition. While a file is open its
-device and inode say which one it is; else they are a hint, and its first bytes decide. Files of an earlier run are
-taken up where it ended, whenever they are seen first.
+Pure: the results of stat and the first bytes of files go in, files to read and finished files come out. No byte is
+read twice, whatever names its file has, and no two files share a partition. While a file is open its device and inode
+identify it; else they are a hint, and its first bytes decide. A file of an earlier run resumes where that run ended,
+whenever it is seen first. `followed` has the states of a file and all transitions.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Set
-from itertools import islice
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from streambatch.connectors.files.followed import Followed, Presence, Progress
 from streambatch.connectors.files.globs import FileId, FileStat
 from streambatch.connectors.files.identity import HEAD_BYTES, NOTHING_KNOWN, identity_of
 from streambatch.connectors.files.matching import FoundFile, match
 from streambatch.connectors.files.notes import KnownFile, NoteBook, notes_of
 from streambatch.connectors.files.partitions import PartitionNames, partition_name
+from streambatch.connectors.files.reading_order import ReadingOrder
 from streambatch.core.events import FileEvent
-
-MISSES_MIN = 2
-"""A folder that is read while a file in it is renamed may show neither name: only the next look tells."""
 
 
 class Held(NamedTuple):
@@ -30,53 +30,8 @@ class Held(NamedTuple):
     links: int
 
 
-class Followed:
-    """One file, whatever it is called.
-
-    partition: its name for good. path: where it was last found. size: how long it was last seen. read_to: offset of the
-    next byte to read. start: where reading began. from_end: it is yet to begin, after the last record that ends within
-    the first `start` bytes. end: where its last record ended, once it is done.
-    """
-
-    __slots__ = (
-        "end",
-        "from_end",
-        "grew_at",
-        "identity",
-        "is_done",
-        "is_renamed",
-        "links",
-        "misses",
-        "partition",
-        "path",
-        "read_to",
-        "size",
-        "start",
-        "stat",
-        "was_opened",
-    )  # fmt: skip
-
-    def __init__(self, partition: str, path: str, stat: FileStat, now: float) -> None:
-        self.partition, self.path, self.stat = partition, path, stat
-        self.size, self.read_to = stat.size, 0
-        self.identity = NOTHING_KNOWN
-        self.from_end = self.is_renamed = self.is_done = self.was_opened = False
-        self.misses, self.links = 0, 0
-        self.start = self.end = 0
-        self.grew_at = now
-
-    @property
-    def is_leaving(self) -> bool:
-        """Whether it is no longer, or not under its name, among the files that match."""
-        return self.is_renamed or self.misses > 0
-
-
 class Tail:
-    """The files being followed, and which of them want to be read or are finished.
-
-    Files that were there at first, and what is known of a file when it is renamed or goes, come before the rest:
-    records written one after the other are then read so, though they are in different files.
-    """
+    """The files being followed, and which of them are to be read or are finished."""
 
     def __init__(
         self,
@@ -92,16 +47,14 @@ class Tail:
         self._from_end = from_end and not self._absent
         self._names = PartitionNames(self._absent)
         self._files: dict[FileId, Followed] = {}
-        self._unread: dict[Followed, None] = {}
-        self._held: set[Followed] = set()
-        self._first: dict[Followed, int] = {}
+        self._order = ReadingOrder()
         self._is_first_look = True
         self._aside: list[Followed] = []
         self._leaving: dict[Followed, None] = {}
 
     @property
     def has_unread(self) -> bool:
-        return bool(self._unread)
+        return bool(self._order)
 
     @property
     def files(self) -> Mapping[FileId, Followed]:
@@ -110,16 +63,16 @@ class Tail:
 
     @property
     def absent(self) -> list[KnownFile]:
-        """What is known of an earlier run and was not seen in this one."""
+        """The files of an earlier run that were not seen in this one."""
         return list(self._absent.values())
 
     @property
     def wants_look(self) -> bool:
-        """Whether `see` must be told even of stats that are as they were."""
-        return bool(self._aside) or any(file.misses for file in self._leaving)
+        """Whether `see` must be given even stats that are as they were."""
+        return bool(self._aside) or any(file.is_missing for file in self._leaving)
 
-    def strange(self, stats: Mapping[str, FileStat]) -> list[str]:
-        """Return the paths of which `see` must be told the first bytes: each may be of a file that was known before."""
+    def unrecognised(self, stats: Mapping[str, FileStat]) -> list[str]:
+        """Return the paths whose first bytes `see` must be given: each may be of a file that an earlier run knew."""
         if not self._absent:
             return []
         return [path for path, stat in stats.items() if stat.id not in self._files]
@@ -132,150 +85,145 @@ class Tail:
         heads: Mapping[str, bytes] | None = None,
         unsought: Set[FileId] = frozenset(),
     ) -> list[Followed]:
-        """Learn which paths match, and what open handles say of the missing files. Returns the files just renamed.
+        """Take in a look: which paths match, and what open handles say of missing files.
 
-        heads: what begins each of the `strange` files; one that it leaves out is not taken up now. unsought: missing
-        files that may be somewhere else.
+        heads: the first bytes of each `unrecognised` file; one that it leaves out is not followed yet. unsought:
+        missing files that were not looked for under other names. Returns the files just renamed.
         """
         paths = {stat.id: path for path, stat in sorted(stats.items(), reverse=True)}
         renamed = []
-        for key, file in self._files.items():
-            path = paths.pop(key, None)
+        for id, file in self._files.items():
+            path = paths.pop(id, None)
             was_renamed = file.is_renamed
             if path is None:
-                if not file.misses or key not in unsought:
-                    self._miss(file, held.get(key), now)
+                if not file.is_missing or id not in unsought:
+                    self._miss(file, held.get(id), now)
             else:
-                stat = stats[path]
+                # A file with several names keeps the one it has: a further link to it is no renaming.
                 at_home = stats.get(file.path)
-                self._find(file, file.path if at_home is not None and at_home.id == key else path, stat, now)
+                self._find(file, file.path if at_home is not None and at_home.id == id else path, stats[path], now)
             if file.is_renamed and not was_renamed:
                 renamed.append(file)
-            if file.is_leaving and file in self._unread:
-                self._first.setdefault(file, file.size)
+            if file.is_leaving and file.progress is Progress.QUEUED:
+                self._order.put_first(file)
         self._retry_aside()
         added = self._add(sorted(paths.values(), key=lambda path: (stats[path].modified_ns, path)), stats, heads, now)
         return renamed + [file for file in added if file.is_renamed]
 
-    def take_up(self, known: KnownFile, path: str, stat: FileStat, now: float) -> Followed:
-        """Go on with a file that no matching name leads to, but a handle does. Call it before the first `see`."""
-        file = self._taken_up(self._absent.pop(known.partition), path, stat, now)
-        self._first[file] = file.size
-        self._want(file)
+    def resume(self, known: KnownFile, path: str, stat: FileStat, now: float) -> Followed:
+        """Follow a file that a handle leads to, but no name that matches. Call it before the first `see`."""
+        file = self._resumed(self._absent.pop(known.partition), path, stat, now)
+        self._order.put_first(file)
+        self._queue(file)
         return file
 
     def give_up(self, partition: str) -> None:
-        """Learn that a partition of an earlier run is over: its file won't be seen again."""
+        """Forget a file of an earlier run: it won't be seen again."""
         del self._absent[partition]
         self._book.write(partition, None)
 
     def next_round(self, files_max: int) -> list[Followed]:
         """Return files to read from, fairly by turns, but one by one, oldest first, what must come before the rest."""
-        while self._first:
-            oldest = next(iter(self._first))
-            if oldest in self._unread:
-                return [oldest]
-            del self._first[oldest]
-        return list(islice(self._unread, files_max))
+        return self._order.next_round(files_max)
 
     def started(self, file: Followed, read_to: int) -> bool:
-        """Learn where reading starts. True means that the file was never open before."""
-        if file.from_end:
-            file.start = read_to
-        file.read_to, file.from_end = read_to, False
+        """Take note of where reading starts. Returns True if the file was never open before."""
+        offsets = file.offsets
+        if offsets.from_end:
+            offsets.start = read_to
+        offsets.read_to, offsets.from_end = read_to, False
         is_first, file.was_opened = not file.was_opened, True
         return is_first
 
     def recognise(self, file: Followed, head: bytes, size: int) -> Followed:
-        """Return the file that a newly opened one continues: itself, or what its copy has just replaced at its path."""
+        """Return the file that a newly opened one continues: itself, or the one whose place its copy took."""
         if file.identity.length or len(head) < HEAD_BYTES:
             return file
         for old in self._leaving:
-            if old.misses and old.path == file.path and old.identity == identity_of(head) and size >= old.read_to:
+            is_copied = old.is_missing and old.path == file.path and old.identity == identity_of(head)
+            if is_copied and size >= old.offsets.read_to:
                 self.forget(file)
-                self.forget(old)
-                old.stat, old.size, old.misses, old.is_renamed = file.stat, size, 0, False
-                self._files[old.stat.id] = old
-                self._want(old)
-                self._note(old)
+                self._replace_by_copy(old, file.stat, size)
                 return old
         return file
 
     def accept(self, file: Followed, head: bytes, size: int, read: int, now: float) -> bool:
-        """Learn that `read` bytes came from `read_to` on, and what begins the file and how long it was just after.
+        """Count `read` bytes from `read_to` on as read. head, size: of the file just after.
 
-        False means that this is not what was read before: the bytes are not to be used, and `restart` is due.
+        Returns False when this is not the content that was read before: the bytes are not to be used, and `restart` is
+        due.
         """
-        if size < file.read_to or not file.identity.fits(head):
+        offsets = file.offsets
+        if size < offsets.read_to or not file.identity.fits(head):
             return False
-        file.read_to += read
-        has_more = file.read_to < size and (read > 0 or size != file.size)
+        offsets.read_to += read
+        # A read that brings nothing while the size stays would be repeated for ever.
+        has_more = offsets.read_to < size and (read > 0 or size != file.size)
         file.size = size
         if len(head) > file.identity.length:
             file.identity = identity_of(head)
         if read:
             self._grew(file, now)
         self._note(file)
-        self._unread.pop(file, None)
+        # Queued again, it is behind all others.
+        self._rest(file)
         if has_more:
-            self._want(file)
-        if file.read_to >= self._first.get(file, 0):
-            self._first.pop(file, None)
+            self._queue(file)
+        self._order.passed(file, offsets.read_to)
         return True
 
     def restart(self, file: Followed, now: float) -> None:
-        """Read a file that was cut back, or written anew, from its beginning, as another partition."""
+        """Read a file that was cut back, or overwritten, from its beginning, as another partition."""
         self._book.write(file.partition, None)
         file.partition = self._names.take(file.path)
-        file.read_to, file.start, file.identity, file.from_end = 0, 0, NOTHING_KNOWN, False
+        file.identity = NOTHING_KNOWN
+        file.offsets.read_to, file.offsets.start, file.offsets.from_end = 0, 0, False
         self._grew(file, now)
         self._note(file)
-        self._want(file)
-        self._first.pop(file, None)
+        self._queue(file)
+        self._order.restarted(file)
 
     def set_aside(self, file: Followed) -> None:
-        """Learn that its path leads to it no longer; where it is now the next look tells."""
-        self._unread.pop(file, None)
+        """Leave a file whose path no longer leads to it to the next look."""
+        self._become(file, Progress.ASIDE)
         self._aside.append(file)
 
     def hold(self, file: Followed) -> None:
-        """Learn that it can't be read at the moment: others don't wait for it, and it is not finished."""
-        self._held.add(file)
-        self._unread.pop(file, None)
+        """Pass over a file that can't be read at the moment. It is not finished."""
+        self._become(file, Progress.HELD)
 
     def free(self, file: Followed) -> None:
-        """Learn that reading it is worth a try again."""
-        self._held.discard(file)
-        if self._files.get(file.stat.id) is file:
-            self._want(file)
+        """Try to read a held file again."""
+        if file.progress is Progress.HELD:
+            self._become(file, Progress.QUEUED)
 
     def reread(self, file: Followed, position: int) -> None:
-        """Learn that what was read after `position` is forgotten; it is read again when the file grows or is due."""
-        file.read_to = position
+        """Forget what was read after `position`; it is read again when the file grows or is due."""
+        file.offsets.read_to = position
 
     def due(self, now: float) -> list[Followed]:
-        """Return the renamed and missing files that have been read and grew no more for `rotate_wait`."""
+        """Return the renamed and missing files that were read and did not grow for `rotate_wait`."""
         due = []
         for file in self._leaving:
-            is_sure = file.misses == 0 or file.misses >= MISSES_MIN
-            if not is_sure or file in self._unread or file in self._held:
+            if file.presence is Presence.MISSED or file.progress in (Progress.QUEUED, Progress.HELD):
                 continue
             if now - file.grew_at < self._rotate_wait:
                 continue
-            if file.read_to < file.size:
-                self._want(file)
+            if file.offsets.read_to < file.size:
+                self._queue(file)
             else:
                 due.append(file)
         return due
 
     def finish(self, file: Followed, end: int | None = None) -> FileEvent:
-        """Take a file that is due as read to its end. One that still matches is kept, should it grow after all.
+        """Count a file that is due as complete. One that still matches is kept, should it grow after all.
 
         end: where its last record ended, if that is not where reading did.
         """
         self._leaving.pop(file, None)
-        file.is_done, file.end = True, file.read_to if end is None else end
-        if not file.misses:
+        file.offsets.is_done, file.offsets.end = True, file.offsets.read_to if end is None else end
+        if not file.is_missing:
+            self._become(file, Progress.DONE)
             self._note(file)
             return "completed"
         self.forget(file)
@@ -286,19 +234,43 @@ class Tail:
         self._book.write(file.partition, None)
         self._files.pop(file.stat.id, None)
         self._leaving.pop(file, None)
-        self._unread.pop(file, None)
-        self._held.discard(file)
+        self._become(file, Progress.OVER)
+
+    def _become(self, file: Followed, progress: Progress) -> None:
+        """Make a transition of `followed.PROGRESS_TRANSITIONS`: the only place where progress changes."""
+        if file.progress is Progress.QUEUED:
+            self._order.drop(file)
+        if progress is Progress.QUEUED:
+            self._order.add(file)
+        file.progress = progress
+
+    def _appear(self, file: Followed, presence: Presence) -> None:
+        """Make a transition of `followed.PRESENCE_TRANSITIONS`: the only place where presence changes."""
+        file.presence = presence
+
+    def _queue(self, file: Followed) -> None:
+        """Have a file read from, unless it can't be read at the moment."""
+        if file.progress not in (Progress.HELD, Progress.QUEUED):
+            self._become(file, Progress.QUEUED)
+
+    def _rest(self, file: Followed) -> None:
+        """Have a file read from no longer, until something of it changes."""
+        if file.progress in (Progress.QUEUED, Progress.ASIDE):
+            self._become(file, Progress.DONE if file.offsets.is_done else Progress.IDLE)
 
     def _find(self, file: Followed, path: str, stat: FileStat, now: float) -> None:
         is_changed = stat != file.stat or path != file.path
-        if is_changed or file.misses:
-            self._want(file)
+        if is_changed or file.is_missing:
+            self._queue(file)
         if path != file.path:
             file.path, file.is_renamed, file.grew_at = path, True, now
         if stat.size != file.size:
             self._grew(file, now)
-        file.stat, file.size, file.misses, file.links = stat, stat.size, 0, 0
-        if file.is_leaving and not file.is_done:
+        file.stat, file.size, file.links = stat, stat.size, 0
+        presence = Presence.RENAMED if file.is_renamed else Presence.PLACED
+        if file.presence is not presence:
+            self._appear(file, presence)
+        if file.is_leaving and not file.offsets.is_done:
             self._leaving[file] = None
         elif not file.is_leaving:
             self._leaving.pop(file, None)
@@ -306,32 +278,53 @@ class Tail:
             self._note(file)
 
     def _miss(self, file: Followed, held: Held | None, now: float) -> None:
-        file.misses += 1
-        if file.misses == 1:
+        if not file.is_missing:
             file.grew_at = now
             self._leaving[file] = None
+            self._appear(file, Presence.MISSED)
+        elif file.presence is Presence.MISSED:
+            self._appear(file, Presence.GONE)
+        is_gone = file.presence is Presence.GONE
         if held is None:
-            if file.misses >= MISSES_MIN:
-                file.size = file.read_to
-                self._unread.pop(file, None)
+            if is_gone:
+                # Nothing leads to its unread bytes any more: without this it would never be due.
+                file.size = file.offsets.read_to
+                self._rest(file)
             return
         file.links = held.links
         if held.size != file.size:
             file.size = held.size
             self._grew(file, now)
-            self._want(file)
-        if held.links and file.misses >= MISSES_MIN:
+            self._queue(file)
+        if held.links and is_gone:
             file.is_renamed = True
 
+    def _replace_by_copy(self, file: Followed, stat: FileStat, size: int) -> None:
+        """Go on with a file in the copy that took its place: same content, another inode."""
+        self._files.pop(file.stat.id, None)
+        self._leaving.pop(file, None)
+        file.stat, file.size, file.is_renamed = stat, size, False
+        self._appear(file, Presence.PLACED)
+        self._files[stat.id] = file
+        # What kept the other inode from being read is no matter of this one.
+        if file.progress is not Progress.QUEUED:
+            self._become(file, Progress.QUEUED)
+        self._note(file)
+
     def _grew(self, file: Followed, now: float) -> None:
-        file.grew_at, file.is_done = now, False
+        file.grew_at, file.offsets.is_done = now, False
+        if file.progress is Progress.DONE:
+            self._become(file, Progress.IDLE)
         if file.is_leaving:
             self._leaving[file] = None
 
     def _retry_aside(self) -> None:
         for file in self._aside:
-            if not file.misses and file.stat.id in self._files:
-                self._want(file)
+            if file.progress is Progress.ASIDE:
+                if file.is_missing:
+                    self._rest(file)
+                else:
+                    self._queue(file)
         self._aside.clear()
 
     def _add(
@@ -344,52 +337,55 @@ class Tail:
         added = []
         for path in paths:
             if path in matches:
-                file = self._taken_up(self._absent.pop(matches[path].partition), path, stats[path], now)
+                file = self._resumed(self._absent.pop(matches[path].partition), path, stats[path], now)
             else:
-                file = Followed(self._names.take(path), path, stats[path], now)
-                file.from_end = self._is_first_look and self._from_end
-                file.start = file.size if file.from_end else 0
-                self._files[file.stat.id] = file
-                self._want(file)
-            if self._is_first_look and file in self._unread:
-                self._first[file] = file.size
+                file = self._new(path, stats[path], now)
+            if self._is_first_look and file.progress is Progress.QUEUED:
+                self._order.put_first(file)
             self._note(file)
             added.append(file)
         self._is_first_look = False
         return added
 
-    def _taken_up(self, known: KnownFile, path: str, stat: FileStat, now: float) -> Followed:
+    def _new(self, path: str, stat: FileStat, now: float) -> Followed:
+        file = Followed(self._names.take(path), path, stat, now)
+        file.offsets.from_end = self._is_first_look and self._from_end
+        file.offsets.start = file.size if file.offsets.from_end else 0
+        self._files[stat.id] = file
+        self._queue(file)
+        return file
+
+    def _resumed(self, known: KnownFile, path: str, stat: FileStat, now: float) -> Followed:
         """Return a file of an earlier run as it was then, to be read if it changed or waits to be finished."""
         notes = known.notes
-        file = Followed(known.partition, path, stat, now)
-        file.read_to, file.start, file.identity = known.position, notes.start, known.identity
-        file.is_renamed = notes.renamed or partition_name(path) != notes.path
-        file.from_end = notes.from_end and notes.inode == stat.inode
-        if notes.from_end and not file.from_end:
-            file.read_to = file.start = 0
-        file.is_done, file.end = known.is_unchanged(stat.size), notes.end or 0
-        self._files[file.stat.id] = file
-        if not file.is_done:
-            self._want(file)
-            if file.is_renamed:
+        is_renamed = notes.renamed or partition_name(path) != notes.path
+        file = Followed(known.partition, path, stat, now, is_renamed=is_renamed)
+        offsets = file.offsets
+        file.identity = known.identity
+        offsets.read_to, offsets.start = known.position, notes.start
+        offsets.from_end = notes.from_end and notes.inode == stat.inode
+        if notes.from_end and not offsets.from_end:
+            offsets.read_to = offsets.start = 0
+        offsets.is_done, offsets.end = known.is_unchanged(stat.size), notes.end or 0
+        self._files[stat.id] = file
+        if offsets.is_done:
+            self._become(file, Progress.DONE)
+        else:
+            self._queue(file)
+            if is_renamed:
                 self._leaving[file] = None
         return file
 
-    def _want(self, file: Followed) -> None:
-        """Have a file read from, unless that can't be done at the moment."""
-        if file not in self._held:
-            self._unread[file] = None
-
     def _note(self, file: Followed) -> None:
-        notes = notes_of(file.path, file.stat, file.identity)
+        notes, offsets = notes_of(file.path, file.stat, file.identity), file.offsets
         self._book.write(
             file.partition,
             replace(
                 notes,
-                start=file.start,
-                from_end=file.from_end,
+                start=offsets.start,
+                from_end=offsets.from_end,
                 renamed=file.is_renamed,
-                end=file.end if file.is_done else None,
-                size=file.size if file.is_done else 0,
+                end=offsets.end if offsets.is_done else None,
+                size=file.size if offsets.is_done else 0,
             ),
         )

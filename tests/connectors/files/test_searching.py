@@ -119,7 +119,10 @@ async def test_link_and_file_are_deleted_while_stopped(links: Path) -> None:
     (links / "0.log").unlink()
     target.unlink()
     target.parent.rmdir()
-    await runs.follow(0)
+    for _ in range(20):  # it takes three looks, for which a busy machine may have no time in one run
+        await runs.follow(0)
+        if not runs.acked.saved():
+            break
     assert list(runs.acked.saved()) == []
 
 

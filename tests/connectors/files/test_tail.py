@@ -7,9 +7,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from streambatch.connectors.files.followed import Followed
 from streambatch.connectors.files.globs import FileStat
 from streambatch.connectors.files.identity import HEAD_BYTES, NOTHING_KNOWN, identity_of
-from streambatch.connectors.files.tail import Followed, Held, Tail
+from streambatch.connectors.files.tail import Held, Tail
 
 NAMES = st.sampled_from(["log", "log.1", "log.2", "other"])
 ROTATE_WAIT = 5.0
@@ -101,7 +102,7 @@ class Following(RuleBasedStateMachine):
     @precondition(lambda self: self.handles)
     def close_the_oldest_handle(self) -> None:
         file = next(iter(self.handles))
-        if not file.misses:
+        if not file.is_missing:
             del self.handles[file]
 
     @invariant()
@@ -134,9 +135,9 @@ class Following(RuleBasedStateMachine):
             if self.names.get(file.path) != file.stat.inode:
                 return self.tail.set_aside(file)
             self.handles[file] = file.stat.inode
-            self.tail.started(file, file.read_to)
+            self.tail.started(file, file.offsets.read_to)
         content = self.inodes[self.handles[file]]
-        at = file.read_to
+        at = file.offsets.read_to
         raw = content.raw[at : at + max(0, min(size, file.size - at))]
         assert self.tail.recognise(file, content.raw[:HEAD_BYTES], len(content.raw)) is file
         if self.tail.accept(file, content.raw[:HEAD_BYTES], len(content.raw), len(raw), self.now):
@@ -242,7 +243,7 @@ def test_a_file_cut_back_to_less_than_was_read_is_another_though_it_begins_alike
     assert tail.next_round(1) == [log]
     assert not tail.accept(log, head, 8000, 0, 1.0)
     tail.restart(log, 1.0)
-    assert (log.partition, log.read_to) == ("log#2", 0)
+    assert (log.partition, log.offsets.read_to) == ("log#2", 0)
     assert tail.next_round(1) == [log]
 
 
