@@ -375,6 +375,7 @@ def _refuse_usage(error: Exception) -> int:
     message = str(getattr(error, "format_message", error.__str__)())
     if context is None:
         return _refuse(message)
+    # Without arguments typer raises an error as well, but there is nothing wrong to name.
     if not sys.argv[1:]:
         print(context.get_help(), file=sys.stderr)
         return REFUSED

@@ -155,6 +155,7 @@ class _Taken(Intake):
 
     async def put(self, chunk: Chunk) -> None:
         if self._left < chunk.count:
+            # A source pushes whole blocks, which may hold more records than the sample.
             chunk = chunk.split_off(self._left) if self._left else chunk
         if self._left:
             self.chunks.append(chunk)

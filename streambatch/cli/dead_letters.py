@@ -66,6 +66,7 @@ def replay_dead_letters(path: Path, overrides: Sequence[str], wanted: Wanted, *,
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except BaseExceptionGroup as group:
+        # The pipeline of a replay runs in a task group, whose errors come as groups.
         cause = first_cause(group)
         if isinstance(cause, StreambatchError) and not isinstance(cause, HeldError | ConfigError):
             print(f"error: {cause}", file=sys.stderr)

@@ -144,6 +144,7 @@ class Demo:
             code = self._process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self._give_up("stop")
+        # After SIGTERM a pipeline exits with 0, or something went wrong.
         if code:
             self._give_up("end well")
 
@@ -218,6 +219,7 @@ def _pipeline(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run the pipeline with its log in run.log, and kill the process at the end."""
     command = [sys.executable, "-m", "streambatch", "run", "pipeline.toml", "--report", "report.json"]
     command += ["--set", f"http.listen=127.0.0.1:{port}"]
+    # The demo has its own config: overrides in the environment are for other pipelines.
     environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     with (folder / "run.log").open("wb") as log:
         process = subprocess.Popen(

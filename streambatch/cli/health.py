@@ -25,6 +25,7 @@ def probe(url: str, *, is_ready_asked: bool) -> int:
             print(_text(answer))
             return HEALTHY
     except urllib.error.HTTPError as error:
+        # An answer of 503 is an error to urllib; its body says what is wrong.
         with error:
             print(_text(error), file=sys.stderr)
     except (OSError, ValueError, http.client.HTTPException) as error:

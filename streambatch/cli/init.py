@@ -36,6 +36,7 @@ def write_starter(folder: Path) -> int:
 
 
 def _check_free(folder: Path) -> None:
+    # Checked for all files first, so that a refusal leaves no half of a starter behind.
     there = [name for name in (CONFIG, MODEL, INPUT) if (folder / name).exists()]
     if there:
         raise ConfigError([ConfigProblem(str(folder), " and ".join(there), "a folder without, since none is replaced")])

@@ -51,6 +51,7 @@ class Rate:
         """Add the figures of a later moment and return the rate at it."""
         now, samples = figures.taken_at, self._settled
         samples.append((now, figures.settled))
+        # The newest sample is never older than itself, so the deque is not empty.
         while samples[0][0] < now - self._seconds:
             samples.popleft()
         seconds = now - samples[0][0]

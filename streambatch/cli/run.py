@@ -31,6 +31,7 @@ def _one_of(option: str, found: str, allowed: Sequence[str]) -> Any:
 
 def _progress(config: Config) -> ProgressDisplay | None:
     """Return a progress bar for a terminal, unless scores go to that terminal as well."""
+    # A bar would redraw over the scores.
     if not stderr_is_terminal() or (config.sink.type == "stdout" and sys.stdout.isatty()):
         return None
     from streambatch.cli.progress import ProgressBar

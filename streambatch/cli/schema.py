@@ -28,5 +28,6 @@ def _parts(group: Group) -> dict[str, type[Any]]:
         try:
             found[name] = find_part(group, name)
         except OptionError as error:
+            # On stderr: stdout is the schema alone, for programs.
             print(f"note: left out of {group}: {error.found}", file=sys.stderr)
     return found

@@ -59,14 +59,17 @@ def reset_state(path: Path, overrides: Sequence[str], source: str | None, *, is_
     if not (config.state_dir / FILE_NAME).exists():
         print_rows([("state", f"{config.state_dir}: none yet; nothing to forget")])
         return 0
+    # Locks the folder: a running pipeline would store its positions again.
     with StateFolder(config.state_dir), StateStore(config.state_dir) as store:
         store.open()
         _check_known(store, source)
         spool = config.state_dir / SPOOLS / (source or "")
+        # Measured before the question, which names what will be lost.
         waiting = sum(file.stat().st_size for file in spool.rglob("*.seg"))
         if not is_sure and not _confirmed(config.state_dir, source, waiting):
             print("nothing was forgotten", file=sys.stderr)
             return 1
+        # Before the spool goes: a kill in between leaves records to read again, and not positions without records.
         store.reset(source)
         shutil.rmtree(spool, ignore_errors=True)
     print(f"forgotten: {_what(source)}; the next run reads {'it' if source else 'everything'} from the beginning")

@@ -85,6 +85,7 @@ def _keys() -> Iterator[Any]:
 
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
+    # Keys come without Enter, and Ctrl-C still raises KeyboardInterrupt.
     tty.setcbreak(terminal)
 
     def pressed(seconds: float) -> str:

@@ -48,6 +48,7 @@ def fetch(base: str, token: str | None) -> dict[str, Any]:
         raise UnreachableError(_reason(error.reason)) from None
     except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
         raise UnreachableError(_reason(error)) from None
+    # Another server may answer on this port, or an older daemon whose status has no such keys.
     if not isinstance(status, dict) or not {"run", "busy_seconds", "settings"} <= status.keys():
         raise UnreachableError("it answers, but not as a streambatch daemon of this version does")
     return status
@@ -65,6 +66,7 @@ class Watcher:
         try:
             status = fetch(self.url, self._token)
         except UnreachableError as error:
+            # The view is read by the thread that draws.
             with self._lock:
                 self._live_view.lost(str(error), time.time())
             return

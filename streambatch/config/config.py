@@ -59,6 +59,7 @@ def load_config(
     sections = read_sections(draft, find)
     state_dir = _state_dir(draft, sections, environ)
     cross_check(draft, sections, state_dir)
+    # Every check has run by now: all mistakes are reported at once.
     if draft.problems:
         raise ConfigError(draft.problems, where=str(path))
     return _config(draft, sections, state_dir)
@@ -85,6 +86,7 @@ def _without_absent(value: Any) -> Any:
 def _state_dir(draft: Draft, sections: Sections, environ: Mapping[str, str]) -> Path:
     if sections.state_dir:
         return draft.path.parent / sections.state_dir
+    # systemd may name several folders, separated by colons; the first is used.
     by_systemd = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     return Path(by_systemd) if by_systemd else draft.path.parent / ".streambatch" / str(sections.name)
 
@@ -142,6 +144,7 @@ def _redact(value: Any, key: str, secrets: set[str]) -> Any:
 
 def _digest(effective: Mapping[str, Any], folder: Path) -> str:
     """Return the sha256 of the config's canonical JSON, in hexadecimal."""
+    # Deterministic key order, so that equal configs have equal digests whatever the order in the file.
     moved = _relative(effective, f"{folder}{os.sep}")
     return hashlib.sha256(msgspec.json.encode(moved, order="deterministic")).hexdigest()
 

@@ -19,6 +19,7 @@ def read_credential(name: str, environ: Mapping[str, str]) -> str | None:
         return None
     try:
         with (Path(folder) / name).open("rb") as file:
+            # One byte more than allowed tells a file that is too large, whatever its size.
             content = file.read(CREDENTIAL_BYTES_MAX + 1)
     except FileNotFoundError:
         return None

@@ -64,6 +64,7 @@ def read_draft(path: Path, overrides: Sequence[str], environ: Mapping[str, str])
     """Read a config file and merge overrides and variables into it. Raises ConfigError if the file is no TOML."""
     tables, text = _read(path)
     draft = Draft(path.absolute(), tables, text)
+    # Sorted, so that of two variables for one key the same one wins each time.
     for variable in sorted(environ):
         name = variable.removeprefix(PREFIX)
         if name != variable and name not in OF_COMMANDS and not _SET_BY_KUBERNETES.fullmatch(name):
@@ -124,6 +125,7 @@ def _put(draft: Draft, key: str, text: str, origin: str) -> None:
                 holder[int(step)] = _value(text)
             holder = holder[int(step)]
         else:
+            # The way leads through a value that is no table or list.
             draft.problem(f"{key} ({origin})", f"no {step!r} in {_dotted(steps[:at])}", "a key of a table or list")
             return
 

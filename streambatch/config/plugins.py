@@ -16,6 +16,7 @@ def find_part(group: Group, name: str | None) -> type[Any]:
     Raises OptionError, for the option `type`, when there is none, when two packages claim the name, or when the
     package that has it can't be imported.
     """
+    # Keyed by target: a package that is found twice on the path, as in an editable install, is one.
     found = {entry.value: entry for entry in _registered(group) if entry.name == name}
     if not found:
         names = installed(group)

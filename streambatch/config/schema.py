@@ -95,6 +95,7 @@ def _part(kind: str, cls: type[Any]) -> Schema:
 def _options(cls: type[Any]) -> Schema:
     """Return the schema of an options class; just an object for a plugin's class that pydantic can't describe."""
     try:
+        # Pydantic knows types, defaults and limits; what follows makes its schema one for people who write TOML.
         schema = TypeAdapter(cls).json_schema()
     except PydanticUserError:
         schema = {"type": "object", "description": cls.__doc__ or cls.__name__, "properties": {}}
@@ -115,6 +116,7 @@ def _tidied(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
             tidy[place] = _tidied(tidy[place], definitions)
         elif isinstance(tidy.get(place), list):
             tidy[place] = [_tidied(one, definitions) for one in tidy[place] if one.get("type") != "null"]
+    # An optional value is left with one alternative once null is gone.
     if len(tidy.get("anyOf", ())) == 1:
         tidy = {**tidy.pop("anyOf")[0], **tidy}
     return _described(_or_variable(_in_units(tidy)))

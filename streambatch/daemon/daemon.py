@@ -88,6 +88,7 @@ def run(
         daemon = Daemon(Assembly(config), folder, progress(config), overrides=overrides, messages=messages)
         code = anyio.run(daemon.run)
         if report is not None and daemon.pipeline.report is not None:
+            # A report that can't be written is a failure, but doesn't hide a worse one.
             code = max(code, _write_report(report, daemon.pipeline.report))
         return code
 
@@ -235,6 +236,7 @@ class Daemon:
                 token=self._config.http.token,
                 more=lifecycle_routes(self._reloader.reload) if self._config.http.lifecycle else (),
             )
+            # Before the pipeline: probes must be answered while an output makes it wait.
             address = await tasks.start(serve, app, self._config.http.listen)
             self._log.info("admin_listening", url=f"http://{address}")
             tasks.start_soon(sample_loop_lag, self._watchers.metrics, self._watchers.clock)
@@ -254,6 +256,7 @@ class Daemon:
             task_status.started()
             is_first = True
             async for number in signals:
+                # A closed terminal sends SIGHUP too, and then means a stop.
                 if number == signal.SIGHUP and not self._has_lost_terminal():
                     self._reloader.request()
                     continue
@@ -286,6 +289,7 @@ class Daemon:
         self._log.info("stopped", **_summary(report))
         if report.ended == "input_ended" and not report.records["received"] + report.records["recovered"]:
             self._log_why_nothing_came()
+        # Unacked records in files and spools are no loss: the next run reads them.
         safe = self.pipeline.safe_records
         if safe:
             self._log.info("left_to_next_run", records=safe, where="in files and spools, to be read at the next start")

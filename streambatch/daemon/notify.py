@@ -83,6 +83,7 @@ class Notifier(Observer):
     def report(self, snapshot: Snapshot) -> None:
         """Send the status line if it is due, and feed the watchdog unless a driver is stuck."""
         lines = []
+        # Only the watchdog line is left out: systemd then restarts the process after its own time.
         is_stuck = bool(snapshot.stuck(STUCK_SECONDS))
         if not is_stuck:
             lines.append("WATCHDOG=1")
@@ -101,6 +102,7 @@ class Notifier(Observer):
         self._unsent = [line for line in self._unsent if line.partition("=")[0] not in names]
         self._unsent += lines
         try:
+            # A socket for each datagram: no descriptor stays open, and systemd may have restarted in between.
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
                 sock.sendto("\n".join(self._unsent).encode(), self._address)
         except BlockingIOError:

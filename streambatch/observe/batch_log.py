@@ -66,6 +66,7 @@ class Buckets:
         """Add values of shape (n, series), or (n,) for one series. weights: (n,), how often each row counts."""
         series, width = self._counts.shape
         values = values.reshape(-1, series)
+        # One bincount for all series: each has its own range of cells.
         cells = np.searchsorted(self._bounds, values) + np.arange(0, series * width, width)
         counted = np.bincount(cells.ravel(), np.repeat(weights, series), series * width)
         self._counts += counted.reshape(series, width)
@@ -106,6 +107,7 @@ class BatchLog:
         """Log a batch whose stamps are complete up to `written`."""
         chunks = batch.chunks
         self._batches += _BATCH_ROW.pack(*_BATCH(batch), len(chunks), len(outcome.payload), *_BATCH_TIMES(batch.stamps))
+        # The usual batch lost no record: then a chunk's row needs no counting.
         if outcome.rejects or outcome.filtered:
             self._note_partly_scored(chunks, outcome)
         else:
@@ -136,6 +138,7 @@ class BatchLog:
 
     def _fold_written(self, batches: FloatArray, chunks: FloatArray) -> None:
         sequence, _, _, chunk_counts, _, opened = batches[:, :6].T
+        # Now all columns are times, and neighbours can be subtracted.
         batches[:, _RETRY] += batches[:, _RETRY - 1]
         owner = np.repeat(np.arange(len(batches)), chunk_counts.astype(np.intp))
         times, arrived, weights = batches[:, 6:], chunks[:, 0], chunks[:, 4] - chunks[:, 3]
@@ -163,6 +166,7 @@ class BatchLog:
         self.payload_size += int(payload_sizes.sum())
 
     def _fold_acks(self, acks: FloatArray) -> None:
+        # Acks may come in another order than writes.
         acks = acks[np.argsort(acks[:, 0])]
         sequence, arrived, weights = self._unacked.T
         at = np.minimum(np.searchsorted(acks[:, 0], sequence), len(acks) - 1)

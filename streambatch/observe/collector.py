@@ -160,6 +160,7 @@ class Metrics(Collector):
 
     def collect(self) -> list[Family]:
         """Return the families that have samples."""
+        # All families first: a sample for a metric that is not in the catalogue is a KeyError, which a test would find.
         families = {metric.name: metric.family() for metric in CATALOGUE}
         snapshots = [_put_pipeline(families, attached, self._clock) for attached in self._attached.values()]
         self._put_process(_SampleWriter(families), is_ready=all(snapshot.is_ready for snapshot in snapshots))
@@ -229,6 +230,7 @@ def _put_pipeline(families: Mapping[str, Family], attached: _Attached, clock: Cl
     snapshot = pipeline.snapshot()
     observer.batches.fold()
     samples = _SampleWriter(families, pipeline.name)
+    # Snapshots have monotonic times; dashboards need dates.
     wall_ahead = clock.wall() - snapshot.taken_at
     for name, value in GAUGES.items():
         samples.put(name, value(snapshot))
@@ -263,6 +265,7 @@ def _put_accounts(samples: _SampleWriter, snapshot: Snapshot) -> None:
         for reason, intentional in DROPPED:
             samples.put("records_dropped_total", counts.dropped.get(reason, 0), source, reason, intentional)
     dead_letters = snapshot.delivering.dead_letters
+    # Every known pair from the start at 0, and any other that occurred.
     for pair in dict.fromkeys((*DEAD_LETTERS, *dead_letters)):
         samples.put("records_dead_lettered_total", dead_letters.get(pair, 0), *pair)
 
@@ -292,6 +295,7 @@ def _put_source(
 def _put_stages(samples: _SampleWriter, snapshot: Snapshot, observer: MetricsObserver, wall_ahead: float) -> None:
     for trigger in TRIGGERS:
         samples.put("batches_total", snapshot.cutting.batches.get(trigger, 0), trigger)
+    # Records that come out of a stage: those batched, less those that died in it or before.
     left = observer.batches.batched
     for stage in STAGES:
         left -= observer.rejected[stage]
@@ -303,6 +307,7 @@ def _put_stages(samples: _SampleWriter, snapshot: Snapshot, observer: MetricsObs
         samples.put("stage_busy_seconds_total", seconds, stage)
         samples.put("stage_workers", 1 if stage == "sink" else snapshot.cutting.workers, stage)
     for stage, driver in snapshot.drivers.items():
+        # A driver that waits by design is alive.
         beat = driver.turned_at if driver.parked is None else snapshot.taken_at
         samples.put("heartbeat_timestamp_seconds", beat + wall_ahead, stage)
 

@@ -106,6 +106,7 @@ class LogObserver(Observer):
     def batch_written(self, batch: Batch, outcome: Outcome) -> None:
         if not outcome.rejects:
             return
+        # One line for each reason in a batch, with its first record as the example.
         examples: dict[tuple[Stage, Reason], Reject] = {}
         counts: Counter[tuple[Stage, Reason]] = Counter()
         for reject in outcome.rejects:
@@ -172,6 +173,7 @@ def configure_logs(*, is_terminal: bool, options: LogOptions | None = None) -> M
         logger_factory=_Stderr,
         cache_logger_on_first_use=False,
     )
+    # Libraries log too much below warnings.
     level = max(logging.WARNING, getattr(logging, options.level.upper()))
     logging.basicConfig(handlers=[_Forward()], level=level, force=True)
     return counting.messages

@@ -89,6 +89,7 @@ _ERRNO_TYPES: dict[int | None, ErrorType] = {
 
 def _error_type(error: BaseException) -> ErrorType:
     """Return the kind of the error that caused a sink's error."""
+    # A SinkOutage wraps the error of the system, which has the kind.
     while error.__cause__ is not None and not isinstance(error, OSError):
         error = error.__cause__
     if isinstance(error, TimeoutError):

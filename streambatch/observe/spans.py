@@ -38,6 +38,7 @@ class Spans:
         self._exporter = _LoggingExporter(exporter or OTLPSpanExporter(endpoint=endpoint))
         detected = OTELResourceDetector().detect().attributes
         resource = Resource.create({"service.name": "streambatch", "service.version": __version__, **detected})
+        # Closed by `close`, within its time, and not by an exit handler of the library.
         self._provider = TracerProvider(ALWAYS_ON, resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("streambatch", __version__)
@@ -65,6 +66,7 @@ class Spans:
 
     def close(self, seconds: float) -> None:
         """Send the queued spans for at most `seconds`, then drop the rest. Blocks."""
+        # In a thread that may be left behind: the library's shutdown has no time limit of its own.
         closing = Thread(target=self._provider.shutdown, name="last spans", daemon=True)
         closing.start()
         closing.join(seconds)

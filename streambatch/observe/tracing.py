@@ -96,10 +96,13 @@ class Tracing(Observer):
         """The last traced record in each bucket of the end-to-end latency, by the index of the bucket."""
 
     def batch_written(self, batch: Batch, outcome: Outcome) -> None:
+        # Sampled first: only batches that are traced use up the allowance.
         if self._choice.random() >= self._options.sample or not self._may_trace(batch.stamps.written):
             return
+        # Stamps are monotonic; spans need dates.
         wall_ahead = self._clock.wall() - self._clock.monotonic()
         times = _nanoseconds(_times_of(batch, min(batch.chunks, key=attrgetter("arrived_at"))), wall_ahead)
+        # A part without length, such as a retry that never was, gets no span.
         parts = [(name, *part) for name, part in zip(_PARTS, pairwise(times), strict=True) if part[0] < part[1]]
         trace_id = self._spans.send(times[0], times[-1], parts, self._attributes(batch, outcome))
         if trace_id is not None:

@@ -106,11 +106,13 @@ def _check_journal(reader: StateReader, summary: RunSummary, result: Audit) -> _
             records[key] += each.records
     is_whole = (scored, dead) == (counts.scored, counts.dead_lettered)
     result.check(f"run {run}: ranges that don't follow each other", 0, breaks)
+    # A short journal is no mistake if `[runs] keep` pruned its beginning; then none of the checks below can hold.
     if not is_whole and _is_pruned(manifest, starts):
         result.notes.append(f"run {run}: the beginning of its journal is no longer kept")
         return _AuditedRun(summary, manifest, False, scores)
     result.check(f"run {run}: scored, by its journal", counts.scored, scored, "the journal is not whole")
     result.check(f"run {run}: dead, by its journal", counts.dead_lettered, dead, "the journal is not whole")
+    # Filtered records are in the journal's ranges, but are neither scores nor dead letters.
     filtered = counts.dropped.get("filtered", 0)
     result.check(f"run {run}: records, by its journal", scored + dead + filtered, records.total())
     for source, known in manifest["sources"].items():
@@ -139,10 +141,12 @@ def _check_identity(state: StoredState, runs: Sequence[_AuditedRun], result: Aud
             went = sum(counts[name] for name in ("scored", "dead_lettered", "dropped", "unacked"))
             name = f"run {run.summary.run}: {source}: received + recovered"
             result.check(name, came, went, "not what is scored, dead, dropped and unacked")
+    # Totals have only the last run's unacked records: those that earlier runs left behind are added here.
     behind: Counter[str] = Counter()
     for run in runs[:-1]:
         for source, known in run.manifest["sources"].items():
             behind[source] += known["counts"]["unacked"]
+    # Totals cover all runs since the state began: without the first run, what was left behind is not known.
     is_all = bool(runs) and runs[0].summary.number == 1
     for source, totals in state.counts.items():
         name = f"{source}: in all runs, received + recovered"
@@ -181,6 +185,7 @@ def _check_chain(
             result.check(f"{name}: goes on where it was", read["last"], end, f"records {what} between", is_right=right)
         missing -= read["records"]
         end = read["first"]
+    # Older runs are pruned after `[runs] keep`, so their share of the records can't be found.
     if missing and runs and runs[0].summary.number > 1:
         result.notes.append(f"{name}: {missing} of its records are of runs that are no longer kept")
     else:
@@ -214,6 +219,7 @@ def _check_output(config: Config, state: StoredState, runs: Sequence[_AuditedRun
     segments, place = OutputSegments(layout, mark), position_of(mark)
     _check_length("output", segments, place, result)
     since = _runs_since(runs, "sink", mark)
+    # The output also holds the scores of pruned entries, which can't be told apart from surplus ones.
     if not since or not all(run.is_whole for run in since):
         result.notes.append("output: not counted; the journal of the runs that began it is no longer kept")
         return
@@ -224,6 +230,7 @@ def _check_output(config: Config, state: StoredState, runs: Sequence[_AuditedRun
     lost = 0
     for number in range(start.segment, place.segment + 1):
         end = place.length if number == place.segment else None
+        # The open segment has no committed record yet.
         if end == 0:
             continue
         if segments.find(number) is None:
@@ -248,6 +255,7 @@ def _runs_since(runs: Sequence[_AuditedRun], output: str, mark: Mapping[str, Any
         known = run.manifest["sinks"].get(output, {})
         if not known.get("to"):
             continue
+        # A gap means that the output was replaced, or the state reset: earlier runs wrote to another output.
         if position_of(known["to"]) != after:
             break
         after = position_of(known["from"])
@@ -274,6 +282,7 @@ def _check_length(name: str, segments: OutputSegments, place: OutputPosition, re
     path = segments.find(place.segment)
     size = path.stat().st_size if path is not None else 0
     what = f"{name}: bytes in {path or segments.name(place.segment)}, at least as committed"
+    # The mark may point at a segment that was closed since and taken away by its reader.
     is_taken = path is None and segments.layout.is_rotated and segments.closed() != []
     result.check(what, place.length, size, "what was committed is not there", is_right=size >= place.length or is_taken)
 

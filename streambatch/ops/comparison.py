@@ -63,6 +63,7 @@ class WrittenScores:
 
         Raises OutputError.
         """
+        # A batch without scores wrote nothing to the output.
         if entry.place is None or not entry.scored:
             return None
         place = OutputPosition(*entry.place)
@@ -85,6 +86,7 @@ class WrittenScores:
         """Whether the beginning of a batch in its segment is known, though the journal's beginning is lost."""
         if self._skipped is None:
             self._skipped = place
+        # Batches of one write share its end: their beginning is known only from the end of the write before.
         if place == self._skipped:
             return False
         self._start, self._is_whole = self._skipped, True
@@ -97,6 +99,7 @@ class WrittenScores:
         if self._segments.find(number) is None:
             self.missing.append(str(self._segments.name(number)))
             return
+        # The segment that was open when the run began holds records of earlier runs.
         offset = self._start.length if number == self._start.segment else 0
         self._records = self._segments.read(number, self._unterminated(number, offset))
 
@@ -141,6 +144,7 @@ def score_differences(
     if bytes(outcome.payload) == found:
         return []
     again, then = records_of(outcome.payload, format), records_of(found, format)
+    # Fewer records in the output than scored again: the missing ones are shown as nothing.
     then += [b""] * (len(again) - len(then))
     return [
         _score(entry, batch, outcome, row, path, _text(then[row]), _text(line))
@@ -153,6 +157,7 @@ def dead_letter_differences(
     entry: JournalEntry, rejects: Sequence[Reject], letters: Sequence[DeadLetter]
 ) -> list[Difference]:
     """Return the dead letters that differ, but for those of refused records: a sink wrote them, not scoring."""
+    # Encoded and decoded once, so that both sides passed the same cutting and escaping. Time and run differ by nature.
     encoded = encode_dead_letters(rejects, at=0.0, pipeline="", run="")
     again = [_compared(_LETTERS.decode(line)) for line in encoded.splitlines()]
     then = [_compared(letter) for letter in letters if letter.stage != "sink"]
@@ -195,6 +200,7 @@ def _row_differences(entry: JournalEntry, batch: Batch, outcome: Outcome, found:
 def _score(
     entry: JournalEntry, batch: Batch, outcome: Outcome, row: int, path: str, then: str, again: str
 ) -> Difference:
+    # Rejected records have no row: `index` maps rows of the outcome to records of the batch.
     place = row if outcome.index is None else int(outcome.index[row])
     chunk, index = batch.locate(place)
     return Difference(

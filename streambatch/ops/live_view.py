@@ -67,6 +67,7 @@ class LiveView:
         if statuses and statuses[-1]["run"] != status["run"]:
             statuses.clear()  # counters start again with each run
         statuses.append(status)
+        # One status older than RATE_SECONDS is kept, so that the rates cover at least that time.
         while len(statuses) > 2 and statuses[1]["uptime_seconds"] <= status["uptime_seconds"] - RATE_SECONDS:
             statuses.popleft()
         self._load = load_between(statuses[0], status)
@@ -77,6 +78,7 @@ class LiveView:
         """Record that no status came, and why. now: wall seconds."""
         since = self._down["since"] if self._down is not None else now
         self._down = {"error": error, "since": since}
+        # A gap in the history shows that the daemon was down, where zeros would show that it did nothing.
         self._remember(now, None, None)
 
     def view(self) -> View:

@@ -128,6 +128,7 @@ def _quantiles(counts: Mapping[str, float]) -> dict[str, float]:
     wanted = [("p50", 0.5), ("p95", 0.95), ("p99", 0.99)]
     for bound, count in sorted((float(bound), count) for bound, count in counts.items()):
         seen += count
+        # One bucket may hold several quantiles.
         while total and wanted and seen >= wanted[0][1] * total:
             found[wanted.pop(0)[0]] = bound
     return found

@@ -58,6 +58,7 @@ class OutputSegments:
         closed = self._names.closed(number)
         if closed.exists():
             return closed
+        # Without a mark, the open segment is the one after the last closed one.
         open_number = self._open_number or max(self._names.found(), default=0) + 1
         # The pipeline may have gone on to the next segment since the mark was stored.
         if number == open_number + 1 and self._names.closed(open_number).exists():
@@ -105,11 +106,13 @@ class TextRecords:
 
     def __init__(self, path: Path, layout: OutputLayout, start: int, end: int | None) -> None:
         self._path = path
+        # Unbuffered, since it is read in large blocks.
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  # closed by close()
         part = _FileRange(self._file, start, end)
         self._stream = _unpacked(part, layout.compression)
         # Past the start of a CSV file there is no header to read: any row is a record.
         is_headed = layout.format == "csv" and start == 0
+        # No limit on a record's length: whatever the sink wrote must be read back.
         self._framer: Any = framing_for_format(layout.format).framer(
             _NOWHERE, max_record_bytes=1 << 60, position=0 if is_headed else 1, columns=None if is_headed else ("",)
         )
@@ -258,6 +261,7 @@ def _stream(path: Path, start: int, end: int | None) -> Generator[Any, None, Non
 
     with pa.OSFile(str(path)) as file:
         reader, length = ipc.open_stream(file), file.size()
+        # A batch is read if it begins within the range: marks lie between two batches of the stream.
         while (at := file.tell()) < (length if end is None else end):
             try:
                 batch = reader.read_next_batch()

@@ -107,6 +107,7 @@ class Reloader:
         self._listener.reloading()
         try:
             prepared = await self._load()
+            # It may have ended while the config was loaded.
             self._check_running()
             self._pipeline.reload(prepared.settings, prepared.transform)
             is_new = prepared.assembly.model is not self._running.model
@@ -122,6 +123,7 @@ class Reloader:
         except Exception as error:
             problems, seconds = str(error).splitlines() or [type(error).__name__], clock.monotonic() - started
             result = self._result(False, problems=problems, model=_is_of_model(error), seconds=seconds)
+            # Errors of streambatch explain themselves; others need a traceback.
             is_expected = isinstance(error, StreambatchError)
             self._log.error("reload_failed", error=str(error), exc_info=None if is_expected else error)
         self._listener.reloaded(result, self._running)
@@ -164,6 +166,7 @@ class Reloader:
         threading.Thread(target=work, name="streambatch-reload", daemon=True).start()
         with anyio.move_on_after(self._seconds_max):
             return await loaded
+        # The thread goes on: until it ends, no other reload may begin, so that threads don't pile up.
         raise _NotNow(f"it took longer than {self._seconds_max:g} s to load")
 
     def _build_or_error(self) -> _LoadedConfig | Exception:

@@ -115,6 +115,7 @@ def replay(config: Config, wanted: DeadLetterFilter) -> ReplayResult:
     """
     result = ReplayResult()
     with StateFolder(config.state_dir) as folder:
+        # Held from here on: no pipeline can start between the choice of records and their run.
         _check_settled(config)
         _cut_torn_line(chosen_path(config))
         known = replay_history(config)
@@ -131,6 +132,7 @@ def _check_settled(config: Config) -> None:
     if not (config.state_dir / FILE_NAME).exists():
         return
     with StateStore.read(config.state_dir) as store:
+        # Such batches must be sent again exactly as they were, before any other.
         if store.intended():
             raise StateError(
                 store.path, "batches were sent whose answer did not come; run the pipeline first, which settles them"
@@ -143,8 +145,10 @@ def _choose(config: Config, wanted: DeadLetterFilter, known: ReplayHistory, resu
     headers = _CsvHeaders(sources)
     chosen: dict[RecordOrigin, list[ChosenRecord]] = {}
     for letter in dead_letters(config):
+        # A letter chosen once is never chosen again: the file of chosen records is its mark.
         if not wanted.matches(letter) or dead_letter_key(letter) in known.chosen:
             continue
+        # A record that died in a replay is traced back to where it was first read, so that its id stays the same.
         origin = known.origins.get((letter.source, letter.position))
         origin = origin or (letter.source, letter.partition, letter.position)
         source = sources.get(origin[0])
@@ -156,6 +160,7 @@ def _choose(config: Config, wanted: DeadLetterFilter, known: ReplayHistory, resu
         elif source.format == "csv" and columns is None:
             result.leave_out("the header of its CSV is no longer there")
         else:
+            # The reader frames the records again, so that the framing that was removed is put back.
             record = _framed(record_of(letter), source.format)
             key = dead_letter_key(letter)
             chosen.setdefault(origin, []).append(
@@ -216,6 +221,7 @@ def _append(path: Path, chosen: list[ChosenRecord]) -> None:
         file.write(msgspec.json.Encoder().encode_lines(chosen))
         file.flush()
         os.fsync(file.fileno())
+    # The file may be new: its name must be durable before the run that reads it.
     sync_folder(path.parent)
 
 

@@ -173,6 +173,7 @@ class ChosenRecords(Archive, ArchivedPartition):
                 break
             if chosen.origin[0] != self._origin or not chosen.record:
                 continue
+            # A chunk has one header: records of CSV files with other columns go into another chunk.
             is_other = held and chosen.columns != held[0][1].columns
             if is_other or len(held) >= CHUNK_RECORDS or size >= CHUNK_BYTES:
                 yield self._chunk(begin, held)

@@ -90,10 +90,12 @@ async def verify_run(config: Config, reader: StateReader, run: str) -> Verificat
     recorded = _recorded_config(config, manifest, result)
     assembly = _assembled(recorded, manifest, result)
     inputs = _RecordedInputs(recorded, manifest, result)
+    # Without steps and model nothing can be scored, but the inputs' digests are compared all the same.
     if assembly is not None:
         await _Scoring(recorded, reader, manifest, inputs, result).run(_transform(recorded, assembly))
     inputs.finish()
     result.differences.sort(key=lambda each: CAUSES_FIRST.index(each.what))
+    # If config, model or input differ, that is the cause; else the code may be.
     if result.verdict == "differs" and result.code and set(result.totals) <= {"score", "dead_letter", "batch"}:
         result.notes.append("the code is another one now, which may be why")
     return result
@@ -122,6 +124,7 @@ class _RecordedInputs:
         for each, opened in zip(entry.ranges, readings, strict=True):
             if opened is not None:
                 chunks += opened[0].take(each.start, each.end)
+        # A partition that was found and is lost is noted already: only sources that keep no records are noted here.
         if None in readings:
             lost = (each for each, opened in zip(entry.ranges, readings, strict=True) if opened is None)
             self._unkept |= {each.source for each in lost if (each.source, each.partition) not in self._lost}
@@ -215,6 +218,7 @@ class _Scoring:
     async def run(self, transform: Transform) -> None:
         """Score and compare all batches of the journal."""
         transform.restore(self._reader.steps_from(self._run))
+        # The state before the first journalled batch is not known, so steps with memory would start wrongly.
         if not self._is_whole:
             self._result.notes.append("the beginning of its journal was forgotten, see [runs] keep")
             self._is_lost = transform.is_ordered
@@ -235,8 +239,10 @@ class _Scoring:
     async def _compare(
         self, transform: Transform, entry: JournalEntry, batch: Batch, written: Any, letters: Any
     ) -> None:
+        # Without a record there is nothing to score; an empty outcome is compared with the journal's entry.
         outcome = await _scored(transform, batch) if batch.count else Outcome(b"", {}, [], {})
         self._result.count("records", batch.count)
+        # The journal counts a record that the sink refused as dead. Scored again, it has a score.
         refused = sum(letter.stage == "sink" for letter in letters or ())
         expected = msgspec.structs.replace(entry, scored=entry.scored + refused) if refused else entry
         differences: list[Difference] = []
@@ -337,10 +343,12 @@ def _is_journal_whole(reader: StateReader, manifest: Mapping[str, Any]) -> bool:
 
 def _batch(at: int, chunks: Sequence[Chunk]) -> Batch:
     count, size = sum(chunk.count for chunk in chunks), sum(chunk.size for chunk in chunks)
+    # Sizes and stamps have no influence on scores, only the order and number of records have.
     return Batch(at + 1, chunks, count, size, "size", Stamps(0.0, 0.0))
 
 
 async def _scored(transform: Transform, batch: Batch) -> Outcome:
+    # As in a run: a NaN in one record must not print a warning.
     with np.errstate(all="ignore"):
         if transform.model.is_async:
             return await transform.run_async(batch, _now)

@@ -34,6 +34,7 @@ class Conformance:
     def _run(self, test: Callable[[Path], Awaitable[None]], folder: Path) -> None:
         """Run an async test on every backend, with a new folder for each."""
         for backend in self.backends:
+            # Files that one backend's test leaves behind must not help the next.
             own = folder / backend
             own.mkdir()
             with plain_errors():
@@ -74,6 +75,7 @@ async def nothing_left_behind(part: object) -> AsyncIterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ResourceWarning)
         yield
+        # Transports close their sockets some turns of the loop after `close` was called.
         for _ in range(SETTLE_ROUNDS):
             opened, running = _descriptors() - descriptors, _tasks() - tasks
             if not opened and not running:

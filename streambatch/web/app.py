@@ -106,6 +106,7 @@ class _Pages:
         try:
             encode, content_type = choose_encoder(request.headers.get("accept", ""))
         except (TypeError, ValueError):  # a version that is no number
+            # A client with a broken Accept header still gets metrics, in the oldest format.
             encode, content_type = choose_encoder("")
         headers = {**HEADERS, "content-type": content_type}
         body = encode(self._registry)

@@ -49,6 +49,7 @@ class Guard:
     def __init__(self, app: ASGIApp, *, open_paths: Collection[str], token: str | None, host: str) -> None:
         self._app, self._open, self._host = app, frozenset(open_paths), host.lower()
         self._token = token.encode() if token is not None else None
+        # The cookie holds a digest, so that a browser's files don't hold the token itself.
         digest = hashlib.sha256(b"streambatch admin\0" + (self._token or b"")).hexdigest()
         # The name tells daemons with other tokens apart: cookies know a host's name and not its port.
         self._cookie, self._cookie_value = f"streambatch_{digest[:8]}", digest[8:]
@@ -75,6 +76,7 @@ class Guard:
         if self._token is None:
             return False
         cookie = request.cookies.get(self._cookie)
+        # Compared in constant time: the time of an answer must not tell how much of a token was right.
         if cookie is not None and hmac.compare_digest(cookie.encode(), self._cookie_value.encode()):
             return True
         scheme, _, sent = request.headers.get("authorization", "").partition(" ")

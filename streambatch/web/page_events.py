@@ -50,6 +50,7 @@ class EventFeed:
         """Publish a view each second until cancelled, then a last one that says how the run ended."""
         try:
             while True:
+                # Without a page to see it, a view is not worth the event loop's time.
                 if self._followers:
                     self._publish(b"view")
                 await anyio.sleep(EVERY_SECONDS)
@@ -113,6 +114,7 @@ class EventStream(Response):
 
 
 async def _cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+    # A client that goes away is noticed here only: an event that is sent to nowhere raises no error.
     while (await receive())["type"] != "http.disconnect":
         continue
     scope.cancel()

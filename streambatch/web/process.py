@@ -16,6 +16,7 @@ def process_now() -> dict[str, Any]:
 
     The memory is that of this process alone, and None where the system doesn't report it.
     """
+    # A child that has ended is in no `/proc` any more: the parent's times hold what it used.
     ended = os.times()
     cpu_seconds = time.process_time() + ended.children_user + ended.children_system + _children_seconds("self")
     return {"pid": os.getpid(), "cpu_seconds": cpu_seconds, "cpus": cpus(), "rss_bytes": rss_bytes()}

@@ -78,6 +78,7 @@ class RecentProblems(Observer):
 
     def _note(self, where: str, error: str) -> None:
         at, error = self._now(), _short(error)
+        # An error that repeats during an outage is one entry with a count.
         for known in self._errors:
             if known["over_at"] is None and (known["where"], known["error"]) == (where, error):
                 known["times"] += 1

@@ -97,6 +97,7 @@ class _AdminConnection(HttpConnection):
         """Cut off the connection that has waited longest; one that receives events goes last."""
         others = [each for each in self.connections if isinstance(each, _AdminConnection) and each is not self]
         oldest = min(others, key=lambda each: (each._is_streaming, each.expires_at))
+        # Removed at once: its loss is only noticed later, and until then the next connection would choose it again.
         self.connections.discard(oldest)
         oldest.transport.abort()
 

@@ -48,6 +48,7 @@ def work_of(snapshot: Snapshot, counting: MetricsObserver) -> dict[str, Any]:
     latency_buckets: number of records by the upper bound of their latency in seconds; each record counts once.
     """
     batches = counting.batches
+    # Batches are folded in bulk, so that the last ones are counted only after this.
     batches.fold()
     return {
         "sources": {name: _source(counts, counting.sources[name]) for name, counts in snapshot.sources.items()},

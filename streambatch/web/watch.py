@@ -109,6 +109,7 @@ class Watch:
 
     async def _keep_runs(self, state_dir: Path) -> None:
         while True:
+            # In a thread, since SQLite waits for the disk.
             self._runs = await anyio.to_thread.run_sync(past_runs, state_dir)
             await anyio.sleep(RUNS_SECONDS)
 
