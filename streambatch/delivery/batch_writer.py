@@ -9,7 +9,7 @@ from streambatch.core.clock import Clock
 from streambatch.core.events import Observer
 from streambatch.delivery.committer import Committer, ack
 from streambatch.delivery.dead_letters import DeadLetterEncoder
-from streambatch.delivery.outputs import Outputs
+from streambatch.delivery.outputs import OutputPair
 from streambatch.delivery.owner import BatchOwner, Finished
 from streambatch.delivery.posting import post
 from streambatch.delivery.replies import send_replies
@@ -20,7 +20,7 @@ class BatchWriter:
 
     def __init__(
         self,
-        outputs: Outputs,
+        outputs: OutputPair,
         owner: BatchOwner,
         encoder: DeadLetterEncoder,
         *,

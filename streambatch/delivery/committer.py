@@ -19,7 +19,7 @@ from streambatch.core.checkpoints import OutputMark
 from streambatch.core.clock import Clock
 from streambatch.core.events import Observer
 from streambatch.core.outcomes import Outcome
-from streambatch.delivery.outputs import DEAD_LETTERS, SINK, Marks, Outputs, Writes
+from streambatch.delivery.outputs import DEAD_LETTERS, SINK, Marks, OutputPair, Writes
 from streambatch.delivery.owner import BatchOwner, Finished
 
 UNSYNCED_BATCHES_MAX = 32768
@@ -73,7 +73,7 @@ class Committer:
     """Batches that are written and not acked. One task writes; `sync` may come from any task, and takes its turn."""
 
     def __init__(
-        self, checkpoints: Checkpoints, outputs: Outputs, owner: BatchOwner, *, clock: Clock, observer: Observer
+        self, checkpoints: Checkpoints, outputs: OutputPair, owner: BatchOwner, *, clock: Clock, observer: Observer
     ) -> None:
         self.checkpoints = checkpoints
         self._outputs, self._owner, self._clock, self._observer = outputs, owner, clock, observer

@@ -17,7 +17,7 @@ from streambatch.delivery.batch_writer import BatchWriter
 from streambatch.delivery.committer import Checkpoints, Committer
 from streambatch.delivery.dead_letters import DeadLetterEncoder
 from streambatch.delivery.outages import OutputOutages
-from streambatch.delivery.outputs import Marks, Outputs
+from streambatch.delivery.outputs import Marks, OutputPair
 from streambatch.delivery.owner import BatchOwner
 from streambatch.delivery.resequencer import Resequencer
 
@@ -43,7 +43,7 @@ class Outbox:
     ) -> None:
         self._owner, self._clock, self._observer = owner, clock, observer
         self.outages = OutputOutages(clock, observer)
-        self._outputs = Outputs(sink, dead_letters, self.outages)
+        self._outputs = OutputPair(sink, dead_letters, self.outages)
         self._queue = Resequencer()
         self._writer = BatchWriter(self._outputs, owner, encoder, clock=clock, observer=observer)
         self._committer: Committer | None = None

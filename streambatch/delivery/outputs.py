@@ -27,7 +27,7 @@ class Writes(NamedTuple):
     dead_letters: int
 
 
-class Output:
+class HeldOutput:
     """A writer whose calls are made again through its outages."""
 
     __slots__ = ("_outages", "_synced", "writer", "writes")
@@ -77,11 +77,11 @@ class Output:
             await self.outlast(self.writer.finish)
 
 
-class Outputs:
+class OutputPair:
     """The sink and the dead letters together."""
 
     def __init__(self, sink: Writer, dead_letters: Writer, outages: OutputOutages) -> None:
-        self.sink, self.dead_letters = Output(sink, outages), Output(dead_letters, outages)
+        self.sink, self.dead_letters = HeldOutput(sink, outages), HeldOutput(dead_letters, outages)
         self.outages = outages
 
     def restore(self, marks: Marks, commit_sink: CommitMark, commit_dead_letters: CommitMark) -> None:

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from streambatch.core.batches import Batch
 from streambatch.core.errors import SinkRefused
 from streambatch.core.outcomes import Outcome, Reject
-from streambatch.delivery.outputs import Output
+from streambatch.delivery.outputs import HeldOutput
 from streambatch.delivery.refusals import Refusals, ends_of_lines
 
 Refuse = Callable[[Batch, int, str], Reject]
 """Makes the reject of a record of the batch, by its index there, with what the sink said."""
 
 
-async def post(sink: Output, batch: Batch, outcome: Outcome, batch_id: str, refuse: Refuse) -> None:
+async def post(sink: HeldOutput, batch: Batch, outcome: Outcome, batch_id: str, refuse: Refuse) -> None:
     """Send a batch's scores under its id; records that are refused alone become rejects of the outcome.
 
     Raises SinkRefused when lines and scores don't match, so that none is to blame.
@@ -31,7 +31,7 @@ async def post(sink: Output, batch: Batch, outcome: Outcome, batch_id: str, refu
             outcome.refuse(refuse(batch, row if outcome.index is None else int(outcome.index[row]), str(why)))
 
 
-async def _bisected(sink: Output, refusals: Refusals) -> list[tuple[int, SinkRefused]]:
+async def _bisected(sink: HeldOutput, refusals: Refusals) -> list[tuple[int, SinkRefused]]:
     while (part := refusals.next_part()) is not None:
         try:
             await sink.write_batch(part.payload, part.id)

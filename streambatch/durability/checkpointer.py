@@ -14,7 +14,6 @@ from anyio import to_thread
 
 from streambatch.core.batches import Batch
 from streambatch.core.checkpoints import OutputMark
-from streambatch.core.chunks import Partition
 from streambatch.core.clock import Clock
 from streambatch.core.ledger import Ledger
 from streambatch.core.outcomes import Outcome
@@ -51,7 +50,7 @@ class Checkpointer:
         self._numbers = BatchNumbers(state.state_id, state.next_batch)
         self._unacked = UnackedBatches()
         self._positions = PartitionPositions(state.partitions, readers, ledger)
-        self._digests, self._digest_of = Digests(), dict[Partition, str]()
+        self._digests = Digests()
         self._counts: Mapping[str, Counts] = {}
         self._outputs: Mapping[str, OutputMark] = dict(state.outputs)
 
@@ -110,7 +109,7 @@ class Checkpointer:
         Raises StateOutage, after which the same may be stored later.
         """
         noted, digests = point
-        self._digest_of |= await self._digests.until(digests)
+        self._positions.hashed(await self._digests.until(digests))
         # The digests are of all that was noted up to the point: of what is acked only if that is the same.
         is_all = noted == self._unacked.acked + len(finished)
         checkpoint = self._checkpoint(finished, marks, with_digests=is_all)
@@ -127,7 +126,7 @@ class Checkpointer:
         counts = self._ledger.after(finished)
         entries = self._unacked.first(len(finished))
         self._positions.look()
-        self._positions.advance(entries, self._digest_of if with_digests else None)
+        self._positions.advance(entries, with_digests=with_digests)
         partitions = self._positions.changed()
         outputs = {name: mark for name, mark in marks.items() if self._outputs.get(name) != mark}
         if not entries and not outputs and not partitions and counts == self._counts:
@@ -154,5 +153,4 @@ class Checkpointer:
         for partition in checkpoint.forgotten:
             self._positions.forget(partition)
             self._unacked.forget(partition)
-            self._digest_of.pop(partition, None)
             self._digests.forget(partition)

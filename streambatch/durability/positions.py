@@ -31,6 +31,7 @@ class PartitionPositions:
             for source, names in stored.items()
             for name, partition in names.items()
         }
+        self._digests: dict[Partition, str] = {}
         self._changed: set[Partition] = set()
         self._over: set[Partition] = set()
 
@@ -54,13 +55,17 @@ class PartitionPositions:
         self.look()
         return any(self._partitions[each].position for each in self._changed - known)
 
-    def advance(self, entries: Sequence[JournalEntry], digests: Mapping[Partition, str] | None) -> None:
-        """Move the positions past what is acked. digests: of all that is acked then; None where they aren't known."""
+    def hashed(self, digests: Mapping[Partition, str]) -> None:
+        """Take in the digests of partitions that were written to since the last call."""
+        self._digests.update(digests)
+
+    def advance(self, entries: Sequence[JournalEntry], *, with_digests: bool) -> None:
+        """Move the positions past what is acked. with_digests: whether the digests are of all that is acked then."""
         acked = {(each.source, each.partition): each.end for entry in entries for each in entry.ranges}
         for (source, name), position in acked.items():
             if source in self.resumable:
                 partition = Partition(source, name)
-                digest = digests.get(partition) if digests is not None else None
+                digest = self._digests.get(partition) if with_digests else None
                 known = self._known(partition, position)
                 read_to = max(known.read_to, position)
                 self._change(partition, known, position=position, read_to=read_to, digest=digest)
@@ -84,6 +89,7 @@ class PartitionPositions:
         self._over.discard(partition)
         self._changed.discard(partition)
         self._partitions.pop(partition, None)
+        self._digests.pop(partition, None)
 
     def _known(self, partition: Partition, begun: int) -> PartitionProgress:
         """Return how far a partition has come: one that is new, to where it was begun."""

@@ -191,7 +191,8 @@ class SpoolFolder:
         """Where the next record begins."""
         self.corrupt = 0
         """Segments that were put aside, or are missing, since the start."""
-        self._folder, self._segment_bytes, self._keys = folder, segment_bytes, keys
+        self.keys = keys
+        self._folder, self._segment_bytes = folder, segment_bytes
         self._active: _ActiveSegment | None = None
         self._reading = SegmentFile()
 
@@ -208,7 +209,7 @@ class SpoolFolder:
     def open(self, acked: int, known_to: int) -> RecoveredRecords:
         """Make whole what is there. acked, known_to: see `scan_segment`. Raises OSError."""
         _make(self._folder)
-        self._keys.load()
+        self.keys.load()
         listed = self._listed()
         known_to = max(acked, known_to)
         self.position = known_to
@@ -221,7 +222,7 @@ class SpoolFolder:
             known += found.records[0] - found.records[1]
             new += found.records[1]
             for key_at, key in found.keys:
-                self._keys.add(key_at, key)
+                self.keys.add(key_at, key)
             # One without a whole request is gone; the next to be written gets its name, and must not be removed for it.
             if segment.records_end > acked if segment.is_aside else segment.length:
                 self.segments.append(segment)
@@ -268,7 +269,7 @@ class SpoolFolder:
         doomed = self.removable(acked)
         if not doomed:
             return
-        self._keys.save([entry for segment in doomed for entry in segment.keys], now)
+        self.keys.save([entry for segment in doomed for entry in segment.keys], now)
         for segment in doomed:
             segment.is_doomed = True
             if not segment.is_aside:

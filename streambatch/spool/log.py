@@ -60,8 +60,8 @@ class SpoolLog:
         self._source, self._memory, self._clock, self._observer = source, memory, clock, observer
         self._received = received
         share = memory.capacity // SHARE
-        self.keys = SpoolKeys(folder, window)
-        self._folder = SpoolFolder(folder, min(SEGMENT_BYTES, max_bytes // SEGMENTS_MIN), self.keys)
+        segment_bytes = min(SEGMENT_BYTES, max_bytes // SEGMENTS_MIN)
+        self._folder = SpoolFolder(folder, segment_bytes, SpoolKeys(folder, window))
         self._disk = SpoolDisk(source, folder, clock, observer)
         self._queue = RequestQueue(share)
         self.space = SpoolSpace(self._folder, self._disk, self._queue, max_bytes)
@@ -71,6 +71,11 @@ class SpoolLog:
         self._reader = SpoolReader(
             source, self._folder, memory, clock, ready_max=share, put_aside=self._put_aside, lost=lost
         )
+
+    @property
+    def keys(self) -> SpoolKeys:
+        """The idempotency keys that were stored."""
+        return self._folder.keys
 
     @property
     def end(self) -> int:

@@ -31,14 +31,55 @@ class _Ready(NamedTuple):
     """The position where they end."""
 
 
+class _ReadyChunks:
+    """The records in memory, in order."""
+
+    __slots__ = ("_chunks", "size")
+
+    def __init__(self) -> None:
+        self._chunks: deque[_Ready] = deque()
+        self.size = 0
+        """Bytes of their records."""
+
+    def __bool__(self) -> bool:
+        return bool(self._chunks)
+
+    @property
+    def end(self) -> int:
+        """Where the last of them ends."""
+        return self._chunks[-1].end
+
+    def add(self, ready: _Ready) -> None:
+        self._chunks.append(ready)
+        self.size += ready.chunk.size if ready.chunk is not None else 0
+
+    def pop(self) -> _Ready:
+        ready = self._chunks.popleft()
+        self.size -= ready.chunk.size if ready.chunk is not None else 0
+        return ready
+
+
 class _Cursor:
-    """Where the next read begins: the segment, the offset there, how many of its records came before."""
+    """Where the next read begins."""
 
-    __slots__ = ("offset", "records", "segment")
+    __slots__ = ("offset", "position", "records", "segment")
 
-    def __init__(self, segment: SpoolSegment | None = None) -> None:
-        self.segment = segment
-        self.offset = self.records = 0
+    def __init__(self) -> None:
+        self.position = 0
+        """Up to where records were handed out, or are in memory."""
+        self.segment: SpoolSegment | None = None
+        self.offset = 0
+        """In the segment."""
+        self.records = 0
+        """Records of the segment that were handed out."""
+
+    def enter(self, segment: SpoolSegment) -> None:
+        """Go to the start of a segment."""
+        self.segment, self.offset, self.records = segment, 0, 0
+
+    def reach(self, position: int) -> None:
+        """Go no further back than a position."""
+        self.position = max(self.position, position)
 
 
 class SpoolReader:
@@ -61,15 +102,13 @@ class SpoolReader:
         self._ready_max, self._put_aside, self._lost = ready_max, put_aside, lost
         self.backlog = 0
         """Records that are durable and were not handed out."""
-        self._ready: deque[_Ready] = deque()
-        self._ready_size = 0
-        self._cursor = _Cursor()
-        self._read_to = self._durable_to = 0
+        self._ready, self._cursor = _ReadyChunks(), _Cursor()
+        self._durable_to = 0
         self._advanced = Signal()
 
     def begin(self, acked: int, durable_to: int, backlog: int) -> None:
         """Begin after the records that are acked."""
-        self._read_to, self._durable_to, self.backlog = acked, durable_to, backlog
+        self._cursor.position, self._durable_to, self.backlog = acked, durable_to, backlog
 
     def advance(self, durable_to: int) -> None:
         """Take note that records up to a position are durable."""
@@ -78,12 +117,11 @@ class SpoolReader:
 
     def keep(self, chunk: Chunk | None, block: NewBlock, place: BlockPlace) -> None:
         """Keep records that have become durable in memory, if they are next and few enough; else let them go."""
-        reached = self._ready[-1].end if self._ready else self._read_to
-        is_next = place.base == reached and self._ready_size < self._ready_max
+        reached = self._ready.end if self._ready else self._cursor.position
+        is_next = place.base == reached and self._ready.size < self._ready_max
         if is_next and (chunk is not None or not block.count):
             again = None if chunk is None else respooled(self._source, chunk, place.base)
-            self._ready.append(_Ready(again, place, place.base + block.size))
-            self._ready_size += block.size if chunk is not None else 0
+            self._ready.add(_Ready(again, place, place.base + block.size))
         elif chunk is not None:
             self._memory.give(chunk.size)
 
@@ -93,37 +131,38 @@ class SpoolReader:
             chunk = self.take_ready()
             if chunk is not None:
                 return chunk
-            if self._read_to < self._durable_to:
+            if self._cursor.position < self._durable_to:
                 await self._read_back()
             else:
                 await self._advanced.wait()
 
     def take_ready(self) -> Chunk | None:
         """Return the next records if they are in memory."""
+        cursor = self._cursor
         while self._ready:
-            chunk, place, end = self._ready.popleft()
-            if place.segment is not self._cursor.segment:
-                self._cursor = _Cursor(place.segment)
-            self._cursor.offset, self._read_to = place.next_offset, max(self._read_to, end)
+            chunk, place, end = self._ready.pop()
+            if place.segment is not cursor.segment:
+                cursor.enter(place.segment)
+            cursor.offset = place.next_offset
+            cursor.reach(end)
             if chunk is not None:
-                self._ready_size -= chunk.size
-                self._cursor.records += chunk.count
+                cursor.records += chunk.count
                 self.backlog -= chunk.count
                 return chunk
         return None
 
     def close(self) -> None:
-        """Let go of what is in memory."""
-        for chunk, _, _ in self._ready:
+        """Give back what is in memory."""
+        while self._ready:
+            chunk, _, _ = self._ready.pop()
             if chunk is not None:
                 self._memory.give(chunk.size)
-        self._ready.clear()
 
     async def _read_back(self) -> None:
         """Read what is next from disk into memory; put the segment aside that turns out to be damaged."""
         segment = self._segment_to_read()
         if segment is None:
-            self._read_to = self._durable_to  # what lies between was put aside earlier
+            self._cursor.position = self._durable_to  # what lies between was put aside earlier
             return
         cursor, limit = self._cursor, segment.length
         await self._memory.reserve(READ_BYTES)
@@ -133,7 +172,7 @@ class SpoolReader:
                 partial(self._folder.read, segment, cursor.offset, limit, READ_BYTES)
             )
             wall, now = self._clock.wall(), self._clock.monotonic()
-            chunks = chunks_of(self._source, data, headers, self._read_to, wall=wall, now=now)
+            chunks = chunks_of(self._source, data, headers, cursor.position, wall=wall, now=now)
         except SegmentDamaged:
             await self._pass_over(segment)
             return
@@ -141,19 +180,18 @@ class SpoolReader:
             self._memory.take(sum(chunk.size for chunk in chunks))
             self._memory.give(READ_BYTES)
         cursor.offset += headers[-1].next_offset
-        self._read_to = max(self._read_to, headers[-1].end)
+        cursor.reach(headers[-1].end)
         for chunk in chunks:
-            self._ready.append(_Ready(chunk, BlockPlace(segment, cursor.offset, chunk.base), self._read_to))
-            self._ready_size += chunk.size
+            self._ready.add(_Ready(chunk, BlockPlace(segment, cursor.offset, chunk.base), cursor.position))
 
     def _segment_to_read(self) -> SpoolSegment | None:
-        at = self._cursor.segment
-        if at is not None and self._cursor.offset < at.length and at.end > self._read_to:
+        cursor, at = self._cursor, self._cursor.segment
+        if at is not None and cursor.offset < at.length and at.end > cursor.position:
             return at
         for segment in tuple(self._folder.segments):
-            if segment.end > self._read_to and segment is not at:
-                self._cursor = _Cursor(segment)
-                self._read_to = max(self._read_to, segment.first)
+            if segment.end > cursor.position and segment is not at:
+                cursor.enter(segment)
+                cursor.reach(segment.first)
                 return segment
         return None
 
@@ -164,4 +202,4 @@ class SpoolReader:
         lost = segment.records - self._cursor.records
         self.backlog -= lost
         self._lost(lost)
-        self._read_to = max(self._read_to, segment.end)
+        self._cursor.reach(segment.end)
