@@ -152,7 +152,7 @@ class DeadLetterFile(Writer):
             raise
 
     async def _go_on(self) -> None:
-        """Go on after what the file holds."""
+        """Write after what the file holds, on a line of its own."""
         await self._file.file.end_line()
         if self._file.length:
             self._file.begin_record()

@@ -1,4 +1,4 @@
-"""Sends a batch to a sink that tells batches apart by an id; what the sink will never take dies, the rest is taken."""
+"""Sends a batch under its id. Records that the sink will never take are found by halving and die; the rest is sent."""
 
 from __future__ import annotations
 

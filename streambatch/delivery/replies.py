@@ -1,7 +1,7 @@
 """Hands the answers of written batches to where their records came from.
 
-An origin is a chunk's own: whoever framed it put it there. It is told of every record once, in order, also when it
-wants the answers no more.
+The source that framed a chunk put its origin there. An origin gets every record's answer once, in order, also when
+its client is gone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Origin(Protocol):
     """Takes answers in. Must not block and must not raise."""
 
     def answer(self, records: int, size: int, lines: bytes) -> None:
-        """Learn the answers to that many records of so many bytes, framing included, one line each."""
+        """Take the answers to so many records of so many bytes, framing included, one line each."""
         ...
 
 

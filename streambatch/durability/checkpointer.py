@@ -1,7 +1,7 @@
 """Makes checkpoints: gathers what a pipeline says of the batches it writes, and stores it in one transaction.
 
 What a checkpoint says of one moment is true of that moment: counts, positions, lengths and journal are those after the
-batches it acks, whatever goes on meanwhile.
+batches it acks, though reading, scoring and writing go on meanwhile.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Checkpointer:
             steps=self._dump(steps) if steps is not None else None,
             journal=entries,
             changes=self._unacked.changes_in(len(entries)),
-            left=(postponed[0], postponed[-1]) if postponed else None,
+            postponed=(postponed[0], postponed[-1]) if postponed else None,
         )
 
     def _stored(self, checkpoint: Checkpoint) -> None:

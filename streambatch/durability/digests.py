@@ -18,7 +18,7 @@ from streambatch.core.chunks import Chunk, Partition
 SENT_BYTES = 4 << 20
 """Bytes that the thread gets at once, or more: each time it is woken it takes its turn from the event loop."""
 HELD_BYTES_MAX = 8 << 20
-"""Bytes that may wait to be hashed before whoever brings them waits too."""
+"""Bytes that may wait to be hashed; with more of them the writer waits too."""
 
 
 class _Stretch:
@@ -47,7 +47,7 @@ class Digests:
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[list[_Stretch] | DigestPoint | Partition | None] = SimpleQueue()
-        self._points: deque[DigestPoint] = deque()  # those that nobody was told of
+        self._points: deque[DigestPoint] = deque()  # those whose digests were not returned yet
         self._runs: list[_Stretch] = []
         self._unsent = 0
         self._digests: dict[Partition, Any] = {}
@@ -65,7 +65,7 @@ class Digests:
         self._unsent += chunk.size
 
     def point(self) -> DigestPoint:
-        """Return what tells, once it is reached, the digests of all that was added before."""
+        """Return a point that has, once it is reached, the digests of all that was added before."""
         self._send()
         point = DigestPoint()
         self._points.append(point)
@@ -73,8 +73,10 @@ class Digests:
         return point
 
     async def until(self, point: DigestPoint) -> dict[Partition, str]:
-        """Wait for a point. Returns the digests that changed up to it and were not returned before: who waited for an
-        earlier point may have been cancelled."""
+        """Wait for a point. Returns the digests that changed up to it and were not returned before.
+
+        Earlier points are included: a wait for one of them may have been cancelled.
+        """
         await point.reached()
         digests: dict[Partition, str] = {}
         while point in self._points:
@@ -82,7 +84,7 @@ class Digests:
         return digests
 
     def forget(self, partition: Partition) -> None:
-        """Let go of the digest of a partition that is over; one that comes again under its name is hashed anew."""
+        """Drop the digest of a partition that is over; one that comes again under its name is hashed from its start."""
         self._send()
         self._queue.put(partition)
 
@@ -121,7 +123,7 @@ class Digests:
                 try:
                     for run in item:
                         self._hash(run)
-                except Exception as error:  # whoever waits is to fail, and not to wait for good
+                except Exception as error:  # raised to the tasks that wait, which would else wait for ever
                     failure = error
 
     def _hash(self, run: _Stretch) -> None:
@@ -151,6 +153,6 @@ class DigestPoint:
         return self.digests
 
     def reach(self, digests: dict[Partition, str], failure: Exception | None) -> None:
-        """Tell them, from the thread."""
+        """Set the digests, or why there are none. Called from the thread."""
         self.digests, self._failure = digests, failure
         self._reached.set()

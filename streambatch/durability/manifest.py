@@ -39,36 +39,39 @@ class Provenance:
 
 
 class RunProgress(msgspec.Struct):
-    """What the store keeps of a run as it goes on; its fields are the row's columns, in order.
-
-    journal_from, journal_to: ids of its first and last row in the journal; none if the first is past the last.
-    reads, reads_seal: how many partitions it read, and the sum of their rows' seals. detail, ended: JSON.
-    """
+    """What the store keeps of a run as it goes on; its fields are the row's columns, in order."""
 
     number: int
     checkpoints: int
     at: float
     journal_from: int
+    """Id of its first row in the journal."""
     journal_to: int
+    """Id of its last row in the journal; less than `journal_from` if it has none."""
     reads: int
+    """How many partitions it read."""
     reads_seal: bytes
+    """The sum of the seals of their rows."""
     detail: str
+    """A RunDetail, as JSON."""
     ended: str | None
+    """A RunEnd, as JSON; None while the run goes on, or if it was killed."""
 
 
 @resolved_early
 class RunDetail(msgspec.Struct):
-    """What a run has counted, and the outputs' marks as it found them and by its last checkpoint.
-
-    changes: what was changed while it went on, in the order of batches; of very many, the last ones. changes_forgotten:
-    how many came before those.
-    """
+    """What a run has counted, written and changed."""
 
     counts: dict[str, Counts] = {}
+    """By source."""
     outputs_from: dict[str, Mapping[str, Any]] = {}
+    """The outputs' marks as it found them."""
     outputs_to: dict[str, Mapping[str, Any]] = {}
+    """The outputs' marks by its last checkpoint."""
     changes: list[RunChange] = []
+    """What was changed while it went on, in the order of batches; of very many, the last ones."""
     changes_forgotten: int = 0
+    """How many changes came before those."""
 
     def add_changes(self, changes: Sequence[RunChange]) -> None:
         """Add changes that came after those known."""
@@ -125,7 +128,7 @@ def describe_run(
 
 
 def code_revision() -> str | None:
-    """Return the git commit of the code that runs, as far as its installation or the checkout it lies in tells."""
+    """Return the git commit of the code that runs, as far as its installation or its checkout says."""
     package = Path(__file__).parents[1]
     return _installed_revision() or _checked_out_revision(package.parent / ".git")
 

@@ -34,112 +34,117 @@ class RecordRange(msgspec.Struct, frozen=True, gc=False):
 
 
 class JournalEntry(msgspec.Struct, frozen=True):
-    """An acked batch: its number, what it was cut from, what became of it, where its scores end.
-
-    place: number of the output's segment and the length up to which the batch reaches; None where outputs have none.
-    """
+    """An acked batch: what it was cut from, and what became of it."""
 
     batch: int
+    """Its number."""
     ranges: tuple[RecordRange, ...]
     scored: int
     dead: int
     place: tuple[int, int] | None = None
+    """The output's segment that holds its scores, and where in it they end; None where outputs have no segments."""
 
 
 class IntendedBatch(msgspec.Struct, frozen=True):
-    """A batch that is about to be sent: cut the same again, it has the same number and the same id.
-
-    revision: how often it had to be cut otherwise than it was sent before; each has an id of its own.
-    """
+    """A batch that is about to be sent: cut the same again, it has the same number and the same id."""
 
     batch: int
+    """Its number."""
     ranges: tuple[RecordRange, ...]
     revision: int = 0
+    """How often it had to be cut otherwise than it was sent before; each revision has an id of its own."""
 
 
 class PartitionProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a partition that can be read again has come.
-
-    digest: sha256, in hexadecimal, of what this run has acked of it, from the first position to `position`.
-    """
+    """How far a partition that can be read again has come."""
 
     position: int
+    """Where its acked records end."""
     read_to: int
+    """Where the records end that were ever received."""
     notes: PartitionNotes
     digest: str | None = None
+    """Sha256, in hexadecimal, of the records that this run has acked of it, from its first position to `position`."""
 
 
 class RunChange(msgspec.Struct, frozen=True, kw_only=True):
-    """What was changed while a run went on, and since which batch: all from that number on were made with it, up to
-    the next change.
-
-    at: wall seconds. batch: the number of the first batch, as in the journal. config: the sections of the effective
-    config that differ from those before, whole. config_digest, model: as in RunStart.
-    """
+    """A change of config or model while a run went on. It holds for all batches from `batch` to the next change."""
 
     at: float
+    """Wall seconds."""
     batch: int
+    """The number of the first batch, as in the journal."""
     config: Mapping[str, Any]
+    """The sections of the effective config that differ from those before, whole."""
     config_digest: str | None
+    """As in RunStart."""
     model: Mapping[str, Any]
+    """As in RunStart."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a checkpoint stores at once.
-
-    at: wall seconds. counts: of this run, by source. partitions: those that moved or have new notes.
-    forgotten: partitions that are over. outputs: marks that changed, by name. steps: state of the steps with memory;
-    None leaves what is stored. journal: the batches acked since the last checkpoint. changes: those that began with
-    one of these batches. left: first and last number of intended batches that stay so, whatever is acked.
-    """
+    """All that a checkpoint stores at once."""
 
     at: float
+    """Wall seconds."""
     counts: Mapping[str, Counts] = {}
+    """Of this run, by source."""
     partitions: Mapping[Partition, PartitionProgress] = {}
+    """Those that moved or have new notes."""
     forgotten: Sequence[Partition] = ()
+    """Partitions that are over."""
     outputs: Mapping[str, OutputMark] = {}
+    """Marks that changed, by the output's name."""
     steps: bytes | None = None
+    """State of the steps with memory; None leaves what is stored."""
     journal: Sequence[JournalEntry] = ()
+    """The batches acked since the last checkpoint."""
     changes: Sequence[RunChange] = ()
-    left: tuple[int, int] | None = None
+    """Those that began with one of these batches."""
+    postponed: tuple[int, int] | None = None
+    """First and last number of the intended batches that a later run is to cut; they stay when later ones are acked."""
 
 
 class StoredPartition(SavedPartition, frozen=True, kw_only=True):
-    """A saved partition with the number of its acked records, of all runs, and the digest of the last run's."""
+    """A saved partition, with what only the state's readers want to know."""
 
     records: int
+    """Its acked records, of all runs."""
     digest: str | None
+    """Of those that the last run acked."""
 
 
 class StoredState(msgspec.Struct, frozen=True, kw_only=True):
-    """What the last checkpoint left.
-
-    state_id: made with the file; with it a batch's number is its own for good. readings: by source, the options that
-    its positions depend on. counts: by source, of all runs; `unacked` is the last run's. runs: number of the last run.
-    checkpointed_at: wall seconds; None before the first checkpoint.
-    """
+    """What the last checkpoint left."""
 
     state_id: str
+    """Made with the file: numbers of batches of different states are told apart by it."""
     readings: Mapping[str, Mapping[str, Any]]
+    """By source, the options that its positions depend on."""
     partitions: Mapping[str, Mapping[str, StoredPartition]]
+    """By source and name."""
     outputs: Mapping[str, OutputMark]
+    """By the output's name."""
     steps: bytes | None
+    """State of the steps with memory."""
     counts: Mapping[str, Counts]
+    """By source, of all runs; `unacked` is the last run's."""
     runs: int
+    """The number of the last run."""
     next_batch: int
+    """The number of the next new batch."""
     checkpointed_at: float | None
+    """Wall seconds; None before the first checkpoint."""
 
 
 @resolved_early
 class RunStart(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a run when it begins. `describe_run` fills it.
-
-    started: wall seconds. readings: as in StoredState. sinks: what is known of each output, by the name of its mark.
-    """
+    """What is known of a run when it begins. `describe_run` fills it."""
 
     run: str
     pipeline: str
     started: float
+    """Wall seconds."""
     pid: int
     version: str
     revision: str | None
@@ -149,7 +154,9 @@ class RunStart(msgspec.Struct, frozen=True, kw_only=True):
     config_digest: str | None
     model: Mapping[str, Any]
     sinks: Mapping[str, Mapping[str, Any]]
+    """What is known of each output, by the name of its mark."""
     readings: Mapping[str, Mapping[str, Any]]
+    """As in StoredState."""
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):

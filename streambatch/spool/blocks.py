@@ -1,9 +1,10 @@
 """How records lie in a spool: blocks in segments, and which of them count after a crash. Pure: bytes in, findings out.
 
-A block is a header, what is to be known of its records, their ends, and their bytes. A position counts record bytes
-alone, over all segments. What was written between two fsyncs is a group, and may be there after a crash in any part;
-every block says how much of its segment was durable before its group, so that a torn end, which nobody was told is
-safe, can be told from damage to what was. A request's blocks follow each other and count only together with the last.
+A block is a header, information on its records, their ends, and their bytes. A position counts record bytes alone,
+over all segments. What was written between two fsyncs is a group. After a crash any part of a group may be there, and
+no sender was answered for it. So every block says how much of its segment was durable before its group: a torn end is
+inside the last group, and anything before it that doesn't check out is damage. A request's blocks follow each other
+and count only together with the last.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class RequestKey(msgspec.Struct, frozen=True, array_like=True):
 
 
 class BlockInfo(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """What is to be known of the records of a block besides their bytes."""
+    """Information on the records of a block besides their bytes and ends."""
 
     columns: tuple[str, ...] | None = None
     fault: Fault | None = None
@@ -54,21 +55,21 @@ _encoder, _decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(BlockInf
 
 
 class NewBlock:
-    """Records of one chunk on their way into a spool; `packed` is everything of the block but its header.
+    """Records of one chunk on their way into a spool: a block that has no place yet."""
 
-    Nothing is packed in a part that is staged in a file. arrived_at: wall seconds.
-    """
+    __slots__ = ("arrived_at", "count", "info_bytes", "packed", "size")
 
-    __slots__ = ("about_bytes", "arrived_at", "count", "packed", "size")
-
-    def __init__(self, packed: Sequence[bytes], about_bytes: int, count: int, size: int, arrived_at: float) -> None:
-        self.packed, self.about_bytes, self.count, self.size = packed, about_bytes, count, size
+    def __init__(self, packed: Sequence[bytes], info_bytes: int, count: int, size: int, arrived_at: float) -> None:
+        self.packed = packed
+        """Everything of the block but its header; nothing if it is staged in a file."""
+        self.info_bytes, self.count, self.size = info_bytes, count, size
         self.arrived_at = arrived_at
+        """Wall seconds."""
 
     @property
     def body_bytes(self) -> int:
         """Bytes of the block but its header."""
-        return self.about_bytes + _ENDS.itemsize * self.count + self.size
+        return self.info_bytes + _ENDS.itemsize * self.count + self.size
 
     @property
     def block_bytes(self) -> int:
@@ -101,7 +102,7 @@ def pack_header(block: NewBlock, packed: Sequence[bytes], *, position: int, sync
     """
     flags = _MORE if more else 0
     facts = _FACTS.pack(
-        block.body_bytes, position, synced, block.count, block.size, block.about_bytes, block.arrived_at, flags
+        block.body_bytes, position, synced, block.count, block.size, block.info_bytes, block.arrived_at, flags
     )
     crc = crc32(facts)
     for piece in packed:
@@ -118,7 +119,7 @@ class BlockHeader(NamedTuple):
     synced: int
     records: int
     size: int
-    about_bytes: int
+    info_bytes: int
     arrived_at: float
     flags: int
 
@@ -152,22 +153,22 @@ def block_at(data: memoryview, offset: int) -> BlockHeader | None:
     if crc32(data[offset + _MARK.size : offset + length]) != crc:
         return None
     header = BlockHeader(offset, *_FACTS.unpack_from(data, offset + _MARK.size))
-    if header.body_bytes != header.about_bytes + _ENDS.itemsize * header.records + header.size:
+    if header.body_bytes != header.info_bytes + _ENDS.itemsize * header.records + header.size:
         return None
     return header
 
 
 def info_of(data: memoryview, header: BlockHeader) -> BlockInfo:
     """Return what a block says of its records."""
-    if not header.about_bytes:
+    if not header.info_bytes:
         return _NOTHING
     start = header.offset + HEADER_BYTES
-    return _decoder.decode(data[start : start + header.about_bytes])
+    return _decoder.decode(data[start : start + header.info_bytes])
 
 
 def ends_of(data: memoryview, header: BlockHeader) -> IntArray:
     """Return where a block's records end, counted from where its first begins."""
-    start = header.offset + HEADER_BYTES + header.about_bytes
+    start = header.offset + HEADER_BYTES + header.info_bytes
     return np.frombuffer(data, _ENDS, header.records, start).astype(np.int64)
 
 
@@ -237,24 +238,25 @@ def _alike(data: memoryview, headers: Sequence[BlockHeader]) -> Iterator[tuple[l
 
 
 class SegmentScan(NamedTuple):
-    """What a segment holds: whole requests up to an offset and a position, and what comes after.
-
-    records_end: where the last record ends, 0 without any; only blocks without records come after.
-    records: those that end after the first, and after the second, of the positions asked for.
-    is_torn: what comes after was never said to be safe. is_damaged: some of it was.
-    """
+    """What a segment holds: whole requests up to an offset and a position, and what comes after."""
 
     length: int
+    """The offset where the last whole request ends."""
     end: int
+    """The position where it ends."""
     records_end: int
+    """Where the last record ends, 0 without any; only blocks without records come after."""
     records: tuple[int, int]
+    """How many records end after the first, and after the second, of the positions asked for."""
     keys: list[tuple[float, RequestKey]]
     is_torn: bool
+    """Whether more comes, none of which was ever said to be safe."""
     is_damaged: bool
+    """Whether more comes, or should, that had been said to be safe."""
 
 
 def scan_segment(data: memoryview, first: int, *, acked: int, known_to: int, ends_at: int | None) -> SegmentScan:
-    """Go through a segment whose records begin at `first`.
+    """Return what a segment holds whose records begin at `first`.
 
     acked, known_to: where acked records end, and those known to have been safe. ends_at: where the segment's records
     are known to end, since another one follows; None for the last one, which alone may have a torn end.
@@ -299,10 +301,10 @@ def _ending_after(data: memoryview, header: BlockHeader, position: int) -> int:
 
 
 def _was_safe(data: memoryview, offset: int) -> bool:
-    """Tell whether a later block says that what lies at `offset` had been durable before it was written.
+    """Whether a later block says that what lies at `offset` had been durable before it was written.
 
-    Records may hold what looks like blocks, and looking closely is slow: after many in vain it is taken for damage,
-    which puts the segment aside and throws nothing away.
+    Records may hold what looks like blocks, and each look reads a block. After many looks in vain it is taken for
+    damage, which puts the segment aside and throws nothing away.
     """
     held = bytes(data[offset:])
     at = held.find(MAGIC, 1)

@@ -49,7 +49,7 @@ _NAME = re.compile(r"(\d{20})\.seg(\.corrupt)?")
 
 
 class SpoolSyncError(Exception):
-    """An fsync failed: what was written since the last one may be lost, whatever the next one says."""
+    """An fsync failed: what was written since the last one may be lost, even if the next one succeeds."""
 
 
 class SegmentDamaged(Exception):
@@ -86,7 +86,7 @@ class BlockPlace(NamedTuple):
 
 
 class RecoveredRecords(NamedTuple):
-    """What is in a spool when it is opened: records acked by nobody, known to have been received or not known."""
+    """Records in a spool when it is opened that were not acked: known to have been received, or new to the state."""
 
     known: int
     new: int
@@ -183,7 +183,7 @@ class SegmentFile:
 
 
 class SpoolFolder:
-    """See the module."""
+    """The segments of one spool; the keys in them; and where the next record begins."""
 
     def __init__(self, folder: Path, segment_bytes: int, keys: SpoolKeys) -> None:
         self.segments: list[SpoolSegment] = []
@@ -207,7 +207,7 @@ class SpoolFolder:
         return max((segment.records_end for segment in tuple(self.segments)), default=0)
 
     def open(self, acked: int, known_to: int) -> RecoveredRecords:
-        """Make whole what is there. acked, known_to: see `scan_segment`. Raises OSError."""
+        """Read what is there, and repair it. acked, known_to: see `scan_segment`. Raises OSError."""
         _make(self._folder)
         self.keys.load()
         listed = self._listed()
@@ -329,7 +329,7 @@ class SpoolFolder:
         if found.is_damaged and not segment.is_aside:
             self.put_aside(segment)
         if segment.is_aside and ends_at is None:
-            self.position = max(self.position, segment.first + size)  # past whatever positions it had
+            self.position = max(self.position, segment.first + size)  # past any position that it may have held
         if segment.is_aside:
             return found
         if found.length == 0:

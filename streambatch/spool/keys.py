@@ -50,7 +50,7 @@ class SpoolKeys:
         return found[1] if found is not None and found[0] + self._window > now else None
 
     def add(self, at: float, key: RequestKey) -> None:
-        """Learn a key, and forget what no longer counts."""
+        """Remember a key, and forget those that no longer count."""
         self._known.pop(key.key, None)
         self._known[key.key] = (at, key)
         while self._known:

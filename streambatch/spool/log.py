@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class SpoolLog:
-    """The spool of one source; see the module."""
+    """The spool of one source. `write` and `next` are for one task each; `append` is for any."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class SpoolLog:
     async def append(self, pending: PendingRequest) -> None:
         """Hand a request to the writer, in turn, once little enough waits to be written. Raises SourceError."""
         since = self._clock.monotonic()
-        with anyio.CancelScope(shield=True):  # what was read is stored, also by a task that is told to stop
+        with anyio.CancelScope(shield=True):  # what was read is stored, also by a task that is cancelled
             await self._queue.room()
         waited = self._clock.monotonic() - since
         if waited > BLOCKED_SECONDS_MIN:
@@ -121,7 +121,7 @@ class SpoolLog:
         self._writer.acked(position)
 
     def hurry(self) -> None:
-        """Keep nobody waiting for room any more, nor long for a full disk: a stop stores what was read."""
+        """End the waits for room, and wait no longer than a moment for a full disk: a stop stores what was read."""
         self._disk.hurry()
         self._queue.hurry()
         self._writer.wake()
@@ -156,7 +156,7 @@ class SpoolLog:
         return self._reader.take_ready()
 
     async def close(self) -> None:
-        """Let go of everything; the writer has ended."""
+        """Close every file and give back what is in memory; the writer has ended."""
         self._reader.close()
         await to_thread.run_sync(self._folder.close)
 
@@ -178,7 +178,7 @@ class SpoolLog:
         self._reader.advance(self._folder.position)
 
     def _refused(self, group: Sequence[PendingRequest], error: OSError) -> None:
-        """Settle what a full disk did not take; those who wait for it still have it."""
+        """Settle what a full disk did not take: its senders wait, and still have it."""
         for pending in group:
             self._memory.give(pending.held)
             pending.settle(SpoolFull(f"the spool can't be written: {error.strerror}"))

@@ -74,11 +74,11 @@ class _Cursor:
         """Records of the segment that were handed out."""
 
     def enter(self, segment: SpoolSegment) -> None:
-        """Go to the start of a segment."""
+        """Move to the start of a segment."""
         self.segment, self.offset, self.records = segment, 0, 0
 
     def reach(self, position: int) -> None:
-        """Go no further back than a position."""
+        """Move to a position, unless it is further already."""
         self.position = max(self.position, position)
 
 
@@ -196,7 +196,7 @@ class SpoolReader:
         return None
 
     async def _pass_over(self, segment: SpoolSegment) -> None:
-        """Go on after a damaged segment; what was not read of it is lost."""
+        """Put a damaged segment aside and continue after it; what was not read of it is lost."""
         if not segment.is_aside:
             await self._put_aside(segment)
         lost = segment.records - self._cursor.records

@@ -33,7 +33,7 @@ class PendingRequest:
         """chunks: the records of each block; None for those that are staged and not in memory."""
         self.request, self.chunks = request, chunks
         self.is_awaited = is_awaited
-        """Whether somebody waits until it is durable, and is told if it can't be stored."""
+        """Whether its sender waits until it is durable, and gets an answer if it can't be stored."""
         self.block_bytes = request.block_bytes
         self.held = sum(chunk.size for chunk in chunks if chunk is not None)
         """Bytes of records in memory."""
@@ -56,7 +56,7 @@ class RequestQueue:
     """Requests that wait to be written, in the order in which they came."""
 
     def __init__(self, held_max: int) -> None:
-        """held_max: bytes of records in memory from which on whoever brings more waits."""
+        """held_max: bytes of records in memory from which on `room` waits."""
         self.held = self.block_bytes = 0
         self.failure: Exception | None = None
         """Why nothing can be stored any more."""
@@ -81,7 +81,7 @@ class RequestQueue:
         return self.held >= self._held_max
 
     async def room(self) -> None:
-        """Wait until little enough waits to be written, or until waiting is no use."""
+        """Wait until the queue is not full, or is hurried, or has failed."""
         while self.is_full and not self._is_hurried and self.failure is None:
             await self._room.wait()
 
@@ -98,11 +98,11 @@ class RequestQueue:
         self.block_bytes -= pending.block_bytes
 
     def wake(self) -> None:
-        """Let those look again who wait for room."""
+        """Wake the tasks that wait for room."""
         self._room.notify()
 
     def hurry(self) -> None:
-        """Keep nobody waiting for room from now on."""
+        """End the waits for room, now and later."""
         self._is_hurried = True
         self.wake()
 

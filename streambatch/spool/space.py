@@ -42,7 +42,7 @@ class SpoolSpace:
         return inf if self._disk.is_hurried else self.max_bytes - self._folder.size - self.staged
 
     def fits(self, block_bytes: int) -> bool:
-        """Whether there is room for blocks; an empty spool takes whatever is next."""
+        """Whether there is room for blocks; an empty spool takes a request of any size."""
         return self._folder.size == 0 or block_bytes <= self.free
 
     def is_crowded(self, acked: int) -> bool:

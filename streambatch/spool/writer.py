@@ -127,5 +127,5 @@ class SpoolWriter:
 
 
 def closed(source: str) -> SourceError:
-    """Return what is raised to those who come once the writer has ended."""
+    """Return what an append raises once the writer has ended."""
     return SourceError(source, "its spool is closed")

@@ -1,8 +1,9 @@
 """A file that one process appends to, on behalf of a sink or of the dead letters.
 
-What is written is there whole or not at all: a write that fails half-way is cut off again, so that trying it anew
-doubles nothing. What `sync` has returned for is durable. An fsync that failed is final, since the system may have
-thrown the data away; what else fails of a disk is an outage. While the file is open no other process can claim it.
+What is written is there whole or not at all: a write that fails half-way is cut off again, so that the same write may
+be made again. What `sync` has returned for is durable. An fsync that failed is final, since the system may have thrown
+the data away and cleared the error; anything else that fails on a disk is an outage. While the file is open no other
+process can claim it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _LASTING = frozenset(
         errno.ENOTDIR, errno.ENXIO,
     )
 )  # fmt: skip
-"""What stays as it is until somebody changes the path or what is there; anything else of a disk may pass."""
+"""Errors that last until the path, or the file there, is changed; any other error of a disk may pass."""
 
 
 def disk_error(owner: str, error: OSError, path: Path) -> SinkError:
@@ -226,7 +227,10 @@ def _rename(old: Path, new: Path) -> None:
 
 
 def _holder(status: os.stat_result) -> str:
-    """Say who holds the lock on a file, as Linux lists it: `1: FLOCK ADVISORY WRITE <pid> <device>:<inode> 0 EOF`."""
+    """Return which process holds the lock on a file, as text.
+
+    Linux lists locks so: `1: FLOCK ADVISORY WRITE <pid> <device>:<inode> 0 EOF`.
+    """
     wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     with contextlib.suppress(OSError):
         for line in Path("/proc/locks").read_text().splitlines():

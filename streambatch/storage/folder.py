@@ -1,4 +1,4 @@
-"""The state folder and who holds it: one process at a time, by a lock that the system drops with its process."""
+"""The state folder and its holder: one process at a time, by a lock that the system drops with its process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streambatch.core.errors import ConfigError, ConfigProblem, HeldError
 
 LOCK = "lock"
 CLAIM_SECONDS = 0.1
-"""How long a claim waits for another to let go: who only asks whether a folder is held holds it for a moment."""
+"""How long a claim waits for the lock: `held_by`, called in another process, holds it for a moment."""
 _CLAIM_TRIES = 5
 
 
@@ -73,7 +73,7 @@ class StateFolder:
 
 
 def held_by(folder: Path) -> str | None:
-    """Return the id of the process that holds a state folder, `unknown` if it left none; None if nobody does."""
+    """Return the id of the process that holds a state folder, `unknown` if it left none; None if none does."""
     try:
         lock = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -124,7 +124,7 @@ class Database:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let nothing be written by another thread while several rows are read."""
+        """Keep other threads from writing while several rows are read."""
         with self._turn:
             yield
 
@@ -262,14 +262,16 @@ def _connected(path: Path, option: str) -> sqlite3.Connection:
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Let others read while this one writes, and have every transaction fsynced."""
+    """Use a write-ahead log, so that others read while this one writes, and fsync every transaction."""
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
 
 
 def _check_writable(connection: sqlite3.Connection) -> None:
-    """Refuse a connection that SQLite made read-only because it couldn't open the file or its log for writing: no
-    waiting cures that one. Its transactions begin all the same, so something is written, and taken back."""
+    """Raise for a connection that SQLite made read-only, since it couldn't open the file or its log for writing.
+
+    No waiting cures that connection. Its transactions begin all the same, so something is written, and rolled back.
+    """
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.execute(f"PRAGMA user_version = {schema_version(connection)}")
@@ -280,8 +282,8 @@ def _check_writable(connection: sqlite3.Connection) -> None:
 def _snapshot(path: Path) -> sqlite3.Connection:
     """Return a connection that sees the file as it is now.
 
-    Without a log nobody writes, or has only begun to and leaves the file alone for long: then it can be read without
-    anything beside it, and so also by who may not write there.
+    Without a log no process writes to the file, or one has only begun to and won't touch it for long. Then it can be
+    read without a file beside it, and so also where only reading is allowed.
     """
     is_at_rest = not path.with_name(f"{path.name}-wal").exists()
     connection = _connected(path, "immutable=1" if is_at_rest else "mode=ro")
@@ -307,7 +309,7 @@ def _check_version(path: Path, connection: sqlite3.Connection, *, is_reader: boo
 
 @contextmanager
 def _undecodable(path: Path) -> Iterator[None]:
-    """Raise what values of other types than were stored raise, also in SQLite's own messages, as damage."""
+    """Raise as damage what is raised for values of other types than were stored, also from SQLite's own messages."""
     try:
         yield
     except (TypeError, ValueError, LookupError) as error:

@@ -114,7 +114,7 @@ class StateReader:
         return build_manifest(begun, progress, self._why(progress), named)
 
     def has_scored(self, sha256: str) -> bool:
-        """Tell whether a run that is kept scored records, and had a model of this digest at its start or later."""
+        """Whether a run that is kept scored records, and had a model of this digest at its start or later."""
         query = """SELECT begun, progress.* FROM runs JOIN progress USING (number)
             WHERE instr(begun, ?1) OR instr(detail, ?1)"""
         with self._reading() as database:
@@ -127,7 +127,7 @@ class StateReader:
         return False
 
     def steps_from(self, run: str) -> bytes | None:
-        """Return the state of the steps with memory when a run began; None for one that began anew."""
+        """Return the state of the steps with memory when a run began; None for one that began without."""
         with self._reading() as database:
             for (steps,) in database.rows("SELECT steps_from FROM runs WHERE run = ?", run):
                 return steps  # type: ignore[no-any-return]  # a blob

@@ -64,17 +64,17 @@ CREATE TABLE journal (id INTEGER PRIMARY KEY, at REAL, packed BLOB, digest BLOB)
 
 
 class StoreHead(msgspec.Struct):
-    """The one row of `store`, but for its id and seal.
-
-    runs: number of the last run. journal: id of the last journal row. at: when the last checkpoint was stored.
-    """
+    """The one row of `store`, but for its id and seal; its fields are the columns, in order."""
 
     written_by: str
     state_id: str
     runs: int
+    """The number of the last run."""
     next_batch: int
     journal: int
+    """The id of the last journal row."""
     at: float | None
+    """When the last checkpoint was stored."""
 
 
 def _create(connection: sqlite3.Connection) -> None:
@@ -91,7 +91,7 @@ LADDER: list[Callable[[sqlite3.Connection], None]] = [_create]
 
 
 def climb(connection: sqlite3.Connection) -> None:
-    """Take the file to this version, in one transaction; its seal is checked before and made anew after."""
+    """Take the file to this version, in one transaction; its seal is checked before and computed again after."""
     version = schema_version(connection)
     if version == len(LADDER):
         return
@@ -135,7 +135,7 @@ def write_head(connection: sqlite3.Connection, head: StoreHead, seals: int) -> N
 
 
 def is_sealed_rightly(connection: sqlite3.Connection) -> bool:
-    """Read every sealed row and tell whether they are those that were stored."""
+    """Whether the sealed rows are those that were stored; reads them all."""
     return read_head(connection)[1] == sum_of_seals(connection)
 
 
@@ -175,7 +175,7 @@ def find_row(connection: sqlite3.Connection, table: str, key: Sequence[Any]) -> 
 
 
 def _sealed_rows(connection: sqlite3.Connection) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Yield the rows of whatever tables there are: an older version may have others than this one."""
+    """Yield the rows of all tables that there are: an older version may have others than this one."""
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")
     for (table,) in tables.fetchall():
         if table not in _UNSEALED:

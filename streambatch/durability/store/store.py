@@ -244,7 +244,9 @@ def _put_journal(transaction: Transaction, progress: RunProgress, checkpoint: Ch
     # Numbers go up: what was intended before the last acked batch and is not acked was never cut again, or is left.
     if connection.execute("SELECT 1 FROM intents LIMIT 1").fetchone():
         last = max(entry.batch for entry in checkpoint.journal)
-        transaction.clear("intents", "batch <= ? AND batch NOT BETWEEN ? AND ?", last, *(checkpoint.left or (0, -1)))
+        transaction.clear(
+            "intents", "batch <= ? AND batch NOT BETWEEN ? AND ?", last, *(checkpoint.postponed or (0, -1))
+        )
 
 
 def _put_counts(transaction: Transaction, counts: Mapping[str, Counts]) -> None:
