@@ -16,10 +16,11 @@ from streambatch.codecs.formats import TABLES
 from streambatch.core.errors import SinkOutage, StreambatchError
 from streambatch.core.parts import Sink, Writer
 from streambatch.core.wrapping import WritingSink
-from streambatch.testing.conformance import Conformance, nothing_left_behind, skip, turns
+from streambatch.testing.building import check_builds_again, new_writer, part_of, pickled
+from streambatch.testing.conformance import nothing_left_behind, skip, turns
 from streambatch.testing.kept import Kept
-from streambatch.testing.rows import Row, check_same, encoded, encoder_of_rows
-from streambatch.testing.writing import WritesRows, part_of, writer_of
+from streambatch.testing.rows import Row, encoded, encoder_of_rows
+from streambatch.testing.writing import ReadsRows, WritesRows
 
 BATCHES, BATCH_ROWS, LARGE_ROWS = 20, 50, 60_000
 OUTAGE_WRITES = 100
@@ -27,23 +28,17 @@ CANCEL_AFTER = (0, 1, 2, 3, 10)
 """Turns of the event loop after which a write is cancelled."""
 
 
-class SinkConformance(Conformance):
+class SinkConformance(ReadsRows):
     """What a pipeline relies on in a sink. Inherit; say with `make_sink` and `read_rows` how yours is made and read.
 
     shows_synced: whether what was synced can be read before the sink is closed.
-    overtakes: whether rows of a write that was cancelled may arrive after those of later ones, as over a network.
     """
 
     shows_synced: ClassVar[bool] = True
-    overtakes: ClassVar[bool] = False
 
     def make_sink(self, folder: Path) -> Sink | WritingSink:
         """Return a sink whose output is in `folder`, the same for the same folder."""
         raise NotImplementedError("define make_sink: how is your sink made?")
-
-    def read_rows(self, folder: Path) -> list[Row] | None:
-        """Return all rows of the output, in order; None for a sink that keeps nothing."""
-        raise NotImplementedError("define read_rows: what does the output hold?")
 
     def around(self, folder: Path) -> AbstractAsyncContextManager[None]:
         """Return what must be there while a sink is made and used, such as a server that it connects to."""
@@ -158,7 +153,7 @@ class SinkConformance(Conformance):
     def test_close_may_be_called_twice_and_without_open(self, tmp_path: Path) -> None:
         async def test(folder: Path) -> None:
             async with self.around(folder):
-                await writer_of(self.make_sink(folder), folder).close()
+                await new_writer(self.make_sink(folder), folder).close()
             async with self._open(folder) as (writer, write):
                 await write(_rows(0, 1))
                 await _complete(writer)
@@ -180,8 +175,28 @@ class SinkConformance(Conformance):
                     await _complete(writer)
             except StreambatchError:
                 return self._check(folder, old)
-            rows = self.read_rows(folder)
-            assert rows in (None, old + new, new), f"expected old and new rows, or new ones alone; found {rows}"
+            self._check_second(folder, old, new)
+
+        self._run(test, tmp_path)
+
+    def test_its_options_are_pickled_and_build_one_writer_after_the_other(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            old, new = _rows(0, 5), _rows(5, 2)
+            async with self.around(folder):
+                sink = self.make_sink(folder)
+                pickled(sink)
+                check_builds_again(sink)
+                async with self._opened(sink, folder) as (writer, write):
+                    await write(old)
+                    await _complete(writer)
+                pickled(sink)
+                try:
+                    async with self._opened(sink, folder) as (writer, write):
+                        await write(new)
+                        await _complete(writer)
+                except StreambatchError:
+                    return self._check(folder, old)
+            self._check_second(folder, old, new)
 
         self._run(test, tmp_path)
 
@@ -248,7 +263,7 @@ class SinkConformance(Conformance):
         async def test(folder: Path) -> None:
             async with self.around(folder):
                 sink = self.make_sink(folder)
-                writer, encoder = writer_of(sink, folder), encoder_of_rows(sink.format)
+                writer, encoder = new_writer(sink, folder), encoder_of_rows(sink.format)
                 async with nothing_left_behind(part_of(writer)):
                     is_open = False
                     async with self.outage(folder):
@@ -333,43 +348,25 @@ class SinkConformance(Conformance):
     @asynccontextmanager
     async def _open(self, folder: Path, kept: Kept | None = None) -> AsyncIterator[tuple[Writer, WritesRows]]:
         """Open a writer as a pipeline does, with what is kept of the output. Yields it, and what writes rows to it."""
-        async with self.around(folder):
-            sink = self.make_sink(folder)
-            writer = writer_of(sink, folder)
-            write = WritesRows(writer, sink.format)
-            if kept is not None:
-                if not writer.is_rewindable:
-                    skip("it can't be taken back")
-                kept.restore(writer)
-            async with nothing_left_behind(part_of(writer)):
-                try:
-                    await writer.open(write.header())
-                    yield writer, write
-                finally:
-                    await writer.close()
+        async with self.around(folder), self._opened(self.make_sink(folder), folder, kept) as opened:
+            yield opened
 
-    def _check(self, folder: Path, expected: Sequence[Row]) -> None:
-        rows = self.read_rows(folder)
-        if rows is not None:
-            check_same(rows, expected)
-
-    def _check_repeated(self, folder: Path, expected: Sequence[Row]) -> None:
-        """Check that all rows came, in order; some may have come again."""
-        rows = self.read_rows(folder)
-        if rows is not None:
-            first = list(dict.fromkeys(rows))
-            assert first == list(expected), f"{len(expected)} rows were written, {len(first)} different ones came"
-
-    def _check_torn(self, folder: Path, before: Sequence[Row], cancelled: Sequence[Row], later: Sequence[Row]) -> None:
-        rows = self.read_rows(folder)
-        if rows is not None:
-            count = len(rows) - len(before) - len(later)
-            assert 0 <= count <= len(cancelled), f"{len(rows)} rows: some were lost or doubled"
-            if self.overtakes:
-                rows.sort(key=set(cancelled).__contains__)  # to the end, in the order they have among them
-                check_same(rows, [*before, *later, *cancelled[:count]])
-            else:
-                check_same(rows, [*before, *cancelled[:count], *later])
+    @asynccontextmanager
+    async def _opened(
+        self, sink: Sink | WritingSink, folder: Path, kept: Kept | None = None
+    ) -> AsyncIterator[tuple[Writer, WritesRows]]:
+        writer = new_writer(sink, folder)
+        write = WritesRows(writer, sink.format)
+        if kept is not None:
+            if not writer.is_rewindable:
+                skip("it can't be taken back")
+            kept.restore(writer)
+        async with nothing_left_behind(part_of(writer)):
+            try:
+                await writer.open(write.header())
+                yield writer, write
+            finally:
+                await writer.close()
 
 
 def _check_named(writer: Writer, error: Exception) -> None:

@@ -17,13 +17,13 @@ import anyio
 from streambatch.codecs.formats import framing_for_format
 from streambatch.core.budget import SMALLEST_MEMORY
 from streambatch.core.chunks import KEPT_OF_OVERSIZE, Chunk
-from streambatch.core.parts import Reader, Site, Source
-from streambatch.core.wrapping import RunningSource, WrappedReader, as_source
-from streambatch.spool.spooled import reader_of
+from streambatch.core.parts import Reader, Source
+from streambatch.core.wrapping import RunningSource, as_source
+from streambatch.testing.building import check_builds_again, new_reader, part_of, pickled
 from streambatch.testing.conformance import Conformance, nothing_left_behind, plain_errors, settled, skip, turns
 from streambatch.testing.fakes import CollectingIntake
 from streambatch.testing.resuming import AckedRecords, Found
-from streambatch.testing.watching import WatchedIntake, check_chunk, check_memory
+from streambatch.testing.watching import WatchedIntake, check_chunk, check_memory, check_records
 
 LIMIT, OVERSIZE = 4096, 100_000
 """`max_record_bytes` in the test of it, and the bytes of a record far over it."""
@@ -40,6 +40,8 @@ class SourceConformance(Conformance):
     """
 
     many: ClassVar[int] = 2000
+    can_be_read_again: ClassVar[bool] = True
+    """Whether a second reader finds the records of the first; False if reading uses them up, or `send` adds to them."""
 
     def make_source(self, folder: Path, records: Sequence[bytes]) -> Source | RunningSource:
         """Return a new source of exactly these records, in this order. folder: an empty one, for this test alone."""
@@ -88,9 +90,24 @@ class SourceConformance(Conformance):
                 assert source.name, "name is empty"
                 assert isinstance(source.is_finite, bool), f"is_finite is {source.is_finite!r}; expected True or False"
                 framing_for_format(source.format)
-                reader = _reader(source, folder)
+                reader = new_reader(source, folder)
                 reader.acked({})
                 reader.acked({"a partition it may not have": 1})
+
+        self._run(test, tmp_path)
+
+    def test_its_options_are_pickled_and_build_one_reader_after_the_other(self, tmp_path: Path) -> None:
+        async def test(folder: Path) -> None:
+            records = self._records(self.many)
+            async with self.around(folder):
+                source = self.make_source(folder, records)
+                pickled(source)
+                check_builds_again(source)
+                for state in ("first", "second") if self.can_be_read_again else ("first",):
+                    reader = new_reader(source, folder, state)
+                    intake = await self._read_all(reader, records, is_finite=source.is_finite)
+                    check_records(self._found(source, intake), records)
+                pickled(source)
 
         self._run(test, tmp_path)
 
@@ -99,7 +116,7 @@ class SourceConformance(Conformance):
             for count in (self.many, 1, 0):
                 records = self._records(count)
                 intake, source = await self._read(folder / str(count), records)
-                self._check_records(self._found(source, intake), records)
+                check_records(self._found(source, intake), records)
 
         self._run(test, tmp_path)
 
@@ -199,7 +216,7 @@ class SourceConformance(Conformance):
                 intake.go_on()
                 await intake.holds(len(records))
                 now.cancel()
-            self._check_records(self._found(self.make_source_alike(folder, records), intake), records)
+            check_records(self._found(self.make_source_alike(folder, records), intake), records)
 
         self._run(test, tmp_path)
 
@@ -216,14 +233,14 @@ class SourceConformance(Conformance):
             assert fault.size <= KEPT_OF_OVERSIZE, f"{fault.size} bytes of it are kept; allowed: {KEPT_OF_OVERSIZE}"
             assert fault.fault.truncated, "the record is cut, and its fault does not say so"
             intake.chunks.remove(fault)
-            self._check_records(self._found(source, intake), normal)
+            check_records(self._found(source, intake), normal)
 
         self._run(test, tmp_path)
 
     def test_it_resumes_where_records_were_acked(self, tmp_path: Path) -> None:
         async def test(folder: Path) -> None:
             records = self._records(self.many)
-            if not _reader(self.make_source_alike(folder, records), folder).is_resumable:
+            if not new_reader(self.make_source_alike(folder, records), folder).is_resumable:
                 skip("its records can't be read again")
             for at, (stops, share) in enumerate(product((1, self.many // 2, self.many), (0.0, 0.6, 1.0))):
                 await self._resume_twice(folder / str(at), records, stops, share)
@@ -241,20 +258,20 @@ class SourceConformance(Conformance):
             for wanted, part in ((stops, share), (stops // 2, share), (len(records), 1.0)):
                 if acked.stops:
                     source = self.source_again(source)
-                reader = _reader(source, folder)
+                reader = new_reader(source, folder)
                 reader.resume(acked.saved())
                 count = min(wanted, len(records) - acked.count)
                 intake = await self._until(reader, () if acked.stops else records, count)
                 acked.stopped(self._found(source, intake), reader.notes(), part)
-        self._check_records(acked.found, records)
+        check_records(acked.found, records)
 
     async def _until(self, reader: Reader, records: Sequence[bytes], count: int) -> CollectingIntake:
         """Run a reader until so many records came, then stop it."""
         intake = WatchedIntake()
-        async with nothing_left_behind(_part(reader)), anyio.create_task_group() as reading:
+        async with nothing_left_behind(part_of(reader)), anyio.create_task_group() as reading:
             reading.start_soon(self._run_reader, reader, intake)
             if records:
-                await self.send(_part(reader), records)
+                await self.send(part_of(reader), records)
             await intake.holds(count)
             reading.cancel_scope.cancel()
         check_memory(intake, reader)
@@ -270,23 +287,26 @@ class SourceConformance(Conformance):
     ) -> tuple[CollectingIntake, Source | RunningSource]:
         """Run a source until all records have come; one that ends must do so by itself, any other must go on."""
         _make(folder)
-        intake = WatchedIntake()
         async with self.around(folder):
             source = self._made(folder, records, limit)
-            reader = _reader(source, folder)
-            async with nothing_left_behind(_part(reader)), anyio.create_task_group() as tasks:
-                tasks.start_soon(intake.watch)
-                async with anyio.create_task_group() as reading:
-                    reading.start_soon(self._run_reader, reader, intake)
-                    reading.start_soon(self.send, _part(reader), records)
-                    if not source.is_finite:
-                        await intake.holds(len(records))
-                        await settled()
-                        assert not intake.ended, "it is not finite, and ended by itself"
-                        reading.cancel_scope.cancel()
-                tasks.cancel_scope.cancel()
-            check_memory(intake, reader)
+            intake = await self._read_all(new_reader(source, folder), records, is_finite=source.is_finite)
         return intake, source
+
+    async def _read_all(self, reader: Reader, records: Sequence[bytes], *, is_finite: bool) -> CollectingIntake:
+        intake = WatchedIntake()
+        async with nothing_left_behind(part_of(reader)), anyio.create_task_group() as tasks:
+            tasks.start_soon(intake.watch)
+            async with anyio.create_task_group() as reading:
+                reading.start_soon(self._run_reader, reader, intake)
+                reading.start_soon(self.send, part_of(reader), records)
+                if not is_finite:
+                    await intake.holds(len(records))
+                    await settled()
+                    assert not intake.ended, "it is not finite, and ended by itself"
+                    reading.cancel_scope.cancel()
+            tasks.cancel_scope.cancel()
+        check_memory(intake, reader)
+        return intake
 
     @asynccontextmanager
     async def _started(
@@ -298,9 +318,9 @@ class SourceConformance(Conformance):
         if stalled:
             intake.stall()
         async with self.around(folder):
-            reader = _reader(self._made(folder, records, None), folder)
+            reader = new_reader(self._made(folder, records, None), folder)
             try:
-                async with nothing_left_behind(_part(reader)), anyio.create_task_group() as reading:
+                async with nothing_left_behind(part_of(reader)), anyio.create_task_group() as reading:
                     reading.start_soon(self._run_reader, reader, intake)
                     reading.start_soon(self._send, reader, records, intake, reading.cancel_scope)
                     try:
@@ -325,7 +345,7 @@ class SourceConformance(Conformance):
         self, reader: Reader, records: Sequence[bytes], intake: CollectingIntake, scope: anyio.CancelScope
     ) -> None:
         try:
-            await self.send(_part(reader), records)
+            await self.send(part_of(reader), records)
         except Exception:
             if not scope.cancel_called and intake.failure is None:
                 raise
@@ -339,21 +359,6 @@ class SourceConformance(Conformance):
             each = found.setdefault(chunk.partition.name, [])
             each += [(chunk.position_of(at), self.own_bytes(source, chunk, at)) for at in range(chunk.count)]
         return found
-
-    def _check_records(self, found: Found, records: Sequence[bytes]) -> None:
-        place = {record: at for at, record in enumerate(records)}
-        seen: set[int] = set()
-        for name, each in found.items():
-            last = -1
-            for _, record in each:
-                assert record in place, f"{name}: a record that nobody wrote: {record[:80]!r}"
-                at = place[record]
-                assert at not in seen, f"{name}: record {at} came twice"
-                assert at > last, f"{name}: record {at} came after record {last}"
-                last = at
-                seen.add(at)
-        missing = sorted(set(place.values()) - seen)
-        assert not missing, f"{len(missing)} of {len(records)} records did not come, the first is number {missing[0]}"
 
 
 async def _at_once(intake: CollectingIntake) -> None:
@@ -370,15 +375,6 @@ async def _after_some(intake: CollectingIntake) -> None:
 
 async def _while_it_waits(intake: CollectingIntake) -> None:
     await intake.is_waited_for()
-
-
-def _reader(source: Source | RunningSource, folder: Path) -> Reader:
-    return reader_of(as_source(source), Site(folder=folder, state_dir=folder / "state"))
-
-
-def _part(reader: Reader) -> Any:
-    """Return what its author knows as the running part."""
-    return reader.wrapped if isinstance(reader, WrappedReader) else reader
 
 
 def _positions(found: Found) -> list[list[int]]:

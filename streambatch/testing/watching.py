@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import anyio
 import numpy as np
 
@@ -10,6 +12,7 @@ from streambatch.core.chunks import Chunk
 from streambatch.core.parts import Reader, Source
 from streambatch.core.wrapping import RunningSource
 from streambatch.testing.fakes import CollectingIntake
+from streambatch.testing.resuming import Found
 
 PUTS_IN_A_ROW = 20_000
 
@@ -61,3 +64,20 @@ def check_memory(intake: CollectingIntake, reader: Reader) -> None:
     used, lowest = intake.memory.used, intake.memory.lowest
     assert lowest >= 0, f"{reader.name} put {-lowest} bytes that it never took from the memory budget"
     assert used == 0, f"{reader.name} keeps {used} bytes of the memory budget"
+
+
+def check_records(found: Found, records: Sequence[bytes]) -> None:
+    """Check that each record came once, and those of a partition in order."""
+    place = {record: at for at, record in enumerate(records)}
+    seen: set[int] = set()
+    for name, each in found.items():
+        last = -1
+        for _, record in each:
+            assert record in place, f"{name}: a record that nobody wrote: {record[:80]!r}"
+            at = place[record]
+            assert at not in seen, f"{name}: record {at} came twice"
+            assert at > last, f"{name}: record {at} came after record {last}"
+            last = at
+            seen.add(at)
+    missing = sorted(set(place.values()) - seen)
+    assert not missing, f"{len(missing)} of {len(records)} records did not come, the first is number {missing[0]}"

@@ -118,6 +118,7 @@ class TestArrowFile(TestParquetFile):
 
 class TestFollowedFile(Lines):
     backends = BOTH
+    can_be_read_again = False
 
     def make_source(self, folder: Path, records: Sequence[bytes]) -> FileSource:
         self.path = folder / "in.jsonl"
@@ -224,6 +225,8 @@ class TestUnix(Lines):
 
 class TestStdin(Lines):
     """Descriptor 0 is exchanged under the test: a pipe, then a socket, whose other end `send` writes."""
+
+    can_be_read_again = False
 
     @pytest.fixture(autouse=True)
     def own_stdin(self) -> Iterator[None]:
