@@ -28,6 +28,7 @@ from streambatch.core.errors import (
 from streambatch.core.events import Observer
 from streambatch.core.parts import Model, Site, StatefulStep, Step
 from streambatch.core.types import FloatArray
+from streambatch.core.wrapping import as_sink
 from streambatch.core.wrapping_scoring import as_model, as_step
 from streambatch.durability.manifest import Provenance
 from streambatch.pipeline.pipeline import Pipeline
@@ -146,7 +147,6 @@ class Assembly:
 
     def _provenance(self) -> Provenance:
         config, model = self.config, self.model
-        sink = config.sink.options
         return Provenance(
             config=config.effective,
             config_digest=config.digest,
@@ -157,7 +157,7 @@ class Assembly:
                 "sha256": self.model_digest,
                 "parameters": model.parameters,
             },
-            sink={"name": sink.name, "path": getattr(sink, "path", None), "format": sink.format},
+            sink=as_sink(config.sink.options).describe(),
         )
 
 

@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 import anyio
 import numpy as np
 
+from streambatch.core.parts import Model, Site
 from streambatch.core.types import FloatArray
+from streambatch.core.wrapping_scoring import as_model
 from streambatch.scoring.check import checked_scores
 from streambatch.testing.arrays import LARGE, SIZES, alike, features, finite, same, with_nan
 from streambatch.testing.conformance import Conformance, plain_errors, skip
@@ -31,7 +33,7 @@ class ModelConformance(Conformance):
     refuses_other_shapes: ClassVar[bool] = True
 
     def make_model(self) -> Any:
-        """Return a model, as it is given to a pipeline."""
+        """Return a model, its options, or anything else that a pipeline takes for a model."""
         raise NotImplementedError("define make_model: how is your model made?")
 
     def features(self, rows: int, dtype: str) -> FloatArray:
@@ -39,7 +41,7 @@ class ModelConformance(Conformance):
         return features(rows, self.shape, dtype)
 
     def test_there_is_one_score_per_row(self) -> None:
-        model = self.make_model()
+        model = self._model()
         widths = set()
         for dtype in self.dtypes:
             for rows in SIZES:
@@ -49,7 +51,7 @@ class ModelConformance(Conformance):
         assert len(widths) == 1, f"the shape of a record's score changes: {sorted(widths)}"
 
     def test_a_score_is_its_rows_own(self) -> None:
-        model = self.make_model()
+        model = self._model()
         for dtype in self.dtypes:
             x = self.features(64, dtype)
             scores = self._scored(model, x)
@@ -63,23 +65,23 @@ class ModelConformance(Conformance):
             assert alike(turned[::-1], scores, self.tolerance), "scores don't follow the order of rows"
 
     def test_scores_repeat_bit_for_bit(self) -> None:
-        model = self.make_model()
+        model = self._model()
         for dtype in self.dtypes:
             x = self.features(LARGE, dtype)
             first = self._scored(model, x)
-            again = self._scored(self.make_model(), x)
+            again = self._scored(self._model(), x)
             assert same(first, self._scored(model, x)), "the same rows score differently the second time"
-            assert same(first, again), "the same model, made anew, scores differently"
+            assert same(first, again), "the same model, made a second time, scores differently"
 
     def test_scores_are_not_overwritten_later(self) -> None:
-        model = self.make_model()
+        model = self._model()
         scores = self._scored(model, self.features(64, self.dtypes[0]))
         before = scores.copy()
         self._scored(model, -self.features(64, self.dtypes[0]))
         assert same(scores, before), "a later call changed the scores that an earlier one returned"
 
     def test_features_are_left_alone(self) -> None:
-        model = self.make_model()
+        model = self._model()
         for dtype in self.dtypes:
             x = self.features(64, dtype)
             before = x.copy()
@@ -87,7 +89,7 @@ class ModelConformance(Conformance):
             assert same(x, before), "score changed the features it was given"
 
     def test_a_bad_row_costs_only_itself(self) -> None:
-        model = self.make_model()
+        model = self._model()
         for dtype in self.dtypes:
             x = self.features(64, dtype)
             expected = self._scored(model, x)
@@ -101,7 +103,7 @@ class ModelConformance(Conformance):
     def test_features_of_another_shape_are_refused(self) -> None:
         if not self.refuses_other_shapes:
             skip("it takes records of any shape")
-        model = self.make_model()
+        model = self._model()
         x = features(8, (*self.shape[:-1], self.shape[-1] + 1), self.dtypes[0])
         try:
             scores = self._called(model, x)
@@ -110,8 +112,8 @@ class ModelConformance(Conformance):
         raise AssertionError(f"features {x.shape} gave {scores}; expected an error that names the shape")
 
     def test_threads_may_share_it(self) -> None:
-        model = self.make_model()
-        if _is_async(model):
+        model = self._model()
+        if model.is_async:
             skip("an async model runs on the event loop alone")
         batches = [self.features(rows, self.dtypes[0]) for rows in range(1, CALLS + 1)]
         expected = [self._scored(model, x) for x in batches]
@@ -123,8 +125,8 @@ class ModelConformance(Conformance):
                     )
 
     def test_calls_may_overlap(self) -> None:
-        model = self.make_model()
-        if not _is_async(model):
+        model = self._model()
+        if not model.is_async:
             skip("its score is not async")
         batches = [self.features(rows, self.dtypes[0]) for rows in range(1, CALLS + 1)]
         expected = [self._scored(model, x) for x in batches]
@@ -141,18 +143,17 @@ class ModelConformance(Conformance):
             with plain_errors():
                 anyio.run(test, backend=backend)
 
-    def _scored(self, model: Any, x: FloatArray) -> FloatArray:
-        return checked_scores(type(model).__name__, self._called(model, x), len(x))
+    def _model(self) -> Model:
+        return as_model(self.make_model()).build(Site())
 
-    def _called(self, model: Any, x: FloatArray) -> object:
-        if not _is_async(model):
+    def _scored(self, model: Model, x: FloatArray) -> FloatArray:
+        return checked_scores(model.name, self._called(model, x), len(x))
+
+    def _called(self, model: Model, x: FloatArray) -> object:
+        if not model.is_async:
             return model.score(x)
 
         async def call() -> object:
             return await model.score(x)
 
         return anyio.run(call, backend=self.backends[0])
-
-
-def _is_async(model: Any) -> bool:
-    return bool(getattr(model, "is_async", False))

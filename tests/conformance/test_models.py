@@ -5,6 +5,7 @@ from typing import Any
 import anyio.lowlevel
 import numpy as np
 
+from streambatch.core.parts import Model, ModelOptions, Site
 from streambatch.core.types import FloatArray
 from streambatch.models.linear import LinearModel
 from streambatch.models.python import PythonModel
@@ -42,9 +43,31 @@ class TestPythonFunctionOfAnyShape(ModelConformance):
         return PythonModel(lambda x: x.max(axis=1))
 
 
+class TestPlainFunction(ModelConformance):
+    def make_model(self) -> Any:
+        return lambda x: x @ WEIGHTS[:10]
+
+
+class LinearByWidth(ModelOptions):
+    """Options whose model is made for each run."""
+
+    def build(self, site: Site) -> Model:
+        return LinearModel(WEIGHTS[:10])
+
+
+class TestOptions(ModelConformance):
+    def make_model(self) -> Any:
+        return LinearByWidth()
+
+
 class Squares:
     def score(self, x: FloatArray) -> FloatArray:
         return np.square(x) @ WEIGHTS[:10]
+
+
+class TestPlainObject(ModelConformance):
+    def make_model(self) -> Any:
+        return Squares()
 
 
 class TestPythonClass(ModelConformance):

@@ -10,6 +10,7 @@ from streambatch.steps.elementwise import (
     Impute,
     MinMax,
     Standardize,
+    StandardizeOptions,
 )
 from streambatch.steps.python import PythonStep
 from streambatch.steps.running import RunningStandardize
@@ -38,6 +39,21 @@ class TestBoundStandardize(StepConformance):
 class TestRunningStandardize(StepConformance):
     def make_step(self) -> Any:
         return RunningStandardize()
+
+
+class TestOptions(StepConformance):
+    def make_step(self) -> Any:
+        return StandardizeOptions(mean=0.5, scale=2.0)
+
+
+class TestOptionsOfRunningStandardize(StepConformance):
+    def make_step(self) -> Any:
+        return StandardizeOptions(fit="running")
+
+
+class TestPlainFunction(StepConformance):
+    def make_step(self) -> Any:
+        return lambda x: x * 2
 
 
 class TestMinMax(StepConformance):
