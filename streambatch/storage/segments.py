@@ -4,9 +4,9 @@
 renamed, and the name is synced, in this order. Numbers go on from the files that are there. Without a rotation there
 is one file, under its own name.
 
-An output that is restored has a mark in the last checkpoint, and after a crash is taken back to it. So that a closed
-segment never changes, it gets its name only when a checkpoint holds all of it; and so that nobody's file is taken for
-it, the next one is begun only when a checkpoint says that it has its name.
+An output that is restored has a mark in the last checkpoint, and after a crash is taken back to it. A closed segment
+never changes: it gets its name only when a checkpoint holds all of it. The next segment is begun only when a checkpoint
+says that the one before has its name, so that another file is not taken for it. `segment_states` has the states.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from streambatch.core.errors import ChangedOutputError, OptionError, SinkError
 from streambatch.core.options import options
 from streambatch.core.units import Duration, Size
 from streambatch.storage.files import AppendFile, disk_error, sync_folder
+from streambatch.storage.segment_states import Segment, SegmentState
 
 _COMPRESSED = (".gz", ".zst")
 _WHAT_TO_DO = (
-    "put back what was there, be it the file or its path, or move the output away and forget its state with "
+    "put back the file that was there, or its path, or move the output away and forget its state with "
     "`streambatch state reset`"
 )
 
@@ -83,55 +84,55 @@ def first_written(path: Path, rotation: Rotation | None) -> Path:
 
 @resolved_early
 class SegmentMark(msgspec.Struct, frozen=True, kw_only=True):
-    """How far an output goes, as a checkpoint keeps it.
-
-    segment: number of the open segment; 1 where there is one file. length: its bytes, as far as they hold records.
-    layout: how they lie in it. is_closing: the segment is complete, and gets its name next. is_replacing: the segments
-    that are closed belong to an output of before, and are removed next.
-    """
+    """How far an output goes, as a checkpoint keeps it."""
 
     segment: int
+    """Number of the open segment; 1 where there is one file."""
     length: int
+    """Its bytes, as far as they hold records."""
     layout: str
+    """How records lie in it."""
     is_closing: bool = False
+    """The segment is complete, and gets its name next."""
     is_replacing: bool = False
+    """The closed segments belong to an earlier output, and are removed next."""
 
 
 class SegmentedFile:
     """Whole writes into the open segment, and its closing; see `AppendFile` for errors and cancellation.
 
     One task writes, opens and closes; `sync` may come at any time, and waits for nothing but the disk.
-
-    layout: how records lie in the file; it can only be gone on with in the same. is_whole_only: whether an open segment
-    holds no record that could be kept.
     """
 
     def __init__(self, path: Path, owner: str, rotation: Rotation | None, clock: Clock) -> None:
-        self.path, self.owner, self.rotation, self.clock = path, owner, rotation, clock
-        self.names = SegmentNames(path)
-        self.layout, self.is_whole_only = "", False
-        self.closed_length = 0
-        self._file: AppendFile | None = None
-        self._number = self._content = 0
-        self._begun_at: float | None = None
-        self._is_closing = self._is_unsaid = False
+        self.path, self.owner, self.rotation, self._clock = path, owner, rotation, clock
+        self.layout = ""
+        """How records lie in the file: it can only be continued in the same layout."""
+        self.is_whole_only = False
+        """Whether an open segment holds no record that could be kept."""
+        self._closed_length = 0
+        self._segment = Segment()
         self._saved: SegmentMark | None = None
         self._commit: CommitMark | None = None
         self._syncing = anyio.Lock()
 
     @property
+    def names(self) -> SegmentNames:
+        return SegmentNames(self.path)
+
+    @property
     def open_path(self) -> Path:
-        """Where is written."""
+        """The path of the open segment, or of the one file."""
         return self.path if self.rotation is None else self.names.open
 
     @property
     def is_open(self) -> bool:
-        return self._number > 0
+        return self._segment.state is not SegmentState.SHUT
 
     @property
     def is_claimed(self) -> bool:
         """Whether the open segment is there and this one's."""
-        return self._file is not None
+        return self._segment.file is not None
 
     @property
     def is_restored(self) -> bool:
@@ -146,22 +147,22 @@ class SegmentedFile:
     @property
     def length(self) -> int:
         """Bytes in the open segment, or in the one file."""
-        return self._file.length if self._file is not None else 0
+        return self._segment.file.length if self._segment.file is not None else 0
 
     @property
     def has_records(self) -> bool:
-        """Whether something belongs into the open segment, be it in the file or not yet."""
-        return self._begun_at is not None
+        """Whether records belong into the open segment, in its file or about to be."""
+        return self._segment.begun_at is not None
 
     @property
     def file(self) -> AppendFile:
         """The open segment, claimed. Raises SinkError when there is none."""
-        if self._file is None:
+        if self._segment.file is None:
             raise SinkError(self.owner, f"{self.path} is not open")
-        return self._file
+        return self._segment.file
 
     def restore(self, mark: OutputMark | None, commit: CommitMark) -> None:
-        """Learn, before the output is opened, what the last checkpoint says of it; see `RewindableOutput`."""
+        """Take over, before the output is opened, what the last checkpoint says of it."""
         self._commit = commit
         try:
             self._saved = None if mark is None else msgspec.convert(mark, SegmentMark)
@@ -170,8 +171,9 @@ class SegmentedFile:
 
     def mark(self) -> OutputMark:
         """Return how far the output goes with all records written until now."""
-        length = self.length if self._is_closing else self._content
-        return self._mark(max(self._number, 1), length, is_closing=self._is_closing)
+        segment, is_closing = self._segment, self._segment.state is SegmentState.CLOSING
+        length = self.length if is_closing else segment.content
+        return self._mark(max(segment.number, 1), length, is_closing=is_closing)
 
     async def look(self) -> dict[int, Path]:
         """Find closed segments, by number, and claim the open one if it is there; nothing changes on disk."""
@@ -184,7 +186,9 @@ class SegmentedFile:
             raise disk_error(self.owner, error, self.open_path) from error
         if is_there:
             await self._claim()
-        self._number = max(found, default=0) + 1
+        elif self._segment.state is SegmentState.SHUT:
+            self._segment.become(SegmentState.AWAITED)
+        self._segment.number = max(found, default=0) + 1
         return found
 
     async def open(self) -> dict[int, Path]:
@@ -195,7 +199,7 @@ class SegmentedFile:
 
     async def settle(self) -> None:
         """Have the output stored as it was found, before it is first changed."""
-        await self._store(self._mark(self._number, self.length), is_first=True)
+        await self._store(self._mark(self._segment.number, self.length), is_first=True)
 
     async def replace(self, found: dict[int, Path]) -> None:
         """Empty the open segment, remove closed ones and start again at number 1."""
@@ -210,7 +214,7 @@ class SegmentedFile:
         mark = self._saved
         assert mark is not None
         found = await self.look()
-        self._number = mark.segment
+        self._segment.number = mark.segment
         if mark.is_replacing:
             await self._clear(found)
         elif later := [path for number, path in found.items() if number + (not mark.is_closing) > mark.segment]:
@@ -219,34 +223,40 @@ class SegmentedFile:
             await self._take_back_closing(mark, found)
         elif mark.length and mark.layout != self.layout:
             raise self._mismatch(f"{self.open_path} was written as {mark.layout}, and is now to be {self.layout}")
-        elif self._file is not None or mark.length:
+        elif self._segment.file is not None or mark.length:
             await self._cut_to(mark)
 
     def opened(self) -> None:
-        """Learn that the output is open: the mark is no longer what to go back to."""
+        """Forget the mark: the output is open, and no longer goes back to it."""
         self._saved = None
 
     async def begin(self) -> None:
         """Claim the open segment if that isn't done; it may be new."""
-        if self._file is None:
-            if self._is_unsaid:
-                await self._store(self._mark(self._number, 0))
-                self._is_unsaid = False
+        if self._segment.file is None:
+            if self._segment.state is SegmentState.UNSAID:
+                await self._store(self._mark(self._segment.number, 0))
+                self._segment.become(SegmentState.AWAITED)
             await self._claim()
 
     def is_due(self, size: int = 0) -> bool:
-        """Tell whether the segment is to be closed before `size` more bytes are written to it."""
-        if self.rotation is None or self._file is None or self._begun_at is None:
+        """Whether the segment is to be closed before `size` more bytes are written to it."""
+        begun_at, state = self._segment.begun_at, self._segment.state
+        if self.rotation is None or self._segment.file is None or begun_at is None:
             return False
-        if self._is_closing or (self.rotation.max_bytes is not None and self.length + size > self.rotation.max_bytes):
+        if state is SegmentState.CLOSING or (
+            self.rotation.max_bytes is not None and self.length + size > self.rotation.max_bytes
+        ):
             return True
-        return self.rotation.max_age is not None and self.clock.monotonic() - self._begun_at >= self.rotation.max_age
+        return self.rotation.max_age is not None and self._clock.monotonic() - begun_at >= self.rotation.max_age
 
     def begin_record(self) -> None:
-        """Learn that all that was written to the segment is records: its age counts from the first."""
-        if self._begun_at is None:
-            self._begun_at = self.clock.monotonic()
-        self._content = 0 if self.is_whole_only else self.length
+        """Count all that was written to the segment as records: its age counts from the first."""
+        segment = self._segment
+        if segment.begun_at is None:
+            segment.begun_at = self._clock.monotonic()
+        if segment.state is SegmentState.EMPTY:
+            segment.become(SegmentState.FILLING)
+        segment.content = 0 if self.is_whole_only else self.length
 
     async def write(self, payload: bytes) -> None:
         """Append all of `payload` to the open segment, or, when that fails, nothing of it."""
@@ -257,9 +267,9 @@ class SegmentedFile:
     async def sync(self) -> int:
         """Make what was written durable. Returns the bytes of all segments that this wrote."""
         async with self._syncing:
-            if self._file is None:
-                return self.closed_length
-            return self.closed_length + await self._file.sync()
+            if self._segment.file is None:
+                return self._closed_length
+            return self._closed_length + await self._segment.file.sync()
 
     async def roll(self) -> None:
         """Close the segment under its number, durably, and claim the next one. May be called again if it failed."""
@@ -268,16 +278,17 @@ class SegmentedFile:
 
     async def close_segment(self) -> None:
         """Close the segment under its number, durably; the next is begun by a write. Does nothing if there is none."""
-        file = self._file
+        segment, file = self._segment, self._segment.file
         if file is None:
             return
-        if not self._is_closing:
+        # In this order: a crash at any point leaves either an open segment, or one that the checkpoint can complete.
+        if segment.state is not SegmentState.CLOSING:
             await self.sync()
-            await self._store(self._mark(self._number, file.length, is_closing=True))
-            self._is_closing = True
+            await self._store(self._mark(segment.number, file.length, is_closing=True))
+            segment.become(SegmentState.CLOSING)
         async with self._syncing:
-            await file.rename(self.names.closed(self._number))
-            self.closed_length += file.length
+            await file.rename(self.names.closed(segment.number))
+            self._closed_length += file.length
             self._next_number()
             await file.close()
 
@@ -290,8 +301,10 @@ class SegmentedFile:
 
     async def close(self) -> None:
         """Give the file back; an empty open segment is removed. Does nothing when it is not open."""
-        file, self._file, self._number = self._file, None, 0
-        self._begun_at, self._content, self._is_closing, self._is_unsaid = None, 0, False, False
+        file = self._segment.file
+        if self._segment.state is not SegmentState.SHUT:
+            self._segment.become(SegmentState.SHUT)
+            self._segment = Segment()
         if file is None:
             return
         try:
@@ -303,11 +316,14 @@ class SegmentedFile:
     async def _claim(self) -> None:
         file = AppendFile(self.open_path, self.owner)
         await file.open()
-        self._file, self._begun_at, self._content = file, None, 0
+        segment = self._segment
+        segment.file, segment.begun_at, segment.content = file, None, 0
+        if segment.state is not SegmentState.EMPTY:
+            segment.become(SegmentState.EMPTY)
 
     async def _cut_to(self, mark: SegmentMark) -> None:
         """Cut the open segment to where the mark says that it ends."""
-        file = self._file
+        file = self._segment.file
         if file is None:
             raise self._mismatch(f"{self.open_path} is missing, and was stored with {mark.length} bytes")
         if file.length < mark.length and not file.is_device:
@@ -318,10 +334,10 @@ class SegmentedFile:
         """Give a closed segment its name, unless it has it; its reader may have moved it away since."""
         closed = self.names.closed(mark.segment)
         try:
-            if self._file is not None:
+            if self._segment.file is not None:
                 await self._cut_to(mark)
-                await self._file.rename(closed)
-                await self._file.close()
+                await self._segment.file.rename(closed)
+                await self._segment.file.close()
             elif closed in found.values():
                 if (length := (await anyio.Path(closed).stat()).st_size) < mark.length:
                     raise self._mismatch(f"{closed} has {length} bytes, and was stored with {mark.length}")
@@ -331,14 +347,17 @@ class SegmentedFile:
         self._next_number()
 
     def _next_number(self) -> None:
-        """Learn that the segment has its name."""
-        self._number += 1
-        self._file, self._begun_at, self._content, self._is_closing = None, None, 0, False
-        self._is_unsaid = self._commit is not None
+        """Go on to the next segment: this one has its name."""
+        segment = self._segment
+        segment.number += 1
+        segment.file, segment.begun_at, segment.content = None, None, 0
+        state = SegmentState.AWAITED if self._commit is None else SegmentState.UNSAID
+        if segment.state is not state:
+            segment.become(state)
 
     async def _clear(self, found: dict[int, Path]) -> None:
-        if self._file is not None:
-            await self._file.truncate(0)
+        if self._segment.file is not None:
+            await self._segment.file.truncate(0)
         for path in found.values():
             await self._remove(path)
         if found:
@@ -346,7 +365,7 @@ class SegmentedFile:
                 await to_thread.run_sync(sync_folder, self.path.parent)
             except OSError as error:
                 raise disk_error(self.owner, error, self.path.parent) from error
-        self._number = 1
+        self._segment.number = 1
 
     def _mark(self, segment: int, length: int, *, is_closing: bool = False, is_replacing: bool = False) -> OutputMark:
         mark: OutputMark = msgspec.to_builtins(

@@ -1,4 +1,4 @@
-"""Every test of followed files also checks that they make only the transitions that the tables list."""
+"""Every test of files also checks that they, and segments, make only the transitions that the tables list."""
 
 from collections.abc import Iterator
 
@@ -12,6 +12,7 @@ from streambatch.connectors.files.followed import (
     Progress,
 )
 from streambatch.connectors.files.tail import Tail
+from tests.storage.transitions import checked_segments
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -26,7 +27,7 @@ def transitions_of_the_tables() -> Iterator[None]:
         assert (file.presence, presence) in PRESENCE_TRANSITIONS, f"{file.presence} to {presence}: not in the table"
         appear(self, file, presence)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with checked_segments(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tail, "_become", checked_become)
         patch.setattr(Tail, "_appear", checked_appear)
         yield

@@ -236,7 +236,7 @@ async def test_an_output_that_is_missing_or_too_short_is_named_with_what_to_do(t
     with pytest.raises(SinkError) as missing:
         await Run(tmp_path, checkpoints, "jsonl", "none").open()
     hint = (
-        "; put back what was there, be it the file or its path, or move the output away and forget its state with "
+        "; put back the file that was there, or its path, or move the output away and forget its state with "
         "`streambatch state reset`"
     )
     assert str(short.value) == f"sink file: {path} has {length - 1} bytes, and was stored with {length}{hint}"
