@@ -73,6 +73,7 @@ class Reloader:
         self._running, self._pipeline, self._listener, self._overrides = assembly, pipeline, listener, tuple(overrides)
         self._seconds_max = seconds_max
         self._turn = anyio.Lock()
+        # An event and no Signal: it is to stay set while a reload is at work that began before.
         self._requested = anyio.Event()
         self._log: Any = structlog.get_logger()
         self._is_loading = False

@@ -15,6 +15,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from streambatch.core.signal import Signal
 from streambatch.web.answers import HEADERS
 from streambatch.web.page.shown import shown
 from streambatch.web.watch import Watch
@@ -36,7 +37,7 @@ class EventFeed:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._changed = anyio.Event()
+        self._changed = Signal()
         self._event = b""
         self._is_open = True
         self._followers = 0
@@ -79,8 +80,7 @@ class EventFeed:
 
     def _publish(self, kind: bytes) -> None:
         self._event = self._as_event(kind)
-        self._changed.set()
-        self._changed = anyio.Event()  # an event can't be cleared: waiters of the next one need a new one
+        self._changed.notify()
 
     def _as_event(self, kind: bytes) -> bytes:
         return b"event: %b\ndata: %b\n\n" % (kind, msgspec.json.encode(shown(self._watch.live_view.view())))
