@@ -17,7 +17,7 @@ from streambatch.core.chunks import Chunk
 from streambatch.core.clock import Clock, SystemClock
 from streambatch.core.errors import ConfigError, ConfigProblem
 from streambatch.core.events import Observer, Refusal
-from streambatch.core.intake import Intake, Memory
+from streambatch.core.intake import Intake, MemoryBudget
 from streambatch.core.outcomes import Outcome
 from streambatch.core.parts import Site, Source
 from streambatch.core.text import encodable
@@ -140,7 +140,7 @@ class _Taken(Intake):
 
     def __init__(self, records: int) -> None:
         self.clock: Clock = SystemClock()
-        self.memory: Memory = Budget(1 << 62)
+        self.memory: MemoryBudget = Budget(1 << 62)
         self.observer, self.run_id = Observer(), "check"
         self.scope = anyio.CancelScope()
         self.chunks: list[Chunk] = []

@@ -10,7 +10,7 @@ from streambatch.core.clock import Clock
 from streambatch.core.events import Observer, Refusal
 
 
-class Memory(Protocol):
+class MemoryBudget(Protocol):
     """The byte budget that every holder of record bytes draws on."""
 
     @property
@@ -39,7 +39,7 @@ class Receiver(Protocol):
     def observer(self) -> Observer: ...
 
     @property
-    def memory(self) -> Memory: ...
+    def memory(self) -> MemoryBudget: ...
 
     async def put(self, chunk: Chunk) -> None:
         """Take the chunk over; see `Intake.put`."""
@@ -51,7 +51,7 @@ class Intake(ABC):
 
     clock: Clock
     observer: Observer
-    memory: Memory
+    memory: MemoryBudget
     run_id: str
     """The run, for the names of partitions that no later run can read again."""
 
@@ -103,7 +103,7 @@ class StoredRequest(ABC):
 
     clock: Clock
     observer: Observer
-    memory: Memory
+    memory: MemoryBudget
 
     @abstractmethod
     async def put(self, chunk: Chunk) -> None:

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from streambatch.core.budget import Budget
 from streambatch.core.errors import SourceError
-from streambatch.core.intake import Memory
+from streambatch.core.intake import MemoryBudget
 from streambatch.core.units import format_size
 
 ALLOWANCE_MIN = 1 << 10
@@ -72,10 +72,10 @@ class RecordLeases:
         self.allowance = max(ALLOWANCE_MIN, min(ALLOWANCE_MAX, each))
 
 
-_LEASES: WeakKeyDictionary[Memory, RecordLeases] = WeakKeyDictionary()
+_LEASES: WeakKeyDictionary[MemoryBudget, RecordLeases] = WeakKeyDictionary()
 
 
-def leases_of(memory: Memory) -> RecordLeases:
+def leases_of(memory: MemoryBudget) -> RecordLeases:
     """Return the leases that all sources on this budget share."""
     leases = _LEASES.get(memory)
     if leases is None:

@@ -11,7 +11,7 @@ import anyio
 from streambatch.core.chunks import Chunk
 from streambatch.core.clock import Clock
 from streambatch.core.events import Observer, Refusal
-from streambatch.core.intake import Intake, Memory
+from streambatch.core.intake import Intake, MemoryBudget
 from streambatch.core.parts import WhenFull
 from streambatch.microbatch.inbox import Inbox
 
@@ -39,7 +39,7 @@ class SourceIntake(Intake):
         when_full: WhenFull,
         inbox: Inbox,
         receipts: Receipts,
-        memory: Memory,
+        memory: MemoryBudget,
         *,
         clock: Clock,
         observer: Observer,

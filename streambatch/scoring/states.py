@@ -22,7 +22,7 @@ States = tuple[Any, ...]
 _VERSION = 1
 
 
-class Memory:
+class StepMemory:
     """What steps with memory hold after the last batch that was prepared."""
 
     __slots__ = ("states",)

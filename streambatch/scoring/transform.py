@@ -36,8 +36,8 @@ from streambatch.scoring.calling import is_interrupt, stepped, stepped_on
 from streambatch.scoring.check import checked_scores
 from streambatch.scoring.replies import filtered_line, reject_line, replies_of
 from streambatch.scoring.states import (
-    Memory,
     States,
+    StepMemory,
     Steps,
     check_storable,
     dump_states,
@@ -104,7 +104,7 @@ class Transform:
         self.model_name, self.reply_encoder, self.is_proven = model.name, reply_encoder, False
         self._observer = observer or Observer()
         self.is_ordered = any(step.is_stateful for step in steps)
-        self._memory = Memory(initial_states(steps))
+        self._memory = StepMemory(initial_states(steps))
 
     def dump(self, states: States | None) -> bytes:
         """Return as bytes what an outcome says that steps with memory hold; empty if there are none."""

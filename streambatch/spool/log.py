@@ -17,7 +17,7 @@ from streambatch.core.chunks import Chunk
 from streambatch.core.clock import Clock
 from streambatch.core.errors import SourceError
 from streambatch.core.events import Observer
-from streambatch.core.intake import Memory
+from streambatch.core.intake import MemoryBudget
 from streambatch.core.spooling import SpoolFull, SpoolStatus
 from streambatch.spool.blocks import tally
 from streambatch.spool.disk import SpoolDisk
@@ -49,7 +49,7 @@ class SpoolLog:
         *,
         max_bytes: int,
         window: float,
-        memory: Memory,
+        memory: MemoryBudget,
         clock: Clock,
         observer: Observer,
         received: Callable[[Chunk], None],

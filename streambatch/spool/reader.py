@@ -14,7 +14,7 @@ from anyio import to_thread
 
 from streambatch.core.chunks import Chunk
 from streambatch.core.clock import Clock
-from streambatch.core.intake import Memory
+from streambatch.core.intake import MemoryBudget
 from streambatch.core.signal import Signal
 from streambatch.spool.blocks import NewBlock, chunks_of, respooled
 from streambatch.spool.folder import BlockPlace, SegmentDamaged, SpoolFolder, SpoolSegment
@@ -89,7 +89,7 @@ class SpoolReader:
         self,
         source: str,
         folder: SpoolFolder,
-        memory: Memory,
+        memory: MemoryBudget,
         clock: Clock,
         *,
         ready_max: int,

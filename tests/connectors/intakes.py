@@ -9,7 +9,7 @@ from streambatch.core.budget import Budget
 from streambatch.core.chunks import Chunk
 from streambatch.core.clock import Clock, SystemClock
 from streambatch.core.events import Observer, Refusal, RejectedConnection
-from streambatch.core.intake import Intake, Memory
+from streambatch.core.intake import Intake, MemoryBudget
 
 
 class PeakBudget(Budget):
@@ -68,7 +68,7 @@ class KeepingIntake(Intake):
     run_id = "run"
 
     def __init__(self, memory: int = 256 << 20, clock: Clock | None = None) -> None:
-        self.memory: Memory = (budget := PeakBudget(memory))
+        self.memory: MemoryBudget = (budget := PeakBudget(memory))
         self.observer: Observer = (seen := CountingObserver())
         self.clock: Clock = clock or SystemClock()
         self.budget, self.seen = budget, seen

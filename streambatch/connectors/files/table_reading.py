@@ -27,7 +27,7 @@ from streambatch.core.allocator import keep_freed_memory
 from streambatch.core.chunks import Chunk, Partition
 from streambatch.core.errors import SourceError
 from streambatch.core.feed import Feed
-from streambatch.core.intake import Intake, Memory
+from streambatch.core.intake import Intake, MemoryBudget
 
 
 class TableFramer:
@@ -116,7 +116,7 @@ class TableReading:
             await _push(batch, feed, self._intake.memory)
 
 
-async def _push(batch: Any, feed: Feed, memory: Memory) -> None:
+async def _push(batch: Any, feed: Feed, memory: MemoryBudget) -> None:
     """Push a batch in slices, so that a stop need not wait for room for all of it."""
     slices = _slices(batch)
     waiting = sum(map(size_of, slices[1:]))
