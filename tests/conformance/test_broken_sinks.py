@@ -11,8 +11,8 @@ import pytest
 
 from streambatch.core.checkpoints import CommitMark, OutputMark
 from streambatch.core.errors import HeldError, SinkError, SinkOutage
-from streambatch.core.parts import Sink
-from streambatch.core.wrapping import WritingSink
+from streambatch.core.parts import Sink, Site, Writer
+from streambatch.core.wrapping import WritingSink, as_sink
 from streambatch.testing import Row, SinkConformance, conformance, rows_in
 from tests.conformance.verdicts import check_noticed, failures
 
@@ -300,6 +300,25 @@ class HasNoMarkAtFirst(Rewinds):
         await Csv.open(self, header)
 
 
+class CanNotBePickled(Csv):
+    def __getstate__(self) -> Any:
+        raise TypeError("it holds a socket")
+
+
+class IsUsedUp(Sink):
+    """Builds writers that share a file which only the first finds open."""
+
+    name, format = "scores", "csv"
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.is_used = path, False
+
+    def build(self, site: Site) -> Writer:
+        writer: Writer = as_sink(Loses(self.path) if self.is_used else Csv(self.path)).build(site)
+        self.is_used = True
+        return writer
+
+
 class Suite(SinkConformance):
     def __init__(self, make: Callable[[Path], Any]) -> None:
         self.make = make
@@ -347,6 +366,7 @@ ORDER, AGAIN = "rows_are_written_whole_and_in_order", "a_write_that_failed_can_b
 TORN = "a_cancelled_write_tears_no_row"
 OUTAGE = "an_outage_is_told_and_the_same_write_goes_through_after_it"
 BACK, GOES_ON = "it_can_be_taken_back_to_a_mark", "it_goes_on_from_the_mark_it_was_completed_with"
+TWICE = "its_options_are_pickled_and_build_one_writer_after_the_other"
 LENGTH = "sync_returns_a_length_that_never_shrinks"
 
 
@@ -380,6 +400,8 @@ LENGTH = "sync_returns_a_length_that_never_shrinks"
         (CountsTooLittle, BACK, ""),
         (HasNoMarkAtFirst, BACK, "is there"),
         (StartsAnew, GOES_ON, "rows in the output"),
+        (CanNotBePickled, TWICE, "CanNotBePickled can't be pickled: it holds a socket"),
+        (IsUsedUp, TWICE, "expected old and new rows, or new ones alone"),
     ],
 )
 def test_a_wrong_one_is_noticed(tmp_path: Path, sink: Callable[[Path], Any], test: str, saying: str) -> None:

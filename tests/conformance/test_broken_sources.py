@@ -21,7 +21,7 @@ from streambatch.core.chunks import (
     Partition,
 )
 from streambatch.core.intake import Intake
-from streambatch.core.parts import Source
+from streambatch.core.parts import Reader, Site, Source
 from streambatch.core.wrapping import RunningSource
 from streambatch.testing import SourceConformance
 from tests.conformance.verdicts import check_noticed, failures
@@ -300,6 +300,34 @@ class TellsNoNotes(Resumes):
         return {}
 
 
+class KeepsStateInItsOptions(Source):
+    """Builds readers that share how far they have come."""
+
+    name, format, is_finite = "shares", "jsonl", True
+
+    def __init__(self, records: Sequence[bytes]) -> None:
+        self.left = list(Rows(records, name=self.name).records)
+
+    def build(self, site: Site) -> Reader:
+        return SharedReader(self.left)
+
+
+class SharedReader(Reader):
+    name = "shares"
+
+    def __init__(self, left: list[bytes]) -> None:
+        self.left = left
+
+    async def run(self, intake: Intake) -> None:
+        await Rows(list(self.left), name=self.name).run(intake)
+        self.left.clear()
+
+
+class CanNotBePickled(Rows):
+    def __getstate__(self) -> Any:
+        raise TypeError("it holds a socket")
+
+
 class Suite(SourceConformance):
     patience_seconds = 3.0
 
@@ -328,6 +356,7 @@ def test_a_right_one_that_resumes_passes(tmp_path: Path) -> None:
 ORDER, FORM = "every_record_comes_once_and_in_order", "chunks_are_well_formed"
 POSITIONS = "positions_only_move_on_and_are_the_same_each_time"
 RESUMES = "it_resumes_where_records_were_acked"
+AGAIN = "its_options_are_pickled_and_build_one_reader_after_the_other"
 CANCELLED = "cancelled_it_keeps_what_it_put_and_leaves_nothing"
 
 
@@ -360,6 +389,8 @@ CANCELLED = "cancelled_it_keeps_what_it_put_and_leaves_nothing"
         (StartsOverTheSecondTime, RESUMES, "it went back to"),
         (GoesOnAfterWhatItRead, RESUMES, "it hangs"),
         (TellsNoNotes, RESUMES, "it told no notes of rows"),
+        (KeepsStateInItsOptions, AGAIN, "2000 of 2000 records did not come"),
+        (CanNotBePickled, AGAIN, "CanNotBePickled can't be pickled: it holds a socket"),
         (DropsOversize, "an_oversize_record_is_one_fault", "0 faults for one oversize record"),
         (KeepsAllOfOversize, "an_oversize_record_is_one_fault", "0 faults for one oversize record"),
     ],

@@ -78,6 +78,18 @@ def test_its_parts_are_found_by_name_and_run(python: Path, folder: Path) -> None
     assert is_balanced(report["records"])
 
 
+def test_a_sink_of_options_and_writer_runs_too_and_its_claims_are_heeded(python: Path, folder: Path) -> None:
+    config = CONFIG.replace('type = "tagged"', 'type = "last"').replace('tag = "<score>"\n', "")
+    (folder / "pipeline.toml").write_text(config)
+    done = run(python, folder, "streambatch", "run", "pipeline.toml")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "out/scores.txt").read_text() == '{"id":1233,"score":2467.0}\n'
+    (folder / "pipeline.toml").write_text(f'{config}[dead_letter]\npath = "out/scores.txt"\n')
+    done = run(python, folder, "streambatch", "check", "pipeline.toml")
+    assert done.returncode == 2
+    assert "a file that sink.scores.path doesn't write" in done.stderr
+
+
 def test_it_is_not_found_where_it_is_not_installed(folder: Path) -> None:
     done = run(Path(sys.executable), folder, "streambatch", "check", "pipeline.toml")
     assert done.returncode == 2
