@@ -42,7 +42,8 @@ class BatchWriter:
             if not self._has_begun:
                 await committer.begin()
                 self._has_begun = True
-            await committer.make_room()
+            if committer.has_too_many:
+                await committer.sync_all()
         started = self.writing_since = self._clock.monotonic()
         await self._write_outputs(finished)
         if any(outcome.replies for _, outcome in finished):
@@ -60,7 +61,8 @@ class BatchWriter:
             batch.release()
             outcome.release()
         if committer is not None:
-            await committer.add(finished)
+            committer.add(finished)
+            await committer.checkpoints.digested()
         else:
             ack(finished, now, self._owner, self._observer)
 

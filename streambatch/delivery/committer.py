@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any, NamedTuple, Protocol
 
 import anyio
@@ -19,7 +19,7 @@ from streambatch.core.checkpoints import OutputMark
 from streambatch.core.clock import Clock
 from streambatch.core.events import Observer
 from streambatch.core.outcomes import Outcome
-from streambatch.delivery.outputs import DEAD_LETTERS, SINK, Marks, OutputPair, Writes
+from streambatch.delivery.outputs import DEAD_LETTERS, SINK, Marks, OutputPair
 from streambatch.delivery.owner import BatchOwner, Finished
 
 UNSYNCED_BATCHES_MAX = 32768
@@ -65,7 +65,8 @@ class _Written(NamedTuple):
     """Batches that were written together, and where the outputs then were."""
 
     finished: Sequence[Finished]
-    writes: Writes
+    sink_writes: int
+    dead_letter_writes: int
     marks: Marks
 
 
@@ -101,16 +102,16 @@ class Committer:
         """Note a batch that was written and whose bytes are about to be released."""
         self.checkpoints.written(batch, outcome, self._marks.get(SINK, {}))
 
-    async def add(self, finished: Sequence[Finished]) -> None:
+    def add(self, finished: Sequence[Finished]) -> None:
         """Take over batches that were written together and noted."""
-        self._unsynced.append(_Written(finished, self._outputs.writes, self._marks))
+        outputs = self._outputs
+        self._unsynced.append(_Written(finished, outputs.sink.writes, outputs.dead_letters.writes, self._marks))
         self._unsynced_batches += len(finished)
-        await self.checkpoints.digested()
 
-    async def make_room(self) -> None:
-        """Ack what waits, closing a segment for it if need be, once too many batches wait."""
-        if self._unsynced_batches > UNSYNCED_BATCHES_MAX:
-            await self._sync_all()
+    @property
+    def has_too_many(self) -> bool:
+        """Whether more batches wait for their ack than may: `sync_all` is due before the next write."""
+        return self._unsynced_batches > UNSYNCED_BATCHES_MAX
 
     async def sync(self) -> None:
         """Make durable what was written until now, and ack what is: all of it, unless the sink has to close a segment
@@ -129,7 +130,8 @@ class Committer:
             if groups:
                 self._observer.synced(self._clock.monotonic() - started, ok=True)
 
-    async def _sync_all(self) -> None:
+    async def sync_all(self) -> None:
+        """Ack all that was written, closing a segment for it if need be. For the task that writes."""
         await self.sync()
         if self._unsynced and self._outputs.sink.writer.is_segmented:
             await self._outputs.sink.finish()
@@ -137,13 +139,15 @@ class Committer:
 
     def _durable(self, groups: int, marks: dict[str, OutputMark]) -> tuple[int, dict[str, OutputMark]]:
         """Return how many of the first groups are durable, and how far the outputs go with them."""
-        durable = self._outputs.durable_writes
-        done: _Written | None = None
-        for count, group in enumerate(islice(self._unsynced, groups)):
-            if group.writes.sink > durable.sink or group.writes.dead_letters > durable.dead_letters:
-                return count, dict(done.marks) if done is not None else {}
-            done = group
-        return groups, marks
+        sink, dead_letters = self._outputs.sink.durable_writes, self._outputs.dead_letters.durable_writes
+
+        def is_durable(group: _Written) -> bool:
+            return group.sink_writes <= sink and group.dead_letter_writes <= dead_letters
+
+        if not groups or is_durable(self._unsynced[groups - 1]):  # so are all before it
+            return groups, marks
+        done = list(takewhile(is_durable, islice(self._unsynced, groups)))
+        return len(done), dict(done[-1].marks) if done else {}
 
     async def _commit_sink(self, mark: OutputMark) -> None:
         """Ack all that was written: it is in what the sink has synced and is about to close."""
@@ -155,7 +159,7 @@ class Committer:
     async def _commit_dead_letters(self, mark: OutputMark) -> None:
         """Ack all that was written before the segment of dead letters is closed that holds what died of it."""
         if self._unsynced:
-            await self._sync_all()
+            await self.sync_all()
         async with self._turn:
             await self._commit(0, {**self._marks, DEAD_LETTERS: mark}, self.checkpoints.point())
             self._marks = {**self._marks, DEAD_LETTERS: mark}

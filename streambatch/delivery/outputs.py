@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import NamedTuple
 
 from streambatch.core.checkpoints import CommitMark, OutputMark
 from streambatch.core.parts import Writer
@@ -18,13 +17,6 @@ SINK, DEAD_LETTERS = "sink", "dead_letters"
 
 Marks = Mapping[str, OutputMark]
 """How far the outputs go, by what checkpoints call them."""
-
-
-class Writes(NamedTuple):
-    """How many writes each output has taken."""
-
-    sink: int
-    dead_letters: int
 
 
 class HeldOutput:
@@ -97,16 +89,6 @@ class OutputPair:
         if self.sink.writer.is_rewindable:
             marks[SINK] = self.sink.writer.mark()
         return marks
-
-    @property
-    def writes(self) -> Writes:
-        """How many writes were made."""
-        return Writes(self.sink.writes, self.dead_letters.writes)
-
-    @property
-    def durable_writes(self) -> Writes:
-        """How many of them are durable."""
-        return Writes(self.sink.durable_writes, self.dead_letters.durable_writes)
 
     async def open(self, header: bytes) -> None:
         """Open both. header: what a fresh sink starts with."""

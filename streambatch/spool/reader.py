@@ -34,15 +34,19 @@ class _Ready(NamedTuple):
 class _ReadyChunks:
     """The records in memory, in order."""
 
-    __slots__ = ("_chunks", "size")
+    __slots__ = ("_chunks", "_size", "_size_max")
 
-    def __init__(self) -> None:
+    def __init__(self, size_max: int) -> None:
         self._chunks: deque[_Ready] = deque()
-        self.size = 0
-        """Bytes of their records."""
+        self._size, self._size_max = 0, size_max
 
     def __bool__(self) -> bool:
         return bool(self._chunks)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many bytes as may be are held."""
+        return self._size >= self._size_max
 
     @property
     def end(self) -> int:
@@ -51,11 +55,11 @@ class _ReadyChunks:
 
     def add(self, ready: _Ready) -> None:
         self._chunks.append(ready)
-        self.size += ready.chunk.size if ready.chunk is not None else 0
+        self._size += ready.chunk.size if ready.chunk is not None else 0
 
     def pop(self) -> _Ready:
         ready = self._chunks.popleft()
-        self.size -= ready.chunk.size if ready.chunk is not None else 0
+        self._size -= ready.chunk.size if ready.chunk is not None else 0
         return ready
 
 
@@ -99,10 +103,10 @@ class SpoolReader:
         """ready_max: bytes of records that are kept in memory once they are durable. put_aside: puts a damaged segment
         aside. lost: takes how many records went with it."""
         self._source, self._folder, self._memory, self._clock = source, folder, memory, clock
-        self._ready_max, self._put_aside, self._lost = ready_max, put_aside, lost
+        self._put_aside, self._lost = put_aside, lost
         self.backlog = 0
         """Records that are durable and were not handed out."""
-        self._ready, self._cursor = _ReadyChunks(), _Cursor()
+        self._ready, self._cursor = _ReadyChunks(ready_max), _Cursor()
         self._durable_to = 0
         self._advanced = Signal()
 
@@ -118,7 +122,7 @@ class SpoolReader:
     def keep(self, chunk: Chunk | None, block: NewBlock, place: BlockPlace) -> None:
         """Keep records that have become durable in memory, if they are next and few enough; else let them go."""
         reached = self._ready.end if self._ready else self._cursor.position
-        is_next = place.base == reached and self._ready.size < self._ready_max
+        is_next = place.base == reached and not self._ready.is_full
         if is_next and (chunk is not None or not block.count):
             again = None if chunk is None else respooled(self._source, chunk, place.base)
             self._ready.add(_Ready(again, place, place.base + block.size))
