@@ -151,7 +151,7 @@ class _Taken(Intake):
         return True
 
     def refused(self, records: int, reason: Refusal) -> None:
-        raise AssertionError("a file has nobody to refuse")
+        raise AssertionError("a file has no sender to refuse")
 
     async def put(self, chunk: Chunk) -> None:
         if self._left < chunk.count:

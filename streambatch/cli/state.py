@@ -87,7 +87,7 @@ def _check_known(store: StateStore, source: str | None) -> None:
 
 def _confirmed(folder: Path, source: str | None, waiting: int) -> bool:
     if not sys.stdin.isatty():
-        raise StateError(folder, f"--yes is needed to forget {_what(source)} when nobody can be asked")
+        raise StateError(folder, f"--yes is needed to forget {_what(source)} without a terminal to ask on")
     spooled = f" What waits in its spool ({format_size(waiting)}) will be lost." if waiting else ""
     return typer.confirm(f"Forget {_what(source)} in {folder}? What was read will be read again.{spooled}", err=True)
 

@@ -54,8 +54,8 @@ class HttpOptions:
     listen: ListenAddress = "127.0.0.1:9464"
     """Host and port of metrics, health, status and live page; `off` for none."""
     token: str | None = field(default=None, repr=False)
-    """What the live page, `/status`, `/config` and `/-/` ask for unless `listen` is a loopback address: sent as
-    `Authorization: Bearer TOKEN`, or once as `/?token=TOKEN`. Without it they answer nobody there."""
+    """The token that the live page, `/status`, `/config` and `/-/` need unless `listen` is a loopback address: sent as
+    `Authorization: Bearer TOKEN`, or once as `/?token=TOKEN`. Without a token they refuse every request there."""
 
     lifecycle: bool = False
     """Answer `POST /-/reload`, which reads this file again."""

@@ -24,7 +24,7 @@ from streambatch.microbatch.window import BatchPolicy
 from streambatch.scoring.executors.choice import Workers, check_timeout
 from streambatch.storage.folder import StateFolder
 
-LATER = "until the pipeline is started anew"
+LATER = "until the pipeline is restarted"
 """When what can't be changed can be."""
 QUEUE_SHARE = 4
 """One part in so many of the memory is the most that the queue may hold, and as much what is in flight."""

@@ -143,7 +143,7 @@ def past_runs(state_dir: Path) -> list[dict[str, Any]] | None:
     try:
         with StateStore.read(state_dir) as state:
             runs = state.runs()
-    except (StreambatchError, OSError):  # not stored yet, or damaged: whoever holds the state says so
+    except (StreambatchError, OSError):  # not stored yet, or damaged, which the pipeline reports itself
         return None
     return [
         {

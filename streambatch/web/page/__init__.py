@@ -1,7 +1,7 @@
-"""The live page: one HTML, one style sheet, one script, all from here; nothing is fetched from anywhere else.
+"""The live page: an HTML page, a style sheet and a script, all served from here.
 
-The server renders every figure, for the first answer and for every second after it, so that the page says the same
-without JavaScript; the script only puts what it is told in its place.
+The server renders every figure, for the first answer and for each second after it. The script only puts them in place,
+so the page shows the same without JavaScript.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""What a browser may load for the page: what this port serves, and nothing from elsewhere."""
+"""The content security policy: a browser may load files from this port only."""
 
 
 class Asset(NamedTuple):
-    """A file of the page, under an address that changes with what is in it."""
+    """A file of the page. Its address holds a hash of its content, so that browsers may cache it for ever."""
 
     content: bytes
     content_type: str
 
 
 class Page:
-    """Renders the page. assets: by path; what is at one never changes."""
+    """Renders the page. assets: its files by path."""
 
     def __init__(self) -> None:
         folder = files(__name__)
@@ -47,7 +47,7 @@ class Page:
         self._html = _PLACE.sub(lambda place: addresses.get(place[1], place[0]), html)
 
     def render(self, view: Mapping[str, Any]) -> str:
-        """Return the page as it is at this moment."""
+        """Return the page for a view."""
         places = shown(view)
         values = places["html"] | {f"tone_{name}": escape(tone) for name, tone in places["tone"].items()}
         return _PLACE.sub(lambda place: values[place[1]], self._html)

@@ -1,6 +1,6 @@
-"""From the view of a pipeline (`ops/live_view.py`) to what stands where on the page. Pure.
+"""Turn the view of a pipeline (`ops/live_view.py`) into the contents of the page's places. Pure.
 
-`html` holds the content of every place, escaped; `tone` how grave it is: `good`, `warn`, `bad` or `idle`.
+`html` holds the escaped content of each place, and `tone` its severity: `good`, `warn`, `bad` or `idle`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from streambatch.web.page.figures import (
 )
 
 DEAD_SHARE_WARN, DEAD_SHARE_BAD = 0.001, 0.01
-"""Beyond the second the alert on dead letters fires too."""
+"""The second is also the threshold of the alert on dead letters."""
 FILL_WARN, FILL_BAD = 0.8, 0.95
 ROWS_MAX = 10
-"""Rows shown of what there may be many of."""
+"""Most rows in a list."""
 _STATES = {
     "starting": ("Starting", "warn"),
     "running": ("Not ready", "bad"),
@@ -79,7 +79,7 @@ def _state(view: View) -> tuple[str, str]:
 
 
 def _dead_share(view: View) -> float | None:
-    """Return which share of the records done died, of late."""
+    """Return the recent share of dead letters; None if no record was settled."""
     done = view["rates"]["scored"] + view["rates"]["dead_lettered"]
     return view["rates"]["dead_lettered"] / done if done else None
 
