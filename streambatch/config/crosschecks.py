@@ -1,6 +1,6 @@
 """What no section can see alone: limits that contradict each other, one address or file asked for twice.
 
-A contradiction between a value that was written and a default is told of the one that was written.
+Where a value that was written contradicts a default, the problem names the one that was written.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -163,7 +163,7 @@ def _check_outputs(draft: Draft, taken: Sequence[_Taken]) -> None:
 
 
 def _matches(pattern: str, path: str) -> bool:
-    """Tell whether a glob finds a path, part by part; `**` stands for any number of folders, `*` for none hidden."""
+    """Whether a glob finds a path, part by part; `**` stands for any number of folders, `*` for none hidden."""
     return _match_parts(Path(normpath(pattern)).parts, Path(normpath(path)).parts)
 
 

@@ -136,7 +136,7 @@ class SegmentedFile:
 
     @property
     def is_restored(self) -> bool:
-        """Whether checkpoints are told how far the output goes."""
+        """Whether checkpoints store how far the output goes."""
         return self._commit is not None
 
     @property
@@ -198,7 +198,7 @@ class SegmentedFile:
         return found
 
     async def settle(self) -> None:
-        """Have the output stored as it was found, before it is first changed."""
+        """Store the output as it was found, before it is first changed."""
         await self._store(self._mark(self._segment.number, self.length), is_first=True)
 
     async def replace(self, found: dict[int, Path]) -> None:

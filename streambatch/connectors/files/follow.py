@@ -1,4 +1,4 @@
-"""Follows files: looks which there are and how long they are, reads what is new, and does what `Tail` decides.
+"""Follows files: looks at names and sizes, reads new bytes, and does what `Tail` decides.
 
 One thread call looks at all files, one reads from many: idle files cost a stat each. Every handle belongs to the
 follower; at most HANDLES_MAX stay open beyond those of files that no name leads to any more. A file that can't be read
@@ -67,6 +67,7 @@ class Follower:
         self._tail = Tail(options.rotate_wait, from_end=options.from_end, known=known, book=book)
         self._outages = Outages(options.source, intake.observer)
         self._retry_at: dict[Followed, float] = {}
+        """When each file that is held is tried again."""
         self._looks = 0
         self._stats: Mapping[str, FileStat] = {}
         self._handles: dict[Followed, io.FileIO] = {}
@@ -104,29 +105,29 @@ class Follower:
 
     async def _look(self) -> None:
         source, patterns = self._options.source, self._options.patterns
-        sight = await to_thread.run_sync(look_at, source, patterns, self._tail.files, self._handles)
-        self._handles |= sight.found_again
+        look = await to_thread.run_sync(look_at, source, patterns, self._tail.files, self._handles)
+        self._handles |= look.found_again
         if not self._looks:
             await self._search()
-        stats, heads, unseen = sight.stats, None, dict(sight.unseen)
-        if stats != self._stats or self._tail.wants_look or sight.found_again or not self._looks:
+        stats, heads, unseen = look.stats, None, dict(look.unseen)
+        if stats != self._stats or self._tail.wants_look or look.found_again or not self._looks:
             if unrecognised := self._tail.unrecognised(stats):
                 heads, unread = await to_thread.run_sync(read_heads, {path: stats[path] for path in unrecognised})
                 unseen |= unread
                 left_out = set(unrecognised) - heads.keys()
                 stats = {path: stat for path, stat in stats.items() if path not in left_out}
             self._stats = stats
-            for file in self._tail.see(stats, sight.held, self._intake.clock.monotonic(), heads, sight.unsought):
+            for file in self._tail.see(stats, look.held, self._intake.clock.monotonic(), heads, look.unsought):
                 self._tell(file, "rotated")
-        for file in sight.failed.keys() - self._retry_at.keys():
-            await self._hold(file, sight.failed[file])
+        for file in look.failed.keys() - self._retry_at.keys():
+            await self._hold(file, look.failed[file])
         self._outages.looked(unseen)
         self._looks += 1
         if self._looks == LOOKS_MIN and not unseen:
             await self._give_up()
 
     async def _search(self) -> None:
-        """Take up what was renamed since the last run, in its folder, to a name that doesn't match."""
+        """Resume files that were renamed since the last run, in their folders, to names that don't match."""
         known = self._tail.absent
         if not known:
             return
@@ -169,10 +170,11 @@ class Follower:
     async def _hold(self, file: Followed, error: OSError) -> None:
         """Try again later, with another handle if there can be one."""
         if feed := self._feeds.get(file):
-            await feed.push(b"")
+            await feed.push(b"")  # gives back the room for a read that did not come
         if file.is_missing and error.errno == errno.ESTALE:
-            # Its server has no such file any more, and nothing leads to it.
+            # Its server has no such file any more, and no name leads to it: it will never be read.
             return await self._finish(file)
+        # A missing file could not be opened again: its handle is all that leads to it.
         if not file.is_missing:
             self._close(file)
         seconds = self._outages.failed(file.partition, file.path, error)
@@ -183,6 +185,7 @@ class Follower:
         """Open those that aren't. Returns the files that can be read from now."""
         closed = [file for file in files if file not in self._handles or file not in self._feeds]
         results = await to_thread.run_sync(self._open_all, closed) if closed else []
+        # Every handle is taken over before anything is awaited: cancelled in between, the rest would never be closed.
         for file, result in zip(closed, results, strict=True):
             if isinstance(result, _Opened):
                 self._opened(file, result)
@@ -227,6 +230,7 @@ class Follower:
         if known is not file:
             self._replace(known, file)
         elif self._tail.accept(file, read.head, read.size, len(read.data), now):
+            # To the end: `_bound_handles` closes the first.
             self._handles[file] = self._handles.pop(file)
             feed = self._feeds[file]
             await feed.push(read.data)
@@ -239,9 +243,10 @@ class Follower:
             self._tail.restart(file, now)
 
     def _replace(self, known: Followed, copy: Followed) -> None:
-        """Go on with a known file in the handle of the copy that took its place."""
+        """Continue a known file in the handle of the copy that took its place."""
         self._feeds.pop(copy).release()
         self._close(known)
+        self._retry_at.pop(known, None)
         self._handles[known] = self._handles.pop(copy)
 
     async def _finish(self, file: Followed) -> None:
@@ -273,6 +278,7 @@ class Follower:
     def _bound_partial(self) -> None:
         """Forget the oldest partial records beyond an eighth of the budget; they are read again with their rest."""
         surplus = sum(self._partial.values()) - self._intake.memory.capacity // 8
+        # The newest stays, or a record larger than the share would never be read whole.
         for file in list(self._partial)[:-1]:
             if surplus > 0 and not file.is_missing:
                 surplus -= self._partial.pop(file)

@@ -1,7 +1,8 @@
 """Finds the files that paths and globs match. Blocking: call it in a thread.
 
-Whatever names lead to it, a file is found once; a glob passes over what isn't a file, a plain path must not be else.
-What can't be looked at is told apart from what isn't there.
+A file is found once, however many names lead to it. A glob passes over directories and the like; a plain path to one
+is an error.
+A path that can't be looked at is not one that isn't there.
 """
 
 import glob
@@ -139,7 +140,7 @@ def each_once(stats: dict[str, FileStat]) -> dict[str, FileStat]:
 
 
 def kind_of(mode: int) -> str | None:
-    """Say what a file mode means, None for a file."""
+    """Return a word for what a mode stands for; None for a file."""
     return None if S_ISREG(mode) else _KINDS.get(S_IFMT(mode), "something else")
 
 

@@ -1,10 +1,10 @@
-"""What tells one file from another whatever it is called: the digest of its first bytes, which may still grow."""
+"""The identity of a file, whatever its name is: a digest of its first bytes, of which there may be more later."""
 
 from hashlib import blake2b
 from typing import NamedTuple
 
 HEAD_BYTES = 4 << 10
-"""How much of a file's beginning tells it from others."""
+"""How many first bytes identify a file."""
 
 
 class Identity(NamedTuple):
@@ -14,7 +14,7 @@ class Identity(NamedTuple):
     digest: bytes
 
     def fits(self, head: bytes) -> bool:
-        """Tell whether a file that begins like this can be the one."""
+        """Whether a file with these first bytes can be this one."""
         return identity_of(head[: self.length]) == self
 
 

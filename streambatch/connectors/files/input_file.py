@@ -1,6 +1,6 @@
-"""A file open for reading to its end, decompressed on the way, from a position on.
+"""A file open for reading from a position to its end, decompressed on the way.
 
-A read that fails is tried again until it works: every byte is given out once, however often its handle is lost.
+A read that fails is tried again until it works: every byte is returned once, however often the handle is lost.
 """
 
 from __future__ import annotations
@@ -45,11 +45,13 @@ class InputFile:
         self._compression = compression
         self._handle: io.FileIO
         self._unpacker: Unpacker | None = None
-        self._size = self._last_size = 0
         self._head = b""
         self._is_broken = False
         self.stat, self.identity = stat, NOTHING_KNOWN
         self.read_to = 0
+        """How many bytes were read, as they lie in the file."""
+        self.has_shrunk = False
+        """Whether, at its end, the file was shorter than it had been, or than what was read."""
 
     async def __aenter__(self) -> Self:
         with naming_errors(self._source, self.path):
@@ -77,7 +79,7 @@ class InputFile:
         """Pass over so many bytes. Raises CutBack when there are fewer."""
         if self._unpacker is None:
             self.read_to += size
-            if self.read_to > self._size:
+            if self.read_to > self.stat.size:
                 raise CutBack
             return
         while size:
@@ -85,11 +87,6 @@ class InputFile:
             if not block:
                 raise CutBack
             size -= len(block)
-
-    @property
-    def has_shrunk(self) -> bool:
-        """Whether, at the end, the file was shorter than it had been, or than what was read."""
-        return max(self._size, self.read_to) > self._last_size
 
     def _open(self) -> None:
         handle = open_found(self._source, self.path, self.stat)
@@ -100,7 +97,7 @@ class InputFile:
         except BaseException:
             handle.close()
             raise
-        self._handle, self._size, self._head, self.identity = handle, status.st_size, head, identity_of(head)
+        self._handle, self._head, self.identity = handle, head, identity_of(head)
         self.stat = stat_of(status, self.stat.folder)
 
     async def _read_raw(self, size: int) -> bytes:
@@ -117,9 +114,10 @@ class InputFile:
             if self.identity.length < min(HEAD_BYTES, self.read_to + len(block)):
                 self.identity = identity_of(os.pread(fd, HEAD_BYTES, 0))
             if not block:
-                self._last_size = os.fstat(fd).st_size
+                self.has_shrunk = max(self.stat.size, self.read_to) > os.fstat(fd).st_size
         except OSError as error:
             self._is_broken = True
+            # The server of a network file system knows no such file any more: no handle will ever lead to it.
             if error.errno == errno.ESTALE and not os.path.lexists(self.path):
                 raise gone(self._source, self.path) from error
             raise

@@ -1,6 +1,6 @@
 """Opens a file at a position: the one place where reading resumes. Blocking: call it in a thread.
 
-What a framer at a position hands out is what one that has read everything before it would.
+A framer at a position hands out the same records as one that has read everything before it.
 """
 
 import io

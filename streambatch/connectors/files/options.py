@@ -1,4 +1,4 @@
-"""What the running parts of a file source are told. Options of a config stand in `source`."""
+"""The options of the running parts of a file source. `source` has those of a config."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Output:
         self._container: Container | None = None
 
     def begin(self, header: bytes) -> None:
-        """Learn what a fresh file starts with; the file is to be opened next."""
+        """Set what a fresh file starts with, before the file is opened."""
         self.written = self.durable = 0
         self._container = container_for(self.options.format, self.options.compression, header)
         columns = f", {header.decode(errors='replace').strip()}" if header else ""
@@ -59,12 +59,12 @@ class Output:
         self.file.is_whole_only = self._container.is_whole_only
 
     async def resume(self) -> None:
-        """Go on after what the open file holds. Raises SinkError."""
+        """Continue after the content of the open file. Raises SinkError."""
         head = await self.file.file.head(HEAD_BYTES)
         try:
             self._opened().resume(head)
         except (ValueError, OSError) as error:
-            raise SinkError(self.options.owner, f"{self.file.open_path} can't be gone on with: {error}") from error
+            raise SinkError(self.options.owner, f"{self.file.open_path} can't be continued: {error}") from error
         self.file.begin_record()
 
     async def write_header(self) -> None:

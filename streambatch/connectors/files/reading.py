@@ -1,7 +1,7 @@
 """Reads files to their end, one after the other, each from where an earlier run left it.
 
-No byte counts before its record has been framed: what a fault comes after has been handed over, what it has torn is
-no record. A file that was read to its end, and did not change since, is not opened.
+Records before a fault in a file are handed over; one that the fault tore is no record. A file that was read to its end,
+and did not change since, is not opened.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ from streambatch.core.intake import Intake
 
 
 class ResumePoint(NamedTuple):
-    """Where reading begins: what comes after `position` of a partition, if its file is the one known by `identity`."""
+    """Where reading begins in a file."""
 
     partition: str
     position: int
+    """The records after it are read."""
     identity: Identity
+    """What the file must be for the position to mean something in it."""
 
 
 class Reading:

@@ -1,7 +1,7 @@
-"""Looks at followed files: which match now, and where those are that don't. Blocking: call it in a thread.
+"""Looks at followed files: which match now, and where the others are. Blocking: call it in a thread.
 
-A file counts as gone only if that can be told: while its folder can't be looked at, or is no longer mounted, what was
-last seen of it stands.
+A file counts as gone only on proof: while its folder can't be looked at, or is no longer mounted, the last stat of the
+file stands.
 """
 
 import errno
@@ -24,18 +24,20 @@ FOUND_AGAIN_MAX = 128
 
 
 class Look(NamedTuple):
-    """What one look showed: the files that match, what the handles say of files that don't, and what can't be seen.
-
-    found_again: handles of files without one whose new name does not match. unsought: files that are yet to be looked
-    for. failed: files whose handles can't be asked.
-    """
+    """The result of one look."""
 
     stats: Mapping[str, FileStat]
+    """The files that match, by path."""
     held: Mapping[FileId, Held]
+    """What handles say of files that don't match."""
     unseen: Mapping[str, OSError]
+    """Paths that could not be looked at."""
     found_again: dict[Followed, io.FileIO]
+    """New handles of files that were renamed to what doesn't match."""
     unsought: Set[FileId]
+    """Missing files that this look did not search their folders for."""
     failed: Mapping[Followed, OSError]
+    """Files whose handles failed."""
 
 
 class Renamed(NamedTuple):
@@ -128,7 +130,7 @@ def is_gone(known: Iterable[KnownFile]) -> list[KnownFile]:
 
 
 def _is_as_it_was(known: KnownFile) -> bool:
-    """Tell whether the folders that a file was in are on the devices they were on. Raises OSError."""
+    """Whether the folders that a file was in are on the devices they were on. Raises OSError."""
     notes = known.notes
     if folder_device(notes.path) != notes.folder:
         return False

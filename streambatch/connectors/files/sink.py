@@ -38,7 +38,7 @@ class FileSink(Sink):
     if_exists: IfExists = "error"
     """An output that is already there, and of which no state knows: stop, add to it (an unterminated last line is ended
     first), or empty it. With `rotate` that means all segments: new ones get the next numbers, or the old ones are
-    removed. What can't be gone on with is never added to: `append` needs `rotate` where scores are compressed or
+    removed. An output that can't be continued is never added to: `append` needs `rotate` where scores are compressed or
     columnar."""
     rotate: Rotation | None = None
     """Close a segment at this size or age and begin the next, such as `{ max_bytes = "256MiB", max_age = "1h" }`.

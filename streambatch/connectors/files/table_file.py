@@ -69,7 +69,7 @@ class TableFile:
 
     def read(self) -> Any | None:
         """Return the next record batch, of at least one row; None at the end."""
-        with _told_as_table_errors():
+        with _raising_table_errors():
             return next(self._batches, None)
 
     @property
@@ -100,7 +100,7 @@ class TableFile:
             data = _Joined(head, data)
         else:
             data.seek(0)
-        with _told_as_table_errors():
+        with _raising_table_errors():
             return self._batches_of(data, format, head == _ARROW_FILE)
 
     def _batches_of(self, data: Any, format: str, is_file: bool) -> Iterator[Any]:
@@ -221,7 +221,7 @@ class _Limited(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def _told_as_table_errors() -> Iterator[None]:
+def _raising_table_errors() -> Iterator[None]:
     try:
         yield
     except pa.ArrowException as error:

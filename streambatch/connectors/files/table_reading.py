@@ -1,6 +1,6 @@
-"""From the record batches of one Arrow or Parquet file into the inbox, without a look at their values.
+"""Pushes the record batches of one Arrow or Parquet file, without a look at their values.
 
-A position is the number of the row that follows. What is read is accounted for from before it is read.
+A position is the number of the row that follows. Memory for a batch is reserved before it is read.
 """
 
 from __future__ import annotations

@@ -249,12 +249,12 @@ class Tail:
         file.presence = presence
 
     def _queue(self, file: Followed) -> None:
-        """Have a file read from, unless it can't be read at the moment."""
+        """Put a file into the reading order, unless it can't be read at the moment."""
         if file.progress not in (Progress.HELD, Progress.QUEUED):
             self._become(file, Progress.QUEUED)
 
     def _rest(self, file: Followed) -> None:
-        """Have a file read from no longer, until something of it changes."""
+        """Take a file out of the reading order until something of it changes."""
         if file.progress in (Progress.QUEUED, Progress.ASIDE):
             self._become(file, Progress.DONE if file.offsets.is_done else Progress.IDLE)
 

@@ -122,8 +122,8 @@ class FileWriter(Writer):
         file = self._output.file
         if not self._options.is_plain:
             raise HeldError(
-                f"sink {self.name}: {file.file.path} is left from a run that was cut off, and there is no going on "
-                'with it; move it away, or set if_exists to "replace"'
+                f"sink {self.name}: {file.file.path} is left from a run that was cut off, and can't be "
+                'continued; move it away, or set if_exists to "replace"'
             )
         await self._check_columns(header)
         await file.settle()

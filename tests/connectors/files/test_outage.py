@@ -1,4 +1,4 @@
-"""Files and folders that can't be read for a while: held, told once, then gone on with, nothing lost or doubled."""
+"""Files and folders that can't be read for a while: held, reported once, then read on, nothing lost or doubled."""
 
 import errno
 import gzip
