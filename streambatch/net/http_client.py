@@ -64,12 +64,12 @@ class Client:
         self._has_answered = False
 
     def start(self) -> None:
-        """Start counting anew. Raises OSError when the certificates can't be read."""
+        """Set `length` to 0. Raises OSError when the certificates can't be read."""
         self._tls()
         self.length = 0
 
     async def post(self, payload: bytes, header: tuple[str, str]) -> Answer:
-        """Return the answer, whatever it says. Cancelled or failed, the connection is not used again."""
+        """Return the answer, of any status. Cancelled or failed, the connection is not used again."""
         is_reused = self._stream is not None
         try:
             answer = await self._try(payload, header)
@@ -119,7 +119,7 @@ class Client:
         return self._stream
 
     def _tls(self) -> ssl.SSLContext | None:
-        """Return what a TLS connection is checked by, read anew for each one, so that renewed certificates count."""
+        """Return what a TLS connection is checked by, read again for each one, so that renewed certificates count."""
         return ssl.create_default_context(cafile=self._ca_file) if self._url.scheme == "https" else None
 
     async def _exchange(self, stream: ByteStream, blocks: Sequence[bytes]) -> tuple[Answer, bool]:

@@ -86,7 +86,7 @@ class SpooledReader(Reader):
         return {PARTITION: {}}
 
     def acked(self, positions: Mapping[str, int]) -> None:
-        """Have segments removed whose records are all acked."""
+        """Remove the segments whose records are all acked."""
         position = positions.get(PARTITION)
         if position is not None and self._log is not None:
             self._log.acked(position)

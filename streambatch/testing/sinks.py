@@ -45,7 +45,7 @@ class SinkConformance(ReadsRows):
         return _nothing()
 
     def break_output(self, folder: Path) -> None:
-        """Have writes fail from now on, as when the disk is full. For sinks that can be made to."""
+        """Make writes fail from now on, as when the disk is full. For sinks that can be made to."""
         skip("it is not said how to break the output")
 
     def mend_output(self, folder: Path) -> None:
@@ -244,7 +244,7 @@ class SinkConformance(ReadsRows):
                 await write(before)
                 await writer.sync()
                 async with self.outage(folder):
-                    # A sink that nobody answers may notice later than the write after which the other side left.
+                    # A sink that gets no answers may notice later than the write after which the other side left.
                     while batches and await self._is_taken(writer, write, batches[0]):
                         written += batches.pop(0)
                     assert len(batches) > 1, f"the other side is away, and {OUTAGE_WRITES} writes say nothing"

@@ -126,7 +126,7 @@ class HttpWriter(Writer):
 
 
 class _Series:
-    """Ids for requests that nobody else has named."""
+    """Ids for requests that have none: a random prefix and a number."""
 
     def __init__(self) -> None:
         self.start()

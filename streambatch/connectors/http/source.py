@@ -1,9 +1,9 @@
 """Records from HTTP clients: `POST /records` with one record a line. A request is one partition.
 
-Records are taken in while the body comes, and the answer says how many: whatever goes wrong half-way, the first
-`received` records of the request are in and no other. A client that is not told yes or no, since it went away, has
-left a half record that dies like any other that was cut off. With a spool a request counts whole or not at all: the
-answer comes once all of it is durable, and a repeated `Idempotency-Key` gets the first answer again.
+Records are taken in while the body comes, and the answer says how many. If something goes wrong half-way, the first
+`received` records of the request are in and no other. If the client goes away, its last record is cut off and dies.
+With a spool a request counts whole or not at all: the answer comes once all of it is durable, and a repeated
+`Idempotency-Key` gets the first answer again.
 """
 
 from __future__ import annotations
@@ -297,19 +297,19 @@ class _Body:
             await self.room()
 
     async def end(self) -> None:
-        """Learn that the body is complete. Raises Corrupt when it is not, KeyReused when another one was announced."""
+        """Put the last record; with a spool, store the request. Raises Corrupt for half a body, and KeyReused."""
         self._unpacking.end()
         await self._feed.end()
         if self._stored is not None:
             self._committed = await self._stored.commit()
 
     async def cut_off(self) -> None:
-        """Learn that the rest of the body won't come."""
+        """Put what came of the last record as one that was cut off."""
         if self._stored is None:
             await self._feed.end(cut_off=True)
 
     def release(self) -> None:
-        """Let go of whatever is still held."""
+        """Give back all that is still held."""
         self._feed.release()
         if self._stored is not None:
             self._stored.discard()

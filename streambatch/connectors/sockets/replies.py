@@ -1,8 +1,8 @@
 """Answers on their way back to the clients whose records they are.
 
-An answer is sent when it is there, and what a connection's buffer doesn't take waits for it, on the memory budget. A
-connection is owed what it was promised: its reader asks `load` how much that is and reads on only while it is little,
-so that a client that takes no answers holds back nobody but itself. Nothing here blocks or raises.
+An answer is sent at once. The part that the connection's buffer doesn't take waits in memory, on the budget. `load` is
+how much a connection is owed; its reader reads on only while that is little, so a client that takes no answers holds
+back itself alone. Nothing here blocks or raises.
 """
 
 from __future__ import annotations

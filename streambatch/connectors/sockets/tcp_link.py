@@ -115,7 +115,7 @@ class Link:
         self._connection.is_over = True
 
     async def _connect(self) -> None:
-        """Have a connection on which all that is kept was sent."""
+        """Make sure of a connection on which all that is kept was sent. Raises SinkOutage."""
         if not self._connection.is_over:
             return
         await self._connection.open()
@@ -206,7 +206,7 @@ class _Connection:
             await stream.aclose()
 
     def _take_back(self) -> None:
-        """Have what the system still holds thrown away with the connection: it will be sent again."""
+        """Tell the system to drop, with the connection, the bytes it has not sent: they will be sent again."""
         if self._stream is not None:
             linger = struct.pack("ii", 1, 0)
             self._stream.extra(SocketAttribute.raw_socket).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)

@@ -32,7 +32,7 @@ class TcpSink(Sink):
     connect_timeout: Annotated[Duration, Field(gt=0)] = 10.0
     """How long the server may take to accept the connection."""
     timeout: Annotated[Duration, Field(gt=0)] = 30.0
-    """How long the server may take in nothing before the connection is given up and made anew."""
+    """How long the server may take in nothing before the connection is given up and replaced."""
     name: str = "tcp"
     """Label of the sink in metrics and messages."""
 
@@ -57,7 +57,7 @@ class TcpWriter(Writer):
     async def write(self, payload: bytes) -> None:
         """Send whole records; wait as long as the server takes some, however slowly.
 
-        Raises SinkOutage when the connection is lost or stalls; repeated, the write makes it anew. Cancelled,
+        Raises SinkOutage when the connection is lost or stalls; repeated, the write makes a new one. Cancelled,
         it may have sent any part of the payload.
         """
         if not self._link.is_open:

@@ -1,7 +1,7 @@
 """Records from UDP datagrams: as many as are there become one chunk.
 
-A datagram holds whole records, so that its end ends the last of them. What came while nobody read, and found no room
-in the system's buffer, is lost and counted: the system itself says how many.
+A datagram holds whole records, so its end ends the last of them. Datagrams that find no room in the system's buffer are
+lost. They are counted: the system says how many there were.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class UdpReader(ListeningReader):
                 self._listens_no_more()
 
     def _widen(self, sock: socket.socket) -> None:
-        """Have the system hold more than it would by itself; log a warning if it won't."""
+        """Enlarge the system's receive buffer; log a warning if it stays smaller than asked for."""
         asked = self._options.receive_buffer
         with suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, asked)

@@ -1,7 +1,7 @@
-"""Records from standard input, to its end: one partition, whatever is behind it, a pipe, a terminal or a file.
+"""Records from standard input, to its end. A pipe, a terminal or a file is one partition.
 
-The descriptor is shared with whoever started the process, so its flags are left alone: what can be waited for is read
-when there is something to read, and what can't, a file, is read in a worker thread, one block at a time.
+The descriptor is shared with the process that started this one, so its flags are left alone. A pipe or terminal is read
+when there is something to read; a file, which can't be waited for, is read in a worker thread, one block at a time.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class StdinReader(Reader):
 
     async def run(self, intake: Intake) -> None:
         """Read to the end, or until cancelled. Raises SourceError when standard input is closed or can't be read."""
-        # Without standard input, descriptor 0 belongs to whatever was opened first.
+        # A process that starts without standard input gives descriptor 0 to the first file that it opens.
         if sys.__stdin__ is None:
             raise SourceError(self.name, "standard input is closed; pipe something in, or redirect a file")
         keep_freed_memory()
