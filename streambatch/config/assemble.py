@@ -76,6 +76,7 @@ class Assembly:
             limits=config.limits,
             sink=config.sink.options,
             state_dir=folder or config.state_dir,
+            folder=config.folder,
             runs=config.runs,
             observer=observer,
         )

@@ -90,6 +90,8 @@ class Description:
     runs: RunsOptions
     observer: Observer
     clock: Clock
+    folder: Path
+    """What relative paths of parts start at."""
 
     @property
     def state_path(self) -> Path | None:
@@ -103,7 +105,7 @@ class Description:
 
     def site(self, part: str = "") -> Site:
         """Return where a part is built."""
-        return Site(pipeline=self.name, part=part, state_dir=self.state_path, clock=self.clock)
+        return Site(pipeline=self.name, part=part, folder=self.folder, state_dir=self.state_path, clock=self.clock)
 
     def queue_limits(self, settings: Settings) -> QueueLimits:
         """Return how much may wait to be batched, so that it leaves others their part of the memory."""
@@ -121,6 +123,7 @@ def describe(
     runs: RunsOptions | None = None,
     observer: Observer | None = None,
     clock: Clock | None = None,
+    folder: Path | None = None,
 ) -> Description:
     """Return the description: each source with a name of its own, and duck-typed parts wrapped."""
     return Description(
@@ -133,4 +136,5 @@ def describe(
         runs=runs or RunsOptions(),
         observer=observer or Observer(),
         clock=clock or SystemClock(),
+        folder=folder or Path(),
     )

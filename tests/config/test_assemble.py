@@ -9,6 +9,7 @@ import pytest
 import streambatch as sb
 from streambatch.config.assemble import Assembly, load_config, load_pipeline
 from streambatch.core.errors import ConfigError, ModelError, ShapeError, StepError
+from streambatch.core.parts import Reader, Site
 from tests.e2e.running import scores_in
 
 CONFIG = """
@@ -44,6 +45,19 @@ def write(tmp_path: Path, request: pytest.FixtureRequest) -> Write:
         return path
 
     return write
+
+
+def test_parts_are_told_where_the_config_lies(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sites: list[Site] = []
+    build = sb.FileSource.build
+
+    def building(source: sb.FileSource, site: Site) -> Reader:
+        sites.append(site)
+        return build(source, site)
+
+    monkeypatch.setattr(sb.FileSource, "build", building)
+    sb.load_pipeline(write())
+    assert [(site.pipeline, site.part, site.folder) for site in sites] == [("rides", "source.rides_in", tmp_path)]
 
 
 @pytest.mark.anyio
