@@ -1,7 +1,7 @@
 """Columns of ids and carried values: Python lists, or pyarrow arrays where the format is columnar.
 
-Both are narrowed, joined and read here, so that nobody else has to know which of the two a column is; pyarrow itself
-is not imported, since who has no arrays needs none of it.
+Both are narrowed, joined and read here, so that no other module depends on which of the two a column is. pyarrow itself
+is not imported: a pipeline of text formats starts without it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Column = Sequence[Any]
 
 
 def is_arrow(column: Column) -> bool:
-    """Tell whether a column is a pyarrow array."""
+    """Whether a column is a pyarrow array."""
     return hasattr(column, "to_pylist")
 
 

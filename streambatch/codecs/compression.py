@@ -1,7 +1,7 @@
 """Decompresses a file's bytes step by step: compressed blocks in, blocks of bounded size out. Pure.
 
-Whatever a few compressed bytes blow up to, no step makes more than it was asked for; and everything that comes before
-a fault is handed out before the fault is raised, so that what is read doesn't depend on how it was cut into blocks.
+No step returns more than it was asked for, however large a few compressed bytes unpack to. Everything before a fault is
+returned before the fault is raised, so that the result doesn't depend on how the input was cut into blocks.
 """
 
 import bz2
@@ -28,7 +28,7 @@ _XZ_MEMORY = 128 << 20
 
 
 class Corrupt(Exception):
-    """Compressed data can't be read on. `offset` counts compressed bytes, `problem` says what is wrong there."""
+    """Compressed data is damaged. `offset` counts compressed bytes; `problem` describes the damage there."""
 
     def __init__(self, offset: int, problem: str) -> None:
         self.offset, self.problem = offset, problem
@@ -55,7 +55,7 @@ class Unpacker(ABC):
         return self._before + self._at
 
     def needs_input(self) -> bool:
-        """Tell whether nothing more can be made of what was given."""
+        """Whether `inflate` would return nothing until more is given."""
         if self._member is None and self._members:
             self._skip_padding()
         return self._at == len(self._input) and not self._has_more_output and self._fault is None
@@ -78,13 +78,13 @@ class Unpacker(ABC):
         return b"".join(parts)
 
     def end(self) -> None:
-        """Learn that there is no more input. Raises Corrupt when a member isn't complete."""
+        """End the input. Raises Corrupt when a member isn't complete."""
         if self._member is not None:
             raise Corrupt(self.offset, f"the {self.name} data ends too early")
 
     @abstractmethod
     def _step(self, size: int) -> bytes:
-        """Return up to `size` bytes of what was given; keep a fault for later."""
+        """Return up to `size` unpacked bytes; keep a fault for later."""
 
     def _skip_padding(self) -> None:
         rest = memoryview(self._input)[self._at : self._at + _PIECE]
@@ -122,7 +122,7 @@ class Gunzip(Unpacker):
         return part
 
     def _up_to_the_fault(self, stop: int, size: int) -> bytes:
-        """Go on a byte at a time, since zlib gives nothing of a call that fails."""
+        """Unpack a byte at a time: zlib returns nothing from a call that fails."""
         parts: list[bytes] = []
         try:
             while len(parts) < size and (self._at < stop or self._has_more_output):
@@ -133,8 +133,10 @@ class Gunzip(Unpacker):
 
 
 class PiecewiseUnpacker(Unpacker):
-    """A format whose decompressor gives nothing of a call that fails: what a small piece with a fault in it would have
-    given before it is lost. `offset` of a fault is where that piece starts."""
+    """A format whose decompressor returns nothing from a call that fails, so that it gets small pieces.
+
+    The good bytes of a piece with a fault in it are lost. The fault's `offset` is where that piece starts.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +151,7 @@ class PiecewiseUnpacker(Unpacker):
         return part
 
     def _next(self) -> bytes:
-        """Return what the next piece gives, or a part of it."""
+        """Return all or a part of what the next piece unpacks to."""
         if self._member is None:
             self._member = self._new_member()
         piece = b"" if self._has_buffered() else self._input[self._at : self._at + _SMALL_PIECE]
@@ -231,12 +233,12 @@ _UNPACKERS: dict[str, type[Unpacker]] = {each.name: each for each in (Gunzip, Un
 
 
 def unpacker(compression: str) -> Unpacker | None:
-    """Return what unpacks a file that is compressed so; None for `none`."""
+    """Return the unpacker for a compression; None for `none`."""
     return None if compression == "none" else _UNPACKERS[compression]()
 
 
 def detect(head: bytes) -> Compression:
-    """Return how a file is compressed that begins with these bytes, of which the first 10 are enough."""
+    """Return how a file is compressed, by its first bytes; 10 are enough."""
     if head.startswith(b"\x1f\x8b"):
         return "gzip"
     if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
@@ -249,7 +251,7 @@ def detect(head: bytes) -> Compression:
 
 
 def compression_of(head: bytes, option: str) -> str:
-    """Return how a file that begins with these bytes is to be read by its source's option, which may be `auto`."""
+    """Return the compression that an option stands for: `auto` is detected from the file's first bytes."""
     return detect(head) if option == "auto" else option
 
 

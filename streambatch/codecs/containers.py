@@ -1,6 +1,6 @@
-"""How payloads lie in an output file: as they are, compressed, as one Arrow stream, as Parquet. Pure.
+"""The layout of payloads in an output file: as they are, compressed, as one Arrow stream, as Parquet. Pure.
 
-A container can be tried again: it gives what belongs into the file, and only counts it as there when it is told so.
+A failed write can be tried again: a container returns the bytes for the file, and is called again for the same payload.
 """
 
 from __future__ import annotations
@@ -29,26 +29,27 @@ class Container(Protocol):
     held: int
     """Bytes taken in that belong into the file and aren't in `backlog` yet, about."""
     backlog: bytes
-    """What belongs into the file before anything else; whoever wrote it empties it."""
+    """Bytes that go into the file before all others; the caller empties it once they are written."""
 
     def begin(self) -> None:
-        """Start a file; what was held back of the one before is forgotten."""
+        """Start a file; bytes held back for the one before are dropped."""
         ...
 
     def resume(self, head: bytes) -> None:
-        """Go on in a file that starts so, and was cut where a payload ended. Raises ValueError if it is no such file.
+        """Continue a file that was cut where a payload ended. Raises ValueError for a file of another kind.
 
         head: the file's first bytes, `HEAD_BYTES` or all there are.
         """
         ...
 
     def add(self, payload: bytes, *, is_first: bool) -> bytes:
-        """Return what to append to the file for a payload. Raises Misfit. is_first: nothing is in the file yet.
+        """Return the bytes to append to the file for a payload. Raises Misfit. is_first: the file is still empty.
 
-        Only what is returned as empty has been taken over; anything else can be asked for again.
+        An empty result means that the container holds the payload now. After any other result the same payload may be
+        added again.
         """
         ...
 
     def end(self) -> None:
-        """Put what completes the file into `backlog`; a second call adds nothing."""
+        """Put the bytes that complete the file into `backlog`; a second call adds nothing."""
         ...

@@ -1,4 +1,4 @@
-"""Whether numbers are finite, asked of whole batches at the price of one dot product."""
+"""Whether all numbers of a batch are finite, at the price of one dot product."""
 
 import math
 
@@ -8,7 +8,7 @@ from streambatch.core.types import FloatArray
 
 
 def all_finite(x: FloatArray) -> bool:
-    """Tell whether `x`, of any shape, holds neither NaN nor infinity.
+    """Whether `x`, of any shape, holds neither NaN nor infinity.
 
     A sum of squares is finite only if every term is; where it overflows, the numbers are looked at one by one.
     """

@@ -1,4 +1,4 @@
-"""What all framers have in common: where they are in their partition, and how their chunks are made.
+"""What all framers share: their position in the partition, and how they make chunks.
 
 Invariant: the chunks of a framer, in the order it hands them out, hold every record of its partition once, in order;
 `position` is where the last of them ended. The payload of a chunk with a fault is the record's own bytes, unframed.
@@ -15,7 +15,7 @@ from streambatch.core.units import format_size
 
 
 class PartitionFramer:
-    """The part of a framer that doesn't depend on what separates records."""
+    """The part of a framer that doesn't depend on how records are separated."""
 
     def __init__(self, start: FramerStart) -> None:
         self.partition, self.origin, self.columns = start.partition, start.origin, start.columns

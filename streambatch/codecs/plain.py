@@ -1,6 +1,6 @@
 """From columnar values to Python's own, for formats that are text.
 
-Never fails: a time that Python has no type for becomes text, as ISO 8601 has it where pyarrow can write that.
+Never fails: a time that Python has no type for becomes text, in ISO 8601 where pyarrow can write that.
 """
 
 from __future__ import annotations

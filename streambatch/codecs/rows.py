@@ -1,4 +1,4 @@
-"""What every decoder does around its own format: dead chunks aside, numbers into an array, what is wrong into rejects.
+"""What all decoders share: they set dead chunks aside, put numbers into an array, and make rejects of faulty records.
 
 Invariant: each record of the chunks a decoder is given becomes either a row or a reject, and `Rows.index` and
 `Reject.index` together name each of their places once.
@@ -28,8 +28,8 @@ from streambatch.core.types import BoolArray, FloatArray, IntArray
 Strip = Callable[[memoryview], bytes]
 
 
-class Verdict(NamedTuple):
-    """Why a record died, and its id if that could be told."""
+class Rejection(NamedTuple):
+    """Why a record died, and its id if that could be read."""
 
     stage: Stage
     reason: Reason
@@ -38,7 +38,7 @@ class Verdict(NamedTuple):
 
 
 def living(chunks: Sequence[Chunk], schema: RecordSchema) -> tuple[Sequence[Chunk], IntArray | None, list[Reject]]:
-    """Part chunks from those that died while they were framed.
+    """Separate chunks from those that died while they were framed.
 
     Returns the others, the place of each of their records among all (None if nothing died), and the rejects.
     """
@@ -50,8 +50,8 @@ def living(chunks: Sequence[Chunk], schema: RecordSchema) -> tuple[Sequence[Chun
             live.append(chunk)
             places.append(np.arange(start, start + chunk.count))
         else:
-            verdict = Verdict("frame", chunk.fault.reason, chunk.fault.error)
-            rejects.append(reject(chunk, 0, start, verdict, bytes(chunk.data()), schema))
+            rejection = Rejection("frame", chunk.fault.reason, chunk.fault.error)
+            rejects.append(reject(chunk, 0, start, rejection, bytes(chunk.data()), schema))
         start += chunk.count
     return live, np.concatenate(places), rejects
 
@@ -68,9 +68,9 @@ def records_of(chunk: Chunk, strip: Strip) -> list[bytes]:
     return [strip(payload[start:end]) for start, end in pairwise(offsets)]
 
 
-def reject(chunk: Chunk, at: int, place: int, verdict: Verdict, record: bytes, schema: RecordSchema) -> Reject:
+def reject(chunk: Chunk, at: int, place: int, rejection: Rejection, record: bytes, schema: RecordSchema) -> Reject:
     """Return the reject of record `at` of a chunk, which is at `place` among all."""
-    stage, reason, error, record_id = verdict
+    stage, reason, error, record_id = rejection
     position = chunk.position_of(at)
     if schema.id is None:
         record_id = chunk.id_of(at)
@@ -87,7 +87,7 @@ def ids_by_position(chunks: Sequence[Chunk], index: IntArray | None) -> list[Rec
 
 
 def array_of(values: Sequence[float | None], dtype: np.dtype[np.floating[Any]]) -> FloatArray:
-    """Return (n,) numbers of float32 or float64; None becomes NaN, what is too large for the type infinite."""
+    """Return (n,) float32 or float64; None becomes NaN, and a number too large for the type infinite."""
     x = np.empty(len(values), dtype)
     try:
         # A quarter faster than np.fromiter, which asks numpy's slow path about every single number.
@@ -119,22 +119,22 @@ def validate(rows: Rows, chunks: Sequence[Chunk], schema: RecordSchema, strip: S
         chunk, at = chunks[which], place - int(starts[which])
         element = tuple(np.argwhere(wrong[row])[0].tolist())
         error = f"{name_of(schema, element)}: expected a finite {schema.dtype} number, found {x[row][element]}"
-        verdict = Verdict("validate", "not_finite", error, item(rows.ids, row))
-        rejects.append(reject(chunk, at, place, verdict, strip(chunk.raw(at)), schema))
+        rejection = Rejection("validate", "not_finite", error, item(rows.ids, row))
+        rejects.append(reject(chunk, at, place, rejection, strip(chunk.raw(at)), schema))
     kept = ~is_bad
     carry = [take(column, kept) for column in rows.carry]
     return Rows(take(rows.ids, kept), x[kept], carry, places[kept], in_order(rejects))
 
 
 def name_of(schema: RecordSchema, element: tuple[int, ...]) -> str:
-    """Return how messages call one number of the features."""
+    """Return the name that messages use for one number of the features."""
     if isinstance(schema.features, list):
         return f"[record] {schema.features[element[0]]}"
     return f"[record] {schema.features}" + "".join(f"[{at}]" for at in element)
 
 
 def not_utf8(error: UnicodeDecodeError) -> str:
-    """Return what is wrong with a record that is not UTF-8."""
+    """Return the error of a record that is not UTF-8."""
     return f"record: expected UTF-8, found byte 0x{error.object[error.start]:02x} at byte {error.start}"
 
 

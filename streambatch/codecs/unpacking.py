@@ -1,7 +1,7 @@
-"""Takes the content encoding off a request's body, block by block, and holds what comes out to its limits.
+"""Unpacks a request's body, block by block, within limits.
 
-However little a client sends, no step makes more than a piece of bounded size, and a body that unpacks to more than
-it may is refused while it is unpacked.
+No step returns more than a piece of bounded size, however little a client sends. A body that unpacks to more than it
+may is refused while it is unpacked.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Unpacking:
         self._packed = self._unpacked = 0
 
     def pieces(self, block: bytes) -> Iterator[bytes]:
-        """Yield what a block unpacks to. Raises TooLarge and Corrupt once all before the fault was yielded."""
+        """Yield the unpacked pieces of a block. Raises TooLarge and Corrupt after all that comes before the fault."""
         self._packed += len(block)
         if self._decompressor is None:
             yield self._checked(block)
@@ -60,7 +60,7 @@ class Unpacking:
             yield self._checked(self._decompressor.inflate(PIECE_BYTES))
 
     def end(self) -> None:
-        """Learn that the body has ended. Raises Corrupt when something is missing."""
+        """End the body. Raises Corrupt when it is cut off."""
         if self._decompressor is not None:
             self._decompressor.end()
 

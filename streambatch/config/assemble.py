@@ -42,13 +42,13 @@ TRIED_ROWS = 2
 
 
 class Assembly:
-    """What a config was made into: steps, model, and from them the pipeline."""
+    """The steps and the model of a config, and the pipeline of them."""
 
     def __init__(self, config: Config, running: Assembly | None = None) -> None:
         """Build the steps and load the model.
 
-        running: what a pipeline runs by, that is to go on by this: its steps stay where they have memory and are asked
-        for as they were, and its model where this is the same one. What those could do, these must.
+        running: the assembly of a running pipeline that is to be reloaded. Its steps are kept if one has memory and the
+        config of steps is the same; its model is kept if it is the same. The new parts must do what the old ones could.
 
         Raises ConfigError, StepError or ModelError for a part that can't be made, ShapeError when steps and model
         don't fit the records.
@@ -62,7 +62,7 @@ class Assembly:
         self.scores_shape: tuple[int, ...] | None = None
         """The shape of one record's scores; None if it could not be tried."""
         self.untried: Exception | None = self._dry_run(running)
-        """What the parts raised on zeros, other than for their shape: records may still fare better."""
+        """The error that the parts raised on zeros, except for wrong shapes: real records may still be scored."""
         if running is not None:
             self._compare(running)
 
@@ -89,11 +89,11 @@ class Assembly:
 
     @property
     def model_digest(self) -> str | None:
-        """Which model it is; None for one that doesn't say."""
+        """The model's sha256; None for a model without one."""
         return self.model.digest
 
     def settings(self) -> Settings:
-        """Return what a running pipeline can go on by."""
+        """Return the settings for a pipeline, or for the reload of one that runs."""
         config = self.config
         return Settings(
             preprocess=self.steps,
@@ -107,7 +107,7 @@ class Assembly:
         )
 
     def _dry_run(self, running: Assembly | None) -> Exception | None:
-        """Pass zeros through steps and model. Raises what is known to be wrong with them; returns what they raise.
+        """Pass zeros through steps and model. Raises errors of this package; returns any other that the parts raise.
 
         A model that runs is left alone: others may be calling it.
         """

@@ -99,7 +99,7 @@ class Chunk:
         return self.base + self.start
 
     def digest(self) -> Any:
-        """Return a running digest for what is `digestible` of this and other chunks of the partition: SHA-256."""
+        """Return a running SHA-256 for the `digestible` part of this and other chunks of the partition."""
         return sha256()
 
     def digestible(self) -> Any:

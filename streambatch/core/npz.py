@@ -18,7 +18,7 @@ Fail = Callable[[str], StreambatchError]
 
 
 class Archive(NamedTuple):
-    """A file's bytes and their sha256; reading once means that what was hashed is what is loaded."""
+    """A file's bytes and their sha256. They are read once, so that the loaded bytes are the hashed ones."""
 
     path: Path
     data: bytes
@@ -61,7 +61,7 @@ def numbers(name: str, value: object, fail: Fail) -> FloatArray:
 
 
 def first_place(mask: np.ndarray[Any, Any]) -> str:
-    """Return the index of the first true element as people write it: `[3]`, `[0, 2]`, or nothing for a scalar."""
+    """Return the index of the first true element as in Python: `[3]`, `[0, 2]`, or nothing for a scalar."""
     place = np.argwhere(mask)[0].tolist()
     return f"[{', '.join(map(str, place))}]" if place else ""
 

@@ -48,7 +48,7 @@ class Outcome:
     """What a transform made of a batch: encoded scores, rejects, and how many rows a step filtered, per source.
 
     dead: rejects counted by source, stage and reason; it stays when the rejects are released.
-    replies: for each chunk of the batch the lines to answer its records with; empty where nobody waits for an answer.
+    replies: for each chunk of the batch the lines to answer its records with; empty where no sender waits.
     index: the place in the batch of each record scored; None when all were. states: what steps with memory hold after
     the batch; None where there is no such step. retries: how many calls of the model were tried again.
     """
@@ -78,7 +78,7 @@ class Outcome:
         return len(self.payload) + (sum(map(len, self.replies)) if self.replies else 0)
 
     def refuse(self, reject: Reject) -> None:
-        """Take a record for dead that was scored."""
+        """Make a reject of a record that was scored."""
         source = reject.partition.source
         self.scored = {**self.scored, source: self.scored[source] - 1}
         self.rejects = [*self.rejects, reject]
@@ -86,5 +86,5 @@ class Outcome:
         self.dead[key] = self.dead.get(key, 0) + 1
 
     def release(self) -> None:
-        """Let go of what was written; the counts stay."""
+        """Drop the bytes that were written; the counts stay."""
         self.payload, self.rejects, self.replies, self.index = b"", (), (), None

@@ -1,6 +1,6 @@
 """Finding the Python objects that a config names as `package.module:name`.
 
-Installed modules come first; what is beside the config file is found too, and can't hide them.
+Installed modules come first; modules beside the config file are found too, and can't hide them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Target = Annotated[str, AfterValidator(_check_target)]
 def load_target(target: str, base: Path, fail: Fail) -> object:
     """Import the module and return what `name` is in it.
 
-    base: folder that is searched after all others, and stays so, for what the module imports later on.
+    base: folder that is searched after all others, from now on, since the module may import from it later.
     Raises what `fail` makes of the problem.
     """
     module_name, _, name = target.partition(":")

@@ -1,4 +1,4 @@
-"""How inputs and scores are distributed lately: the share that is missing, and quantiles, by a sketch.
+"""The recent distribution of features and scores: the share that is missing, and quantiles, by a sketch.
 
 Quantiles are those of the last one to two windows, from a sample; a KLL sketch gives them to about 1.5 % of rank. Needs
 the extra `drift`.
@@ -57,7 +57,7 @@ class DriftOptions:
 
 
 class Watched(NamedTuple):
-    """A feature, or a number of a score, as it was lately. missing: the share; None, like a quantile, without any."""
+    """The recent distribution of a feature, or of a number of a score. missing: the share; None without samples."""
 
     label: str
     missing: float | None
@@ -65,7 +65,7 @@ class Watched(NamedTuple):
 
 
 class Drift(Observer):
-    """What is sampled of one pipeline, and what it comes to. The pipeline observes by it; run `keep` along with it.
+    """Samples one pipeline as its observer, and keeps the distributions. Run `keep` along with the pipeline.
 
     Raises ConfigError for features that records don't have, or when the library is not there.
     """
@@ -86,13 +86,13 @@ class Drift(Observer):
         self._scores.add(scores)
 
     async def keep(self) -> None:
-        """Take in what is sampled, until cancelled."""
+        """Fold the samples into the sketches every FOLD_SECONDS, until cancelled."""
         while True:
             await anyio.sleep(FOLD_SECONDS)
             self.fold()
 
     def fold(self) -> None:
-        """Take in what was sampled since the last call."""
+        """Fold the samples since the last call into the sketches."""
         now = self._clock.monotonic()
         if now - self._rolled_at >= self._options.window:
             self._windows, self._rolled_at = [self._window(), self._windows[0]], now
@@ -101,11 +101,11 @@ class Drift(Observer):
         self._windows[0].add(features, scores)
 
     def features(self) -> Iterator[Watched]:
-        """Yield what the watched features are like."""
+        """Yield the distribution of each watched feature."""
         yield from self._watched(self._labels, [window.features for window in self._windows])
 
     def scores(self) -> Iterator[Watched]:
-        """Yield what the numbers of a score are like, as many as there are."""
+        """Yield the distribution of each number of a score."""
         sketches = [window.scores for window in self._windows]
         there = [str(at) for at in range(WATCHED_MAX) if any(each[at].count > each[at].missing for each in sketches)]
         yield from self._watched(there, sketches)

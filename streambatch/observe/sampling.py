@@ -1,7 +1,7 @@
-"""Takes a few rows of batches on their way to and from the model, for whoever watches how they are distributed.
+"""Samples a few rows of each batch, to watch how features and scores are distributed.
 
-Nothing is changed, and what is held is bounded: when batches come faster than rows are drained, some are passed over,
-evenly. A batch costs a few microseconds, whatever its size.
+Nothing is changed, and the held rows are bounded: when batches come faster than rows are drained, some batches are
+skipped, evenly. A batch costs a few microseconds, whatever its size.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Samples:
         self._turn = threading.Lock()
 
     def add(self, batch: FloatArray) -> None:
-        """Take some rows of a batch, (n, ...), evenly spread; each time others."""
+        """Sample some rows of a batch, (n, ...): evenly spread, and other ones each time."""
         count = len(batch)
         with self._turn:
             self._batches += 1
@@ -39,7 +39,7 @@ class Samples:
                 self._take(batch, count)
 
     def drain(self) -> FloatArray:
-        """Return what was taken since the last call: (rows, width) float32."""
+        """Return the rows sampled since the last call: (rows, width) float32."""
         with self._turn:
             rows = self._rows[: self._held].copy()
             self._every = max(1, -(-self._offered // HELD_ROWS))

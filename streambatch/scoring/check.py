@@ -1,4 +1,4 @@
-"""What is checked about a model: the digest of its file before it is loaded, and every array of scores it returns."""
+"""The check of every array of scores that a model returns: its shape, and that it holds numbers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def checked_scores(model: str, scores: object, n: int) -> FloatArray:
 def _as_array(model: str, scores: object) -> np.ndarray[Any, Any]:
     try:
         return np.asarray(scores)
-    except Exception as error:  # whatever an array-like of somebody else raises
+    except Exception as error:  # an array-like of another package may raise anything
         problem = f"expected an array of numbers, found {type(scores).__name__}: {error}"
         raise ModelError(model, problem) from error
 

@@ -1,4 +1,4 @@
-"""What those who sent a batch's records are answered: a line for every record, in the records' order.
+"""The answers to a batch's records: a line for every record, in the records' order.
 
 Of a record that was scored it is the line that an output in JSON lines gets; of one that died, or that a step left
 out, `{"id", "error": {"stage", "reason", "message"}}`. So the n-th line on a connection answers its n-th record.

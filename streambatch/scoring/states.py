@@ -1,7 +1,7 @@
-"""What steps with memory hold, as bytes that outlive the process.
+"""The states of steps with memory, and their form as bytes that outlive the process.
 
-Each step writes and reads its own state; here they are put together with the steps' names, so that states are never
-given to a step that they are not of.
+Each step dumps and loads its own state. The dumps are stored with the steps' names, so that a step never gets the state
+of another.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from streambatch.core.parts import StatefulStep, Step
 
 Steps = Sequence[Step | StatefulStep]
 States = tuple[Any, ...]
-"""For each step what it remembers; None for one without memory."""
+"""The state of each step; None for a step without memory."""
 
 _VERSION = 1
 
 
 class StepMemory:
-    """What steps with memory hold after the last batch that was prepared."""
+    """The states after the last batch that was prepared. Transforms of the same steps share it, over a reload."""
 
     __slots__ = ("states",)
 
@@ -57,7 +57,7 @@ def dump_states(steps: Steps, states: States) -> bytes:
 
 
 def load_states(steps: Steps, data: bytes) -> States:
-    """Return the states of `steps` from what was dumped. Raises StepError for what is of other steps."""
+    """Return the states of `steps` from their dump. Raises StepError for the dump of other steps."""
     stored = iter(_read(steps, data))
     return tuple(_load(step, *next(stored)) if step.is_stateful else None for step in steps)
 
@@ -82,7 +82,7 @@ def _load(step: StatefulStep, name: str, data: bytes) -> Any:
         return step.load(data)
     except StepError:
         raise
-    except Exception as error:  # whatever a step of somebody else raises
+    except Exception as error:  # a step of another package may raise anything
         raise StepError(name, f"its stored state doesn't fit: {type(error).__name__}: {error}") from error
 
 

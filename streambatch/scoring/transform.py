@@ -56,9 +56,9 @@ class SourceFormat:
 
 
 class Prepared:
-    """A batch on its way through the transform: the rows still alive, and what became of the others.
+    """A batch on its way through the transform: the rows still alive, and the places of the others.
 
-    states: what steps with memory hold after the batch; None where there is no such step.
+    states: those of steps with memory after the batch; None where there is no such step.
     """
 
     __slots__ = ("batch", "carry", "filtered", "filtered_ids", "ids", "index", "rejects", "states", "x")
@@ -107,19 +107,19 @@ class Transform:
         self._memory = StepMemory(initial_states(steps))
 
     def dump(self, states: States | None) -> bytes:
-        """Return as bytes what an outcome says that steps with memory hold; empty if there are none."""
+        """Return an outcome's states of steps with memory as bytes; empty if there is no such step."""
         return b"" if states is None else dump_states(self.steps, states)
 
     def restore(self, data: bytes | None) -> None:
-        """Go on, before the first batch, from what was dumped; from the beginning if that is None or empty.
+        """Start, before the first batch, with the states of a dump; with initial states if it is None or empty.
 
-        Raises StepError for a step whose state can't be stored, or that what was dumped is not of.
+        Raises StepError for a step whose state can't be stored, and for the dump of other steps.
         """
         check_storable(self.steps)
         self._memory.states = load_states(self.steps, data) if data else initial_states(self.steps)
 
     def go_on_from(self, other: Transform) -> None:
-        """Share what steps with memory hold with a transform of the same steps, whose batches come before."""
+        """Share the states of a transform of the same steps, whose batches come before."""
         if self.is_ordered:
             self._memory = other._memory
 
@@ -160,7 +160,7 @@ class Transform:
             raise ModelError(self.model_name, f"raised {error_text(error)}") from error
 
     async def call_async(self, prepared: Prepared, span: slice) -> FloatArray:
-        """The same for a model whose `score` is async; the caller's cancellation passes."""
+        """Do what `call` does for an async model. Cancellation passes through."""
         x = prepared.x[span]
         try:
             scores = await self.model.score(x if self.model.keeps_input else x.copy())
@@ -169,7 +169,7 @@ class Transform:
             raise ModelError(self.model_name, f"raised {error_text(error)}") from error
 
     def complete(self, prepared: Prepared, attempts: Attempts, now: Now) -> Outcome:
-        """Make the outcome of a batch whose attempts is over.
+        """Return the outcome of a batch whose attempts are over.
 
         Scores that are not finite and rows that the model can't take become rejects. Raises ModelError when the first
         batch of a run has no score at all, unless the model is proven.
@@ -184,7 +184,7 @@ class Transform:
         return outcome
 
     def run(self, batch: Batch, now: Now) -> Outcome:
-        """Do all of it for a model whose `score` is sync, without retries, and stamp the stages."""
+        """Prepare, score and complete a batch with a sync model, without retries."""
         prepared = self.prepare(batch, now)
         attempts = Attempts(len(prepared.ids), ONCE, float)
         while attempts.span is not None:
@@ -198,7 +198,7 @@ class Transform:
         return self.complete(prepared, attempts, now)
 
     async def run_async(self, batch: Batch, now: Now) -> Outcome:
-        """The same for a model whose `score` is async."""
+        """Do what `run` does for an async model."""
         prepared = self.prepare(batch, now)
         attempts = Attempts(len(prepared.ids), ONCE, float)
         while attempts.span is not None:

@@ -22,8 +22,8 @@ import numpy as np
 from msgspec import UNSET, Raw
 
 from streambatch.codecs.columns import values
-from streambatch.codecs.csv.decoder import Layout, Row, Table, layout_of, row, table, table_of
-from streambatch.codecs.rows import Verdict, ids_by_position, in_order, joined, living, records_of, reject
+from streambatch.codecs.csv.decoder import CsvLayout, Row, Table, layout_of, row, table, table_of
+from streambatch.codecs.rows import Rejection, ids_by_position, in_order, joined, living, records_of, reject
 from streambatch.core.chunks import Chunk
 from streambatch.core.codec import Decoder, Encoder, Framing
 from streambatch.core.errors import OptionError
@@ -78,7 +78,7 @@ class CsvDecoder:
         return Rows(rows_ids, x.reshape(len(x), *schema.feature_shape), carry, index, in_order(rejects))
 
     def _decode_run(
-        self, layout: Layout, chunks: Sequence[Chunk], places: IntArray, rejects: list[Reject]
+        self, layout: CsvLayout, chunks: Sequence[Chunk], places: IntArray, rejects: list[Reject]
     ) -> tuple[Table, IntArray]:
         """Decode chunks that have the same columns; make rejects of bad records. Returns the others, and their places
         among all."""
@@ -91,7 +91,7 @@ class CsvDecoder:
         for chunk in chunks:
             for at, (record, place) in enumerate(zip(records_of(chunk, self._strip), left, strict=False)):
                 decoded = layout.problem or row(record, layout, self._schema)
-                if isinstance(decoded, Verdict):
+                if isinstance(decoded, Rejection):
                     rejects.append(reject(chunk, at, place, decoded, record, self._schema))
                 else:
                     rows.append(decoded)

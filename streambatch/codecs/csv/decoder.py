@@ -1,4 +1,4 @@
-"""From the bytes of CSV records to their ids, numbers and carried fields: many at once, or one with what is wrong.
+"""From the bytes of CSV records to their ids, numbers and carried fields: many at once, or one with its fault.
 
 `table` and `row` mean the same by a field and by a number; `table` gives up where `row` would refuse a record.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import UNSET
 
 from streambatch.codecs.csv.framing import fields_of
-from streambatch.codecs.rows import Verdict, array_of, name_of, not_utf8
+from streambatch.codecs.rows import Rejection, array_of, name_of, not_utf8
 from streambatch.core.chunks import Reason
 from streambatch.core.schema import RecordSchema
 from streambatch.core.types import FloatArray
@@ -28,7 +28,7 @@ _NAMES_SHOWN = 20
 _TEXT_SHOWN = 24
 
 
-class Layout(NamedTuple):
+class CsvLayout(NamedTuple):
     """Where in a record of `width` fields everything is; None: there is no such column.
 
     problem: why no record of such columns can be decoded.
@@ -38,7 +38,7 @@ class Layout(NamedTuple):
     id: int | None
     features: list[int | None]
     carry: list[int | None]
-    problem: Verdict | None
+    problem: Rejection | None
 
 
 class Table(NamedTuple):
@@ -57,7 +57,7 @@ class Row(NamedTuple):
     carry: list[Any]
 
 
-def layout_of(columns: tuple[str, ...] | None, schema: RecordSchema) -> Layout:
+def layout_of(columns: tuple[str, ...] | None, schema: RecordSchema) -> CsvLayout:
     """Return where a record with these columns has what the schema asks for; a name that comes twice is the first."""
     where = {name: at for at, name in reversed(list(enumerate(columns or ())))}
     features = [schema.features] if isinstance(schema.features, str) else schema.features
@@ -66,8 +66,8 @@ def layout_of(columns: tuple[str, ...] | None, schema: RecordSchema) -> Layout:
     problem = None
     if absent is not None or not columns:
         error = f"[record] {absent or features[0]}: expected a column of that name, found {_named(columns)}"
-        problem = Verdict("validate", "missing_field", error)
-    return Layout(
+        problem = Rejection("validate", "missing_field", error)
+    return CsvLayout(
         len(columns or ()),
         None if schema.id is None else where.get(schema.id),
         [where.get(name) for name in features],
@@ -76,7 +76,7 @@ def layout_of(columns: tuple[str, ...] | None, schema: RecordSchema) -> Layout:
     )
 
 
-def table(data: bytes | memoryview, count: int, layout: Layout, schema: RecordSchema) -> Table | None:
+def table(data: bytes | memoryview, count: int, layout: CsvLayout, schema: RecordSchema) -> Table | None:
     """Return the `count` records of `data`, each ended by a newline; None unless every one of them is good."""
     try:
         text = str(data, "utf-8")
@@ -99,17 +99,17 @@ def table(data: bytes | memoryview, count: int, layout: Layout, schema: RecordSc
     return Table([] if layout.id is None else found[layout.id], x, carry)
 
 
-def row(record: bytes, layout: Layout, schema: RecordSchema) -> Row | Verdict:
+def row(record: bytes, layout: CsvLayout, schema: RecordSchema) -> Row | Rejection:
     """Return what one record holds, or why it can't be decoded."""
     try:
         fields = fields_of(str(record, "utf-8"))
     except UnicodeDecodeError as error:
-        return Verdict("decode", "invalid_encoding", not_utf8(error))
+        return Rejection("decode", "invalid_encoding", not_utf8(error))
     except ValueError as error:
-        return Verdict("decode", "invalid_csv", f"record: {error}")
+        return Rejection("decode", "invalid_csv", f"record: {error}")
     if len(fields) != layout.width:
         error_text = f"record: expected {layout.width} fields, found {len(fields)}"
-        return Verdict("decode", "invalid_csv", error_text)
+        return Rejection("decode", "invalid_csv", error_text)
     record_id = None if layout.id is None else fields[layout.id]
     texts = ["" if at is None else fields[at] for at in layout.features]
     numbers = _numbers(texts, schema)
@@ -118,7 +118,7 @@ def row(record: bytes, layout: Layout, schema: RecordSchema) -> Row | Verdict:
     return Row(record_id, numbers, [UNSET if at is None else fields[at] for at in layout.carry])
 
 
-def table_of(rows: Sequence[Row], layout: Layout, schema: RecordSchema) -> Table:
+def table_of(rows: Sequence[Row], layout: CsvLayout, schema: RecordSchema) -> Table:
     """Return records that were decoded one by one."""
     ids = [] if layout.id is None else [str(row.id) for row in rows]
     numbers = array_of([number for row in rows for number in row.numbers], schema.numpy_dtype)
@@ -194,13 +194,13 @@ def _number(text: str, schema: RecordSchema) -> float | None:
         return None
 
 
-def _not_numbers(texts: list[str], record_id: str | None, schema: RecordSchema) -> Verdict:
+def _not_numbers(texts: list[str], record_id: str | None, schema: RecordSchema) -> Rejection:
     """Return which of the features of a record is no number."""
     number, text = next((at, text) for at, text in enumerate(texts) if _number(text, schema) is None)
     column = name_of(schema, (number,) if isinstance(schema.features, list) else ())
     reason: Reason = "wrong_type" if text.strip() else "missing_field"
     shown = repr(text if len(text) <= _TEXT_SHOWN else f"{text[:_TEXT_SHOWN]}...") if text.strip() else "an empty field"
-    return Verdict("validate", reason, f"{column}: expected a number, found {shown}", record_id)
+    return Rejection("validate", reason, f"{column}: expected a number, found {shown}", record_id)
 
 
 def _named(columns: tuple[str, ...] | None) -> str:

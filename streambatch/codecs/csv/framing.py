@@ -83,7 +83,7 @@ class CsvFramer(LinesFramer):
         return chunks
 
     def _without_mark(self, block: bytes) -> bytes:
-        """Return the first bytes of the partition without a byte order mark; nothing until that can be told."""
+        """Return the first bytes of the partition without a byte order mark; nothing while they are too few."""
         opening = (self._opening or b"") + block
         if len(opening) < len(_BOM) and _BOM.startswith(opening):
             self._opening = opening
@@ -163,7 +163,7 @@ class CsvFramer(LinesFramer):
         return np.array(ends, np.int64)
 
     def _finish_field(self, block: bytes) -> int | None:
-        """Return where the field that was under way ends in `block`; None if that can't be told, the state is kept."""
+        """Return where the open field ends in `block`; None, with the state kept, if `block` is too short to see it."""
         at, state = 0, self._state
         if state == "quote_seen":
             at, state = (1, "quoted") if block[0] == _QUOTE else (0, "unquoted")
@@ -195,7 +195,7 @@ def _state_after(block: bytes) -> State:
 
 
 def fields_of(record: str) -> list[str]:
-    """Return the fields of a CSV record without its line ending. Raises ValueError that says what is wrong with it."""
+    """Return the fields of a CSV record without its line ending. Raises ValueError with the reason."""
     if '"' not in record and "\r" not in record:
         return record.split(",")
     fields: list[str] = []

@@ -94,7 +94,7 @@ class ParquetFile:
 
     def resume(self, head: bytes) -> None:
         """Refuse: rows that were not closed were not kept."""
-        raise ValueError("a Parquet file can't be gone on with")
+        raise ValueError("a Parquet file can't be continued")
 
     def add(self, payload: bytes, *, is_first: bool) -> bytes:
         batches = _batches(payload)
@@ -124,7 +124,7 @@ class ParquetFile:
 
 
 class _Collected:
-    """A file object that keeps what is written to it."""
+    """A file object that keeps the bytes written to it."""
 
     closed = False
 

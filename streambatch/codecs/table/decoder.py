@@ -1,4 +1,4 @@
-"""From chunks of table rows to ids, features and carried columns, with what is wrong found by masks.
+"""From chunks of table rows to ids, features and carried columns; faulty rows are found by masks.
 
 No Python object is made per value: ids and carried fields stay pyarrow arrays, features become a numpy array that
 shares the table's memory where the types allow it. Only a record that dies is looked at alone.
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from msgspec import UNSET
 
 from streambatch.codecs.columns import Column, concatenated, item, take
-from streambatch.codecs.rows import Verdict, reject
+from streambatch.codecs.rows import Rejection, reject
 from streambatch.codecs.table.features import Faults, list_features, problem_of_type, scalar_features
 from streambatch.core.chunks import Chunk
 from streambatch.core.outcomes import Reject, Rows
@@ -26,7 +26,7 @@ from streambatch.core.types import FloatArray, IntArray
 _NAMES_SHOWN = 20
 
 
-class Layout(NamedTuple):
+class TableLayout(NamedTuple):
     """Which columns of a table are asked for, and which of those is what; None: there is no such column.
 
     problem: why none of its rows can be decoded.
@@ -37,7 +37,7 @@ class Layout(NamedTuple):
     id: int | None
     features: list[int | None]
     carry: list[int | None]
-    problem: Verdict | None
+    problem: Rejection | None
 
 
 class _Decoded(NamedTuple):
@@ -56,7 +56,7 @@ class TableDecoder:
 
     def __init__(self, schema: RecordSchema) -> None:
         self._schema = schema
-        self._layout: Layout | None = None
+        self._layout: TableLayout | None = None
 
     def decode(self, chunks: Sequence[Chunk]) -> Rows:
         rejects: list[Reject] = []
@@ -84,13 +84,13 @@ class TableDecoder:
         places = start + np.flatnonzero(alive)
         return _Decoded(take(ids, alive), x[kept_alive], [take(column, alive) for column in carry], places)
 
-    def _layout_of(self, chunk: Chunk) -> Layout:
+    def _layout_of(self, chunk: Chunk) -> TableLayout:
         schema: Any = _schema_of(chunk)
         if self._layout is None or self._layout.schema != schema:
             self._layout = layout_of(schema, self._schema)
         return self._layout
 
-    def _ids(self, chunks: Sequence[Chunk], rows: Any, layout: Layout, faults: Faults) -> Column:
+    def _ids(self, chunks: Sequence[Chunk], rows: Any, layout: TableLayout, faults: Faults) -> Column:
         if self._schema.id is None:
             return concatenated([_ids_by_position(chunk) for chunk in chunks])
         at = layout.id
@@ -104,7 +104,7 @@ class TableDecoder:
             faults.add(np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False)), "missing_field", error)
         return ids  # type: ignore[no-any-return]  # pyarrow has no types
 
-    def _features(self, rows: Any, layout: Layout, faults: Faults) -> tuple[FloatArray, IntArray | None]:
+    def _features(self, rows: Any, layout: TableLayout, faults: Faults) -> tuple[FloatArray, IntArray | None]:
         """Return features and the rows that they are of: all but some of those with a fault; None for all."""
         if layout.problem is not None:
             every = np.arange(rows.num_rows)
@@ -122,18 +122,18 @@ class TableDecoder:
             reason, error = faults.found[row]
             which = int(np.searchsorted(starts, row, side="right")) - 1
             chunk, at = chunks[which], row - int(starts[which])
-            verdict = Verdict("validate", reason, error, _id_of(ids, row) if has_ids else None)
-            rejects.append(reject(chunk, at, start + row, verdict, bytes(chunk.raw(at)), self._schema))
+            rejection = Rejection("validate", reason, error, _id_of(ids, row) if has_ids else None)
+            rejects.append(reject(chunk, at, start + row, rejection, bytes(chunk.raw(at)), self._schema))
 
 
-def layout_of(table: Any, schema: RecordSchema) -> Layout:
+def layout_of(table: Any, schema: RecordSchema) -> TableLayout:
     """Return where a table of that pyarrow schema has what the record schema asks for, and whether it can be used."""
     where = {name: at for at, name in reversed(list(enumerate(table.names)))}
     features = [schema.features] if isinstance(schema.features, str) else schema.features
     named = [*features, *schema.carry, *([] if schema.id is None else [schema.id])]
     wanted = sorted({where[name] for name in named if name in where})
     place = {table.names[at]: number for number, at in enumerate(wanted)}
-    return Layout(
+    return TableLayout(
         table,
         wanted,
         None if schema.id is None else place.get(schema.id),
@@ -143,17 +143,17 @@ def layout_of(table: Any, schema: RecordSchema) -> Layout:
     )
 
 
-def _problem_of(types: Mapping[str, Any], features: Sequence[str], schema: RecordSchema) -> Verdict | None:
+def _problem_of(types: Mapping[str, Any], features: Sequence[str], schema: RecordSchema) -> Rejection | None:
     """Return why no row with columns of these types can be decoded, if so."""
     may_miss = schema.missing == "nan" and isinstance(schema.features, list)
     needed = [*([] if schema.id is None else [schema.id]), *([] if may_miss else features)]
     absent = next((name for name in needed if name not in types), None)
     if absent is not None:
         error = f"[record] {absent}: expected a column of that name, found {_named(list(types))}"
-        return Verdict("validate", "missing_field", error)
+        return Rejection("validate", "missing_field", error)
     if schema.id is not None and not _may_be_id(types[schema.id]):
         error = f"[record] {schema.id}: expected an integer or a string, found {types[schema.id]}"
-        return Verdict("validate", "wrong_type", error)
+        return Rejection("validate", "wrong_type", error)
     problems = (problem_of_type(types[name], at, schema) for at, name in enumerate(features) if name in types)
     return next(filter(None, problems), None)
 
@@ -166,7 +166,7 @@ def _may_be_id(kind: Any) -> bool:
     return bool(is_text or types.is_integer(kind) or types.is_null(kind))
 
 
-def _joined(chunks: Sequence[Chunk], layout: Layout) -> Any:
+def _joined(chunks: Sequence[Chunk], layout: TableLayout) -> Any:
     """Return the columns of all chunks that are asked for, each once; copied only if there are several chunks."""
     slices = [chunk.data().select(layout.wanted) for chunk in chunks]  # type: ignore[union-attr]  # record batches
     if len(slices) == 1:

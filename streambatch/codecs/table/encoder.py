@@ -142,7 +142,7 @@ def _one(value: Any, kind: str) -> Any:
 
 
 def _without_dictionary(array: Any) -> Any:
-    """Return an array that needs no dictionary beside it: in a stream, one can't be told from another's."""
+    """Return an array without a dictionary: in one stream, dictionaries of several batches would be mixed up."""
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if "dictionary<" in str(array.type):

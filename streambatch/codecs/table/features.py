@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from streambatch.codecs.rows import Verdict, name_of
+from streambatch.codecs.rows import Rejection, name_of
 from streambatch.core.chunks import Reason
 from streambatch.core.schema import RecordSchema
 from streambatch.core.types import BoolArray, FloatArray, IntArray
@@ -27,7 +27,7 @@ class Faults:
         self.found: dict[int, tuple[Reason, str]] = {}
 
     def add(self, rows: IntArray, reason: Reason, error: str) -> None:
-        """Note what is wrong with rows, unless something was already."""
+        """Note a fault of rows; the first fault of each row counts."""
         for row in rows.tolist():
             self.found.setdefault(row, (reason, error))
 
@@ -45,7 +45,7 @@ class _Fault(Exception):
         self.rows, self.reason, self.found, self.depth = rows, reason, found, depth
 
 
-def problem_of_type(kind: Any, at: int, schema: RecordSchema) -> Verdict | None:
+def problem_of_type(kind: Any, at: int, schema: RecordSchema) -> Rejection | None:
     """Return why a column of that type can't be feature column `at`, if so."""
     if not isinstance(schema.features, str):
         if _is_number(kind):
@@ -148,7 +148,7 @@ def _note_nulls(column: Any, at: int, schema: RecordSchema, faults: Faults) -> N
 
 
 def _nulls(column: Any) -> BoolArray | None:
-    """Return the mask of what is null; None if nothing is."""
+    """Return the mask of null values; None if there are none."""
     if pa.types.is_dictionary(column.type) and column.dictionary.null_count:
         column = column.dictionary_decode()
     return np.asarray(column.is_null().to_numpy(zero_copy_only=False)) if column.null_count else None
@@ -175,7 +175,7 @@ def _is_number(kind: Any) -> bool:
 
 
 def _is_tensor(kind: Any, shape: tuple[int, ...]) -> bool:
-    """Tell whether a type is that of arrays of a shape, stored row by row."""
+    """Whether a type holds arrays of a shape, stored row by row."""
     if not isinstance(kind, pa.FixedShapeTensorType) or tuple(kind.shape) != shape:
         return False
     return list(kind.permutation or range(len(shape))) == list(range(len(shape)))
@@ -191,5 +191,5 @@ def _listed(shape: Sequence[int]) -> str:
     return f"{' x '.join(map(str, shape))} number{'s' * (prod(shape) != 1)}"
 
 
-def _wrong(error: str, reason: Reason) -> Verdict:
-    return Verdict("validate", reason, error)
+def _wrong(error: str, reason: Reason) -> Rejection:
+    return Rejection("validate", reason, error)

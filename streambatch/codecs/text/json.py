@@ -81,7 +81,7 @@ class JsonDecoder:
             return None
         try:
             if not all(map(_is_ascii, chunks)):
-                str(data, "utf-8")  # msgspec doesn't look into the strings of fields that nobody asks for.
+                str(data, "utf-8")  # msgspec doesn't check the strings of fields that are not used
             values = [decoder.decode_lines(data) for decoder in self._decoders]
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None

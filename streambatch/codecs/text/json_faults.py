@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import Raw
 
-from streambatch.codecs.rows import Verdict, name_of, not_utf8
+from streambatch.codecs.rows import Rejection, name_of, not_utf8
 from streambatch.core.chunks import Reason
 from streambatch.core.outcomes import RecordId
 from streambatch.core.schema import RecordSchema
@@ -33,7 +33,7 @@ _KINDS = {
 }
 
 
-def explain(record: bytes, schema: RecordSchema, cause: BaseException) -> Verdict:
+def explain(record: bytes, schema: RecordSchema, cause: BaseException) -> Rejection:
     """Return why a record died that failed to decode because of `cause`."""
     try:
         str(record, "utf-8")
@@ -41,12 +41,12 @@ def explain(record: bytes, schema: RecordSchema, cause: BaseException) -> Verdic
         if _kind(whole) == "an object":
             return _explain_fields(whole, schema, cause)
     except UnicodeDecodeError as error:
-        return Verdict("decode", "invalid_encoding", not_utf8(error))
+        return Rejection("decode", "invalid_encoding", not_utf8(error))
     except RecursionError:
-        return Verdict("decode", "invalid_json", "record: expected JSON, found it nested too deep")
+        return Rejection("decode", "invalid_json", "record: expected JSON, found it nested too deep")
     except msgspec.DecodeError as error:
-        return Verdict("decode", "invalid_json", f"record: expected JSON, found {_malformed(record, error)}")
-    return Verdict("validate", "wrong_type", f"record: expected an object, found {_kind(whole)}")
+        return Rejection("decode", "invalid_json", f"record: expected JSON, found {_malformed(record, error)}")
+    return Rejection("validate", "wrong_type", f"record: expected an object, found {_kind(whole)}")
 
 
 def _malformed(record: bytes, error: msgspec.DecodeError) -> str:
@@ -58,12 +58,12 @@ def _malformed(record: bytes, error: msgspec.DecodeError) -> str:
     return f"it malformed: {text.removeprefix('JSON is malformed: ')}"
 
 
-def _explain_fields(record: bytes, schema: RecordSchema, cause: BaseException) -> Verdict:
+def _explain_fields(record: bytes, schema: RecordSchema, cause: BaseException) -> Rejection:
     fields = {name: bytes(raw) for name, raw in _OBJECT.decode(record).items()}
     record_id, problem = _id(fields, schema)
     # What is left is, say, the earlier one of two fields of one name.
     reason, error = problem or next(_feature_problems(fields, schema), ("wrong_type", f"record: {cause}"))
-    return Verdict("validate", reason, error, record_id)
+    return Rejection("validate", reason, error, record_id)
 
 
 def _id(fields: dict[str, bytes], schema: RecordSchema) -> tuple[RecordId | None, Problem | None]:

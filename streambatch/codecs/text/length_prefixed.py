@@ -1,6 +1,6 @@
 """Records that follow their length: four bytes, big-endian, then so many bytes.
 
-A record over `max_record_bytes` is passed over without being held, but for what is kept of an oversize record. A
+A record over `max_record_bytes` is skipped, and only its first bytes are kept. A
 record that is still incomplete is joined once, when its last byte is there.
 """
 

@@ -1,7 +1,7 @@
 """Records that end with a newline.
 
 Boundaries are found a block at a time. A record that is not complete waits in a buffer that is searched once, however
-small the blocks are, and that holds at most `max_record_bytes`, or what is kept of an oversize record, and a block.
+small the blocks are, and that holds at most `max_record_bytes`, or the kept bytes of an oversize record, and a block.
 Every chunk of whole records ends with a newline, so that chunks can be joined; an unterminated last record is given
 one.
 """
@@ -124,7 +124,7 @@ class LinesFramer(PartitionFramer):
         chunks.append(self._dead(record, position, Fault("cut_off", error), now))
 
     def _frame(self, block: bytes, now: float, chunks: list[Chunk]) -> bytes:
-        """Frame a block that follows the tail. Returns what must be framed anew, after a record ended by force."""
+        """Frame a block that follows the tail. Returns the bytes to frame again, after a record was ended by force."""
         ends = self._boundaries(block)
         if not len(ends):
             return self._hold(block, now, chunks)
@@ -155,8 +155,10 @@ class LinesFramer(PartitionFramer):
         return bool(sizes.min() > 2 and sizes.max() <= longest_max)
 
     def _put_runs(self, payload: bytes, ends: IntArray, now: float, chunks: list[Chunk]) -> int:
-        """Put lines without the blank ones, oversize ones alone. Returns how many bytes are done with: all of them,
-        or those up to where an oversize record was ended by force."""
+        """Put lines without the blank ones, and each oversize one alone.
+
+        Returns how many bytes are done: all, or those up to where an oversize record was ended by force.
+        """
         starts = np.concatenate((np.zeros(1, np.int64), ends[:-1]))
         sizes = ends - starts - 1
         sizes -= (sizes > 0) & (np.frombuffer(payload, np.uint8)[ends - 2] == _RETURN)
@@ -193,7 +195,7 @@ class LinesFramer(PartitionFramer):
         return at + 1
 
     def _hold(self, block: bytes, now: float, chunks: list[Chunk]) -> bytes:
-        """Keep a block that ends no record. Returns what follows if it ends one by force."""
+        """Keep a block that ends no record. Returns the bytes after a record that it ends by force."""
         tail, held = self._tail, len(self._tail)
         tail += block
         if len(tail) <= self.max_record_bytes + 1:
@@ -213,7 +215,7 @@ class LinesFramer(PartitionFramer):
         return b""
 
     def _skip(self, block: bytes, now: float, chunks: list[Chunk]) -> bytes:
-        """Pass over an oversize record. Returns what follows it."""
+        """Skip the rest of an oversize record. Returns the bytes after it."""
         at = block.find(b"\n")
         if at < 0:
             self._skipped += len(block)
@@ -228,7 +230,7 @@ class LinesFramer(PartitionFramer):
         return block[at + 1 :]
 
     def _restart(self, start: int) -> None:
-        """Hold nothing; what comes next is at `start`."""
+        """Hold nothing; the next byte is at `start`."""
         self._start, self._skipped = start, 0
         if self._tail:
             self._tail = bytearray()
