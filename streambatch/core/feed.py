@@ -13,22 +13,21 @@ from streambatch.core.codec import Framer
 from streambatch.core.intake import Receiver
 
 BLOCKED_SECONDS_MIN = 0.001
-"""A wait for room shorter than this is not told to the observer."""
+"""The observer is not told of a wait for room that is shorter than this."""
 
 
 class Feed:
     """Frames the blocks of one partition and puts the chunks, in order.
 
     Call `room` before a read, `push` with what was read, `end` when the partition has ended in order or was cut off,
-    and `release` whenever it is let go: it is harmless after `end`.
-
-    records, size: what was put so far.
+    and `release` in any case, since it is harmless after `end`.
     """
 
     def __init__(self, intake: Receiver, framer: Framer, source: str) -> None:
         self._intake, self._framer, self._source = intake, framer, source
         self.records = self.size = 0
-        self._taken = self._kept = framer.pending
+        """What was put so far."""
+        self._taken = self._kept = framer.pending  # bytes taken from the memory budget, and those that hold something
         intake.memory.take(self._taken)
 
     @property

@@ -36,11 +36,11 @@ class Ledger:
     def __init__(self) -> None:
         self.sources: dict[str, Counts] = {}
         self.dead_letters: dict[tuple[Stage, Reason], int] = {}
-        self._open: dict[Partition, deque[_Entry]] = {}
-        self._batches: dict[int, list[tuple[Partition, _Entry]]] = {}
-        self._known_to: dict[Partition, int] = {}
+        self._open: dict[Partition, deque[_Entry]] = {}  # in the order in which they were cut
+        self._batches: dict[int, list[tuple[Partition, _Entry]]] = {}  # the same entries, by the batch's sequence
+        self._known_to: dict[Partition, int] = {}  # up to where an earlier run received
         self._resumable: set[str] = set()
-        self._reached: dict[Partition, tuple[int, int]] = {}
+        self._reached: dict[Partition, tuple[int, int]] = {}  # from and to where this run received, since `reached`
 
     def add_source(self, name: str, *, is_resumable: bool = False) -> None:
         """Start a source's counts at zero. is_resumable: note how far its partitions are received; see `reached`."""

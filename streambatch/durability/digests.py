@@ -48,9 +48,9 @@ class Digests:
     def __init__(self) -> None:
         self._queue: SimpleQueue[list[_Stretch] | DigestPoint | Partition | None] = SimpleQueue()
         self._points: deque[DigestPoint] = deque()  # those whose digests were not returned yet
-        self._runs: list[_Stretch] = []
+        self._stretches: list[_Stretch] = []
         self._unsent = 0
-        self._digests: dict[Partition, Any] = {}
+        self._digests: dict[Partition, Any] = {}  # of the thread alone, as is `_changed`
         self._changed: set[Partition] = set()
         self._added = self._hashed = 0  # each is counted by one thread only
         self._thread: threading.Thread | None = None
@@ -58,10 +58,10 @@ class Digests:
     def add(self, chunk: Chunk) -> None:
         """Take the records of a chunk, which may be released right after."""
         self._added += chunk.size
-        if not self._runs or not self._runs[-1].takes(chunk):
+        if not self._stretches or not self._stretches[-1].takes(chunk):
             if self._unsent >= SENT_BYTES:
                 self._send()
-            self._runs.append(_Stretch(chunk))
+            self._stretches.append(_Stretch(chunk))
         self._unsent += chunk.size
 
     def point(self) -> DigestPoint:
@@ -105,9 +105,9 @@ class Digests:
             self._thread = None
 
     def _send(self) -> None:
-        runs, self._runs, self._unsent = self._runs, [], 0
-        if runs:
-            self._queue.put(runs)
+        stretches, self._stretches, self._unsent = self._stretches, [], 0
+        if stretches:
+            self._queue.put(stretches)
 
     def _work(self) -> None:
         failure: Exception | None = None
@@ -121,19 +121,19 @@ class Digests:
                 self._changed.discard(item)
             elif failure is None:
                 try:
-                    for run in item:
-                        self._hash(run)
+                    for stretch in item:
+                        self._hash(stretch)
                 except Exception as error:  # raised to the tasks that wait, which would else wait for ever
                     failure = error
 
-    def _hash(self, run: _Stretch) -> None:
-        partition = run.chunk.partition
+    def _hash(self, stretch: _Stretch) -> None:
+        partition = stretch.chunk.partition
         digest = self._digests.get(partition)
         if digest is None:
-            digest = self._digests[partition] = run.chunk.digest()
-        digest.update(run.chunk.cut(run.payload, run.start, run.end))
+            digest = self._digests[partition] = stretch.chunk.digest()
+        digest.update(stretch.chunk.cut(stretch.payload, stretch.start, stretch.end))
         self._changed.add(partition)
-        self._hashed += run.size
+        self._hashed += stretch.size
 
 
 class DigestPoint:

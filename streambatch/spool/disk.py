@@ -1,6 +1,16 @@
-"""What a spool does on disk that needs space: while the disk is full it waits and tries again, at a stop not for long.
+"""Calls of a spool that need space on disk: while the disk is full they wait and are made again.
 
-A failed fsync is never tried again: what was written since the last one may be lost.
+A failed fsync is never tried again: what was written since the last one may be lost. The disk is in one of three
+states:
+
+| state | what happens | next | the observer is told |
+| --- | --- | --- | --- |
+| writable | a call finds no space | full | `source_failed` |
+| full | a call succeeds | writable | `source_recovered` |
+| full | a call finds no space again | full | nothing |
+| full | a stop hurries, and LAST_SECONDS later a call finds no space | given up: its error is raised | nothing |
+
+A call that can wait for the next start, such as the removal of what is acked, is given up once a stop hurries.
 """
 
 from __future__ import annotations
@@ -31,19 +41,20 @@ T = TypeVar("T")
 
 
 class SpoolDisk:
-    """The disk under the spool of one source. outage: why nothing can be stored for now."""
+    """The disk under the spool of one source."""
 
     def __init__(self, source: str, path: Path, clock: Clock, observer: Observer) -> None:
         self._source, self._path, self._clock, self._observer = source, path, clock, observer
         self._hurried, self._last_try_at = anyio.Event(), inf
         self.outage: str | None = None
+        """Why nothing can be stored for now."""
 
     @property
     def is_hurried(self) -> bool:
         return self._hurried.is_set()
 
     def hurry(self) -> None:
-        """From now on wait LAST_SECONDS for space, and no more."""
+        """Wait for space for LAST_SECONDS from now, and no longer: the run stops."""
         if not self.is_hurried:
             self._last_try_at = self._clock.monotonic() + LAST_SECONDS
             self._hurried.set()

@@ -35,14 +35,15 @@ def hashed(text: str) -> bytes:
 class SpoolKeys:
     """The keys of one spool. Its methods that touch files block: call them in a thread, one at a time.
 
-    window: seconds that a key counts. Times are wall seconds.
+    Times are wall seconds.
     """
 
     def __init__(self, folder: Path, window: float) -> None:
+        """window: seconds for which a key counts."""
         self._folder, self._window = folder, window
-        self._known: dict[bytes, tuple[float, RequestKey]] = {}
-        self._files: list[tuple[Path, int, float]] = []
-        self._number = 0
+        self._known: dict[bytes, tuple[float, RequestKey]] = {}  # with its time, oldest first
+        self._files: list[tuple[Path, int, float]] = []  # with the number of entries and the newest one's time
+        self._number = 0  # of the file that is written
 
     def find(self, key: bytes, now: float) -> RequestKey | None:
         """Return a key that still counts."""

@@ -34,7 +34,7 @@ SEGMENTS_MIN = 8
 SHARE = 16
 """One part in so many of the memory budget may wait to be written, and another one to be handed over."""
 BLOCKED_SECONDS_MIN = 0.001
-"""A wait for the writer shorter than this is not told to the observer."""
+"""The observer is not told of a wait for the writer that is shorter than this."""
 
 _log = logging.getLogger(__name__)
 

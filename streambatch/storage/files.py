@@ -43,19 +43,21 @@ def disk_error(owner: str, error: OSError, path: Path) -> SinkError:
 class AppendFile:
     """An append-only file with one owner and one task that writes; asyncio only, since aiofiles is.
 
-    path: opened in append mode. owner: the sink's name, for messages. length: bytes in the file.
     Every method raises SinkError with the path and the system's reason, SinkOutage where it may pass; a failed one may
     be tried again, but after a failed fsync. Cancellation waits until the call under way has returned, so that `length`
     is always true.
     """
 
     def __init__(self, path: Path, owner: str) -> None:
+        """owner: the sink's name, for messages."""
         self.path, self.owner = path, owner
         self.length = 0
+        """Bytes in the file."""
         self._handle: AsyncFileIO | None = None
-        self._unsynced_folders: list[Path] = []
-        self._is_dirty = self._is_torn = False
-        self._lost: SinkError | None = None
+        self._unsynced_folders: list[Path] = []  # whose new entries may not be durable
+        self._is_dirty = False  # whether there is something to sync
+        self._is_torn = False  # whether part of a failed write may follow after `length`
+        self._lost: SinkError | None = None  # what every call raises since an fsync failed
 
     @property
     def is_open(self) -> bool:
