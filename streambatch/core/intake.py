@@ -101,9 +101,8 @@ class Intake(ABC):
 class StoredRequest(ABC):
     """The records of one request, which are put into it: `commit` stores all of them, else none."""
 
-    clock: Clock
-    observer: Observer
-    memory: MemoryBudget
+    def __init__(self, intake: Intake) -> None:
+        self.clock, self.observer, self.memory = intake.clock, intake.observer, intake.memory
 
     @abstractmethod
     async def put(self, chunk: Chunk) -> None:

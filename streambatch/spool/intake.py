@@ -102,7 +102,7 @@ class _OpenRequest(StoredRequest):
     """A request whose end has not come yet."""
 
     def __init__(self, intake: SpoolIntake, log: SpoolLog, identity: _Identity | None, staging: Staging) -> None:
-        self.clock, self.observer, self.memory = intake.clock, intake.observer, intake.memory
+        super().__init__(intake)
         self._intake, self._log, self._identity, self._staging = intake, log, identity, staging
         self._blocks: list[NewBlock] = []
         self._chunks: list[Chunk | None] = []
