@@ -299,7 +299,7 @@ def _state_of(file: Followed, unread: int) -> FileState:
     if file.progress is Progress.HELD:
         return "held"
     if unread:
-        return "reading" if file.was_opened else "waiting"
+        return "reading" if file.offsets.was_opened else "waiting"
     return "done" if file.offsets.is_done else "idle"
 
 

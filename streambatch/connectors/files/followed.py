@@ -85,13 +85,15 @@ PROGRESS_TRANSITIONS = frozenset(
 class Offsets:
     """How far a file was read."""
 
-    __slots__ = ("end", "from_end", "is_done", "read_to", "start")
+    __slots__ = ("end", "from_end", "is_done", "read_to", "start", "was_opened")
 
     def __init__(self) -> None:
         self.read_to = 0
         """Offset of the next byte to read."""
         self.start = 0
         """Where reading began."""
+        self.was_opened = False
+        """Whether reading began in this run."""
         self.from_end = False
         """Reading is yet to begin, after the last record that ends within the first `start` bytes."""
         self.is_done = False
@@ -105,7 +107,7 @@ class Followed:
 
     __slots__ = (
         "grew_at", "identity", "is_renamed", "links", "offsets", "partition", "path", "presence", "progress", "size",
-        "stat", "was_opened",
+        "stat",
     )  # fmt: skip
 
     def __init__(self, partition: str, path: str, stat: FileStat, now: float, *, is_renamed: bool = False) -> None:
@@ -122,7 +124,6 @@ class Followed:
         """Whether it was ever seen under another name than the first: what reads it again is to know."""
         self.grew_at = now
         """When it last grew, or changed its name."""
-        self.was_opened = False
         self.offsets = Offsets()
         self.presence = Presence.RENAMED if is_renamed else Presence.PLACED
         self.progress = Progress.IDLE

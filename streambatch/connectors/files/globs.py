@@ -156,7 +156,8 @@ def _paths(pattern: str) -> list[str]:
 
 
 def _check_folder(pattern: str, listing: Listing) -> None:
-    """Notice that the folder a glob starts from can't be listed, which to `glob` is as if nothing were in it."""
+    """Add the folder a glob starts from to the unseen paths if it can't be listed."""
+    # `glob` itself takes such a folder for an empty one: all its files would seem gone.
     if not glob.has_magic(pattern):
         return
     folder = pattern

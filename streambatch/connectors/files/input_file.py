@@ -20,6 +20,7 @@ from streambatch.codecs.compression import Corrupt, Unpacker, compression_of, un
 from streambatch.connectors.files.globs import FileStat, folder_device, kind_of, stat_of
 from streambatch.connectors.files.identity import HEAD_BYTES, NOTHING_KNOWN, Identity, identity_of
 from streambatch.connectors.files.opening import open_without_waiting
+from streambatch.connectors.files.options import ReadingOptions
 from streambatch.connectors.files.outage import Outages
 from streambatch.core.errors import OptionError, SourceError
 
@@ -40,9 +41,8 @@ class InputFile:
     waited for also when cancelled: a handle closed under it could be another file's by the time it reads.
     """
 
-    def __init__(self, source: str, path: str, stat: FileStat, compression: str, outages: Outages) -> None:
-        self._source, self.path, self._outages = source, path, outages
-        self._compression = compression
+    def __init__(self, options: ReadingOptions, path: str, stat: FileStat, outages: Outages) -> None:
+        self._options, self.path, self._outages = options, path, outages
         self._handle: io.FileIO
         self._unpacker: Unpacker | None = None
         self._head = b""
@@ -54,7 +54,7 @@ class InputFile:
         """Whether, at its end, the file was shorter than it had been, or than what was read."""
 
     async def __aenter__(self) -> Self:
-        with naming_errors(self._source, self.path):
+        with naming_errors(self._options.source, self.path):
             await self._outages.hold(self.path, partial(to_thread.run_sync, self._open))
         return self
 
@@ -70,7 +70,7 @@ class InputFile:
 
     async def read(self, size: int) -> bytes:
         """Return the next bytes, at most `size`, none only at the end."""
-        with naming_errors(self._source, self.path):
+        with naming_errors(self._options.source, self.path):
             if self._unpacker is None:
                 return await self._read_raw(size)
             return await self._inflate(self._unpacker, size)
@@ -89,11 +89,11 @@ class InputFile:
             size -= len(block)
 
     def _open(self) -> None:
-        handle = open_found(self._source, self.path, self.stat)
+        handle = open_found(self._options.source, self.path, self.stat)
         try:
             status = os.fstat(handle.fileno())
             head = os.pread(handle.fileno(), HEAD_BYTES, 0)
-            self._unpacker = unpacker(compression_of(head, self._compression))
+            self._unpacker = unpacker(compression_of(head, self._options.compression))
         except BaseException:
             handle.close()
             raise
@@ -106,6 +106,7 @@ class InputFile:
         return block
 
     def _try_to_read(self, size: int) -> bytes:
+        # After a server's restart an old handle may be stale for good, while a new one works.
         if self._is_broken:
             self._open_again()
         fd = self._handle.fileno()
@@ -119,7 +120,7 @@ class InputFile:
             self._is_broken = True
             # The server of a network file system knows no such file any more: no handle will ever lead to it.
             if error.errno == errno.ESTALE and not os.path.lexists(self.path):
-                raise gone(self._source, self.path) from error
+                raise gone(self._options.source, self.path) from error
             raise
         self._is_broken = False
         return block
@@ -132,7 +133,9 @@ class InputFile:
             return
         try:
             if not self.identity.fits(os.pread(handle.fileno(), HEAD_BYTES, 0)):
-                raise SourceError(self._source, f"{self.path} was replaced while it was read; run again to read it")
+                raise SourceError(
+                    self._options.source, f"{self.path} was replaced while it was read; run again to read it"
+                )
         except BaseException:
             handle.close()
             raise

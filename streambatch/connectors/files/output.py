@@ -79,6 +79,7 @@ class Output:
         await self._make_room(len(payload))
         block = await self._laid_out(payload)
         if block:
+            # Its size in the file's layout is known only now. For the next segment it is laid out again.
             if self.file.is_due(len(block)):
                 await self._roll()
                 block = await self._laid_out(payload)

@@ -129,7 +129,7 @@ class Reading:
         if self._is_table:
             return await self._read_table(file, point)
         path, observer = file.path, self._intake.observer
-        async with InputFile(self._options.source, path, file.stat, self._options.compression, self._outages) as opened:
+        async with InputFile(self._options, path, file.stat, self._outages) as opened:
             opened.check(point.identity)
             self._opened = opened
             self._note(opened, point)
@@ -138,6 +138,7 @@ class Reading:
                 observer.file_changed(self._options.source, path, "opened")
                 await feed.room(BLOCK_BYTES)
                 while block := await opened.read(BLOCK_BYTES):
+                    # Before the records: a checkpoint must never hold a position without what its file is known by.
                     self._note(opened, point)
                     await feed.push(block)
                     await feed.room(BLOCK_BYTES)

@@ -97,6 +97,7 @@ class TableReading:
         observer.file_changed(source, path, "completed")
 
     def _open(self, row: int) -> TableFile:
+        # For its errors alone, which say whether the file is gone or its file system is not mounted.
         open_found(self._options.source, self._file.path, self._file.stat).close()
         options, limit = self._options, self._intake.memory.capacity
         try:

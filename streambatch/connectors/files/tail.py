@@ -132,7 +132,7 @@ class Tail:
         if offsets.from_end:
             offsets.start = read_to
         offsets.read_to, offsets.from_end = read_to, False
-        is_first, file.was_opened = not file.was_opened, True
+        is_first, offsets.was_opened = not offsets.was_opened, True
         return is_first
 
     def recognise(self, file: Followed, head: bytes, size: int) -> Followed:

@@ -47,6 +47,7 @@ class FileWriter(Writer):
 
     async def open(self, header: bytes) -> None:
         """Claim the output and start it with `header` if it is empty; or take it back to where it was acked to."""
+        # A failed open gives everything back, so that it can be tried again.
         try:
             await self._start(header)
         except BaseException:
