@@ -122,13 +122,24 @@ class Gunzip(Unpacker):
         return part
 
     def _up_to_the_fault(self, stop: int, size: int) -> bytes:
-        """Unpack a byte at a time: zlib returns nothing from a call that fails."""
+        """Unpack a byte at a time: zlib returns nothing from a call that fails.
+
+        What zlib has taken in is used up before it gets the next byte. So the fault lies at the byte that shows it,
+        wherever the steps before this one ended.
+        """
         parts: list[bytes] = []
+        at = self.offset
         try:
             while len(parts) < size and (self._at < stop or self._has_more_output):
-                parts.append(self._decompress(self._input[self._at : self._at + 1], 1))
+                at = self.offset - 1
+                part = self._decompress(b"", 1)
+                if not part:
+                    at = self.offset
+                    part = self._decompress(self._input[self._at : self._at + 1], 1)
+                if part:
+                    parts.append(part)
         except zlib.error as error:
-            self._fault = Corrupt(self.offset, f"the gzip data is corrupt ({_reason(error)})")
+            self._fault = Corrupt(at, f"the gzip data is corrupt ({_reason(error)})")
         return b"".join(parts)
 
 

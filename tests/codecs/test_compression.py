@@ -85,6 +85,14 @@ def test_a_bomb_comes_out_in_steps() -> None:
     assert max(steps) == MIB
 
 
+@pytest.mark.parametrize(("at", "flip", "size"), [(219, 1, 100), (219, 1, 1), (219, 1, 7)])
+def test_a_fault_lies_at_one_byte(at: int, flip: int, size: int) -> None:
+    """It was one byte further on where a step ended within the bits of the byte that shows it."""
+    raw = bytearray(packed("gzip"))
+    raw[at] ^= flip
+    assert str(inflate(bytes(raw), block=500, size=size)[1]) == str(inflate(bytes(raw), size=len(TEXT) * 2)[1])
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.data())
 def test_what_comes_before_a_fault_does_not_depend_on_the_cut(data: st.DataObject) -> None:
