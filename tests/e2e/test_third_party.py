@@ -57,7 +57,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(python: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([python, "-m", *arguments], cwd=folder, capture_output=True, text=True, timeout=55)
+    return subprocess.run([python, "-m", *arguments], cwd=folder, capture_output=True, text=True, timeout=170)
 
 
 @pytest.fixture
@@ -108,6 +108,7 @@ def test_its_options_are_checked_and_in_the_schema(python: Path, folder: Path) -
     assert "What a line starts with." in schema
 
 
+@pytest.mark.timeout(180)
 def test_it_passes_the_suites(python: Path, tmp_path: Path) -> None:
     shutil.copy(PACKAGE / "suites.py", tmp_path)
     done = run(python, tmp_path, "pytest", "-q", "-p", "no:cacheprovider", "suites.py")

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 import pytest
 
-from tests.e2e.running import Daemon, running
+from tests.e2e.running import PATIENCE_SECONDS, Daemon, running
 
 pytestmark = pytest.mark.slow
 
@@ -147,7 +147,7 @@ def slow_reader() -> Iterator[str]:
     done = threading.Event()
 
     def read(server: socket.socket) -> None:
-        server.settimeout(10)
+        server.settimeout(PATIENCE_SECONDS)
         client, _ = server.accept()
         with client:
             client.settimeout(0.1)

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.laying import feed, lay_out
-from tests.faults.strace import durable_length, run_traced
+from tests.faults.oracle import Outputs
+from tests.faults.strace import Traced, durable_length, run_traced
 
 RECORDS = 1500
 ERRORS = ("EIO", "ENOSPC")
@@ -77,11 +78,13 @@ def test_each_call_in_turn(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("turn", [2, 3, 5])
 def test_what_a_failed_fsync_left_open_was_never_acked(tmp_path: Path, turn: int) -> None:
     """After it the system may have thrown away all that was written since the last one; here it has."""
-    outputs = lay_out(tmp_path, sink='type = "file"\npath = "out/scores.jsonl"', checkpoints="5ms")
-    sent = feed(tmp_path, 100_000)
-    scores = tmp_path / "out/scores.jsonl"
-    traced = run_traced(tmp_path, [scores], "write,fsync,fdatasync", f"fsync,fdatasync:error=EIO:when={turn}")
-    assert traced.is_injected
+    folder, records = tmp_path / "few", 100_000
+    outputs, sent, traced = run_until_fsync_fails(folder, records, turn)
+    while not traced.is_injected:  # how often a run syncs is up to the machine, and a longer one does so more often
+        assert traced.code == 0, traced.log
+        folder, records = tmp_path / str(4 * records), 4 * records
+        outputs, sent, traced = run_until_fsync_fails(folder, records, turn)
+    scores = folder / "out/scores.jsonl"
     assert traced.code == 1, traced.log
     assert "fsync" in traced.log
     durable = durable_length(traced.trace)
@@ -90,9 +93,17 @@ def test_what_a_failed_fsync_left_open_was_never_acked(tmp_path: Path, turn: int
         size = file.seek(0, os.SEEK_END)
         file.seek(durable)
         file.write(bytes(size - durable))
-    run_clean(tmp_path)
+    run_clean(folder)
     figures = outputs.judge(sent)
     assert figures.is_exact, f"{figures}; {traced.log[-2000:]}\n{traced.trace[-2000:]}"
+
+
+def run_until_fsync_fails(folder: Path, records: int, turn: int) -> tuple[Outputs, dict[str, int], Traced]:
+    """Run over so many records, with one fsync of the scores failing. Returns outputs, what was sent, and the run."""
+    outputs = lay_out(folder, sink='type = "file"\npath = "out/scores.jsonl"', checkpoints="5ms")
+    sent = feed(folder, records)
+    inject = f"fsync,fdatasync:error=EIO:when={turn}"
+    return outputs, sent, run_traced(folder, [folder / "out/scores.jsonl"], "write,fsync,fdatasync", inject)
 
 
 def test_the_trace_tells_what_is_durable(tmp_path: Path) -> None:
