@@ -53,6 +53,7 @@ class ConnectionReader(ListeningReader, ABC):
     async def run(self, intake: Intake) -> None:
         """Serve clients until cancelled; what was read by then is put. Raises SourceError when it can't listen."""
         options, leases = self._options, leases_of(intake.memory)
+        # Before it listens: a source whose connections the budget can't carry must not let a client in.
         with leases.shared_by(self.name, options.max_connections, options.max_record_bytes):
             connections = Connections(options, intake, leases)
             listeners, address = await self._open()

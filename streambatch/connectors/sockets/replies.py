@@ -53,13 +53,16 @@ class Replies:
         return self._unsent_size + self.feed.size - self._answered_size + ANSWER_BYTES * self._unanswered
 
     def answer(self, records: int, size: int, lines: bytes) -> None:
-        """Send the next lines, in the order in which their records came; see sinks.replies.Origin."""
+        """Send the next lines, in the order in which their records came; see `delivery.replies.Origin`."""
         self._answered += records
         self._answered_size += size
         if not self.is_gone:
+            # Taken beyond the budget if need be: an answer that exists can't wait for room. Reading waits instead, see
+            # `load`.
             self._writer.memory.take(len(lines))
             self._unsent_size += len(lines)
             self._unsent.append(memoryview(lines))
+            # Behind a part that found no room this one waits too, so that the answers keep their order.
             if len(self._unsent) == 1:
                 self.flush()
         self._tell()
@@ -78,6 +81,7 @@ class Replies:
         except BlockingIOError:
             pass
         except OSError:
+            # The client is gone. `give_up` also gives back what this call sent, since `_unsent_size` still holds it.
             self.give_up()
             self._tell()
             return
@@ -141,6 +145,7 @@ class ReplyWriter:
 
     async def answer_rest(self, is_owed: Callable[[], bool]) -> None:
         """Send on after a stop while clients are owed answers, and while some get them."""
+        # The source is cancelled by now, so that only a shield lets anything be awaited.
         with anyio.move_on_after(LAST_ANSWERS_SECONDS, shield=True):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self.run)
@@ -157,10 +162,12 @@ class ReplyWriter:
 
     def await_room(self, replies: Replies, sock: socket.socket, *, moved: bool) -> None:
         """Flush `replies` when its connection takes more."""
+        # Registered once, for as long as something is unsent.
         if replies not in self._since:
             self._selector.register(sock, selectors.EVENT_WRITE, replies)
         elif not moved:
             return
+        # Moved to the end of the dict, so that its first entry is the client that has taken nothing for the longest.
         self._since.pop(replies, None)
         self._since[replies] = self._clock.monotonic()
         self._waited_for.notify()
@@ -176,5 +183,6 @@ class ReplyWriter:
                 await self._waited_for.wait()
             replies, since = next(iter(self._since.items()))
             await anyio.sleep(max(0.0, since + self._idle_timeout - self._clock.monotonic()))
+            # The time differs if the client took something during the sleep.
             if self._since.get(replies) == since:
                 self._stalled(replies)

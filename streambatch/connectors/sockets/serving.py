@@ -29,6 +29,7 @@ from streambatch.core.leases import RecordLeases
 
 READ_BYTES = 256 << 10
 """The most one read brings; no more than the allowance for a connection without a lease."""
+# A flood of new clients must not keep the loop from those that are connected already.
 ACCEPTS_IN_A_ROW = 64
 ACCEPT_PAUSE_SECONDS = 0.1
 """How long to leave new clients waiting when the system can't give them a socket."""
@@ -71,7 +72,10 @@ class _Connection:
 
     def __init__(self, sock: socket.socket, feed: Feed, replies: Replies | None) -> None:
         self.sock, self.feed, self.replies = sock, feed, replies
+        # Bytes of the lease it holds; 0 without one.
         self.lent = 0
+        # filled: its last read brought all that was allowed, so that more is likely there.
+        # is_held: not read from before the client takes answers. has_ended: the client sends no more, but is owed some.
         self.filled = self.is_held = self.has_ended = False
 
     @property
@@ -104,12 +108,14 @@ class Connections:
                     await self._read_all()
             except anyio.get_cancelled_exc_class():
                 if self._writer is not None:
+                    # The reading ends here, but the pipeline still scores what was put: its answers are yet to come.
                     await self._writer.answer_rest(lambda: any(connection.is_owed for connection in self._open))
                 raise
             finally:
                 for connection in list(self._open):
                     self._close(connection)
                 if self._writer is not None:
+                    # Last, since each connection unregisters from the writer's selector as it closes.
                     self._writer.close()
 
     async def _accept(self, listener: Listener) -> None:
@@ -121,10 +127,13 @@ class Connections:
                     self._accept_some(sock)
                     is_troubled = False
                 except OSError as error:
+                    # One warning for each time of trouble: the tries come ten times a second.
                     if not is_troubled:
                         name = self._options.name
                         _log.warning("source %s can't accept connections, and goes on trying: %s", name, error)
                     is_troubled = True
+                    # The client stays in the queue, so that the listener stays readable: without a pause this would
+                    # spin.
                     await anyio.sleep(ACCEPT_PAUSE_SECONDS)
 
     def _accept_some(self, listener: socket.socket) -> None:
@@ -133,6 +142,7 @@ class Connections:
                 sock, _address = listener.accept()
             except BlockingIOError:
                 return
+            # This client went away while it waited to be accepted; the next may still be there.
             except ConnectionError:
                 continue
             if len(self._open) < self._options.max_connections:
@@ -150,6 +160,7 @@ class Connections:
         framer = self._framing.framer(partition, max_record_bytes=self._options.max_record_bytes, origin=replies)
         connection = _Connection(sock, Feed(self._intake, framer, name), replies)
         if replies is not None:
+            # Only now: the framer carries the replies, and the connection's feed carries the framer.
             replies.feed, replies.moved = connection.feed, partial(self._replied, connection)
         self._open.add(connection)
         self._intake.observer.connection_opened(name)
@@ -162,12 +173,15 @@ class Connections:
             ready = self._selector.select(0)
             if not ready:
                 with anyio.move_on_after(self._silence.seconds_to_first_due(clock.monotonic())):
+                    # An epoll descriptor is readable when one of its sockets is: a single wait serves all connections.
                     await anyio.wait_readable(self._selector.fileno())
                 ready = self._selector.select(0)
             started = clock.monotonic()
             size = 0
             for key, _ in ready:
                 size += await self._read(key.data, started)
+            # As of before the reads: while they waited for room, no client could be heard. `was_busy` takes that time
+            # out of the next looks too.
             await self._cut_off_silent(started)
             self._silence.was_busy(clock.monotonic() - started)
             await anyio.sleep(GATHER_SECONDS if size < LITTLE_BYTES else 0)
@@ -177,17 +191,22 @@ class Connections:
         window = self._window(connection)
         if window <= 0:
             self._ignore(connection)
+            # `_replied` takes it back up once the client has taken enough of its answers.
             connection.is_held = True
             return 0
         size_max = min(window, self._claim(connection))
         if not size_max:
             self._ignore(connection)
+            # In a task of its own: the others are read while this one waits for its lease.
             self._tasks.start_soon(self._await_grant, connection)
             return 0
+        # Room comes before the read: between the read and the framing in `push` nothing waits, so that a cancellation
+        # can't lose bytes that the system has handed out.
         await connection.feed.room(size_max)
         try:
             size = connection.sock.recv_into(self._buffer, size_max)
         except BlockingIOError:
+            # It was readable before the wait for room and is not any more; an empty block hands the room back.
             await connection.feed.push(b"")
             return 0
         except OSError:
@@ -197,6 +216,7 @@ class Connections:
             await self._end(connection)
             return 0
         self._silence.begins(connection, now)
+        # A copy: all connections are read into the one buffer, and what is framed keeps its bytes.
         await connection.feed.push(bytes(self._buffer[:size]))
         connection.filled = size == size_max
         self._let_go(connection)
@@ -206,12 +226,14 @@ class Connections:
         """Return how many bytes may be read before the client has taken more of its answers."""
         if connection.replies is None:
             return READ_BYTES
+        # All clients together may be owed an eighth of the memory budget, each an equal part of it.
         share = self._intake.memory.capacity // 8 // max(1, len(self._open))
         return max(share, REPLY_BYTES_MIN) - connection.replies.load
 
     def _claim(self, connection: _Connection) -> int:
         """Return how many bytes the next read may bring: none if it takes a lease and there is none to have."""
         holds_little = self._holds_little(connection)
+        # A lease is for those that send much at once or hold a long record. The many that send little never need one.
         if not connection.lent and (connection.filled or not holds_little):
             connection.lent = self._leases.try_take(self._options.max_record_bytes)
             if connection.lent:
@@ -241,7 +263,8 @@ class Connections:
 
     async def _cut_off_silent(self, now: float) -> None:
         for connection in self._silence.due(now):
-            if connection.is_owed:  # it may wait for its answers before it sends on
+            # The client may wait for its answers before it sends on.
+            if connection.is_owed:
                 self._silence.begins(connection, now)
                 continue
             self._intake.observer.connection_rejected(self._options.name, "timeout")
@@ -257,10 +280,12 @@ class Connections:
 
     async def _end(self, connection: _Connection, *, cut_off: bool = False) -> None:
         self._ignore(connection)
+        # A client that was cut off for taking no answers reads as an end in order, but its last record was not whole.
         is_gone = cut_off or (connection.replies is not None and connection.replies.is_gone)
         await connection.feed.end(cut_off=is_gone)
         if connection.is_owed and not is_gone:
             self._give_back(connection)
+            # The client has closed its sending side only: the socket stays open until it has its answers.
             connection.has_ended = True
         else:
             self._close(connection)
@@ -268,6 +293,7 @@ class Connections:
     def _close(self, connection: _Connection) -> None:
         self._open.remove(connection)
         if connection.replies is not None:
+            # Chunks in the pipeline still hold the replies: their answers must not call back into a closed connection.
             connection.replies.moved = None
             connection.replies.give_up()
         connection.sock.close()
@@ -290,11 +316,10 @@ class Connections:
 
 
 def _widen(sock: socket.socket) -> None:
-    """Let the system hold a whole block for the next read.
-
-    Linux starts with a window of 64 KiB and may stay there with a client on the same machine, whose blocks then cost
-    twice as much. It widens what a low-water mark asks for, and goes on tuning, which a fixed buffer would end.
-    """
+    """Let the system hold a whole block for the next read."""
+    # Linux starts with a window of 64 KiB and may stay there with a client on the same machine, whose blocks then cost
+    # twice as much. A low-water mark widens the window, and the system goes on tuning it; SO_RCVBUF would end that. The
+    # mark is taken back at once, since a read must not wait for so many bytes.
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, READ_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)

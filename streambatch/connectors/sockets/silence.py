@@ -22,7 +22,9 @@ class Silence(Generic[Connection]):
 
     def begins(self, connection: Connection, now: float) -> None:
         """Start the time of a connection, or start it again: something came."""
-        self._since.pop(connection, None)  # to the end of the dict, whose order is that of the times
+        # Moved to the end of the dict. Neither `now` nor the time without being busy goes back, so the dict stays
+        # sorted.
+        self._since.pop(connection, None)
         self._since[connection] = now - self._busy_seconds
 
     def ends(self, connection: Connection) -> None:
@@ -43,6 +45,7 @@ class Silence(Generic[Connection]):
         """Yield each connection that has been silent for too long; begin or end it before the next one is asked for."""
         latest = now - self._busy_seconds - self._idle_timeout
         while self._since:
+            # Looked up again each time, since the caller changes the dict between two of them.
             connection, since = next(iter(self._since.items()))
             if since > latest:
                 return

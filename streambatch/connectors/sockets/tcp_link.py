@@ -81,12 +81,16 @@ class Link:
             await self._connection.send(payload)
             self._written += 1
             self._length += len(payload)
+            # Kept only once it was sent: the caller repeats a write that fails, and must not find it sent by `_connect`
+            # as well.
             self._kept.append(_Kept(self._written, self._connection.sent, payload))
             self._look()
 
     async def sync(self) -> int:
         """Wait until all that was written is confirmed; see `TcpWriter.sync`."""
+        # As of now: writes may go on meanwhile, and this must not wait for theirs.
         written, length, connection, timeout = self._written, self._length, self._connection, self._peer.timeout
+        # There may be no further write that would send again what a lost connection took with it.
         if self._misses(written) and connection.is_over and self.is_open:
             async with self._sending:
                 await self._connect()
@@ -119,9 +123,12 @@ class Link:
         if not self._connection.is_over:
             return
         await self._connection.open()
+        # None of it is on the new connection yet. A `sync` may look between two sends below, and would take a payload
+        # with an end from the old connection for confirmed.
         for kept in self._kept:
             kept.end = inf
         await self._connection.send(self._header)
+        # A copy, since that look drops what is confirmed from the deque.
         for kept in list(self._kept):
             await self._connection.send(kept.payload)
             kept.end = self._connection.sent
@@ -169,6 +176,7 @@ class _Connection:
                 if self._stream is None:
                     raise anyio.ClosedResourceError
                 block = payload[start : start + SLICE]
+                # A time-out for each slice: a slow server that takes in a little all the time has not stalled.
                 with anyio.fail_after(peer.timeout):
                     await self._stream.send(block)
                 self.sent += len(block)
@@ -179,6 +187,7 @@ class _Connection:
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             raise peer.outage(f"lost the connection to {peer.address}") from (error.__cause__ or error)
         finally:
+            # A payload torn in its middle can't be completed here: the next connection begins with all of it.
             if not is_done:
                 await self.drop()
 
@@ -190,6 +199,8 @@ class _Connection:
         if unconfirmed is None:
             self.is_over = True
         else:
+            # While a slice is sent, the system counts its bytes before `sent` does: the difference may go back for a
+            # moment.
             self.confirmed = max(self.confirmed, self.sent - unconfirmed)
 
     async def drop(self) -> None:
@@ -206,8 +217,9 @@ class _Connection:
             await stream.aclose()
 
     def _take_back(self) -> None:
-        """Tell the system to drop, with the connection, the bytes it has not sent: they will be sent again."""
+        """Make the system drop the bytes it has not sent when the connection is closed."""
         if self._stream is not None:
+            # Lingering for 0 seconds: by default the system would go on sending what the next connection sends again.
             linger = struct.pack("ii", 1, 0)
             self._stream.extra(SocketAttribute.raw_socket).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
@@ -217,8 +229,12 @@ def _unconfirmed(sock: socket.socket) -> int | None:
     if sock.fileno() < 0:
         return None
     try:
+        # The first byte of what TCP_INFO returns is the state. On a connection that is over nothing more is confirmed,
+        # whatever its queue says.
         if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSED:
             return None
+        # For a TCP socket this counts what was sent and not acknowledged together with what was not sent.
         return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
     except (OSError, AttributeError):
-        return 0  # a system that doesn't tell: what it took over counts as sent
+        # On a system that doesn't tell, what it took over counts as confirmed.
+        return 0

@@ -38,6 +38,7 @@ GATHER_SECONDS = 0.001
 FEW_BYTES = 4 << 10
 
 _NEWLINE = 10
+# Numbers from Linux's headers (asm-generic/socket.h, linux/sock_diag.h): Python's socket module has no names for them.
 _SO_MEMINFO = 55
 _MEMINFO = struct.Struct("9I")
 _DROPS = 8
@@ -63,7 +64,7 @@ class UdpSource(Source):
     when_full: WhenFull = "block"
     """While the queue is full, stop reading, so that the system drops, or drop what was read. Either is counted."""
     receive_buffer: Annotated[Size, Field(ge=4096)] = 4 << 20
-    """What the system is asked to hold while nobody reads. Linux counts about 800 bytes for a small datagram, and
+    """What the system is asked to hold while nothing is read. Linux counts about 800 bytes for a small datagram, and
     allows no more than its net.core.rmem_max to a process that is not privileged."""
     spool: Spool = None
 
@@ -108,7 +109,9 @@ class UdpReader(ListeningReader):
         """Enlarge the system's receive buffer; log a warning if it stays smaller than asked for."""
         asked = self._options.receive_buffer
         with suppress(OSError):
+            # Goes beyond net.core.rmem_max, which only a process with CAP_NET_ADMIN may do.
             sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, asked)
+        # Linux doubles what it is asked for, to pay for its own bookkeeping, and reports the double.
         got = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
         if got < asked:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, asked)
@@ -128,6 +131,7 @@ class Datagrams:
         )
         self._feed = Feed(intake, framer, options.name)
         self._buffer = bytearray(READ_BYTES + DATAGRAM_BYTES_MAX)
+        # All sockets share the buffer and the feed, so they take turns.
         self._turn = anyio.Lock()
 
     async def read(self, sock: socket.socket) -> None:
@@ -164,8 +168,11 @@ class Datagrams:
         view = memoryview(buffer)
         try:
             while end < READ_BYTES:
+                # A byte is left for the newline. The buffer is a whole datagram longer than READ_BYTES, so the last one
+                # always fits.
                 size = sock.recv_into(view[end:], DATAGRAM_BYTES_MAX - 1)
                 end += size
+                # An empty datagram is no record: a newline of its own would make one of it.
                 if size and buffer[end - 1] != _NEWLINE:
                     buffer[end] = _NEWLINE
                     end += 1
@@ -188,5 +195,6 @@ class Drops:
         except OSError:
             return 0
         seen: int = _MEMINFO.unpack(found)[_DROPS]
+        # The system's counter has 32 bits and starts over at its end.
         dropped, self._seen = (seen - self._seen) & 0xFFFFFFFF, seen
         return dropped

@@ -22,7 +22,7 @@ from streambatch.core.parts import Claim, Site
 from streambatch.net.addresses import BACKLOG
 
 PATH_BYTES_MAX = 107
-"""What the system's socket address has room for."""
+"""What the system's socket address has room for: 108 bytes, one of them the zero at the end."""
 
 
 @options
@@ -67,6 +67,7 @@ class UnixReader(ConnectionReader):
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
+                # The system never removes a socket's file: that of a process that died is still there.
                 self._remove_stale()
                 sock.bind(str(self._path))
             sock.listen(BACKLOG)
@@ -80,6 +81,8 @@ class UnixReader(ConnectionReader):
         if not stat.S_ISSOCK(self._path.lstat().st_mode):
             raise self._error("there is a file that is not a socket; remove it or choose another path")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            # The system answers such a connect at once: refused where no process listens, EAGAIN where its queue is
+            # full.
             probe.setblocking(False)
             refused = probe.connect_ex(str(self._path))
         if refused in (0, errno.EAGAIN):
