@@ -120,6 +120,8 @@ class HttpWriter(Writer):
             raise SinkRefused(self.name, problem, status=status, reason=told)
         if status in OUTAGES or status >= 500:
             raise SinkOutage(self.name, problem, answer.retry_after)
+        # A redirect that is followed would send the scores, and the headers with their secrets, to an address that the
+        # config doesn't name.
         if answer.location:
             problem += f"; redirects are not followed: set url to {answer.location} if that is right"
         raise SinkError(self.name, problem)
@@ -136,6 +138,7 @@ class _Series:
 
     def next(self) -> str:
         self._count += 1
+        # The random prefix keeps runs apart: a server takes an id that it has seen for a batch that comes twice.
         return f"{self._series}-{self._count}"
 
 
@@ -144,6 +147,7 @@ def _is_url(url: str) -> bool:
         parts: SplitResult = urlsplit(url)
         host = parts.hostname or ""
         host.encode("idna")
+        # h11 builds every request, so it has the last word: what it would refuse at the first batch is refused here.
         h11.Request(method="POST", target=url.encode("ascii"), headers=[("Host", "x")])
         return parts.scheme in ("http", "https") and bool(host) and parts.port != 0
     except (ValueError, h11.LocalProtocolError):

@@ -110,6 +110,7 @@ class HttpReader(ListeningReader):
         """
         options = self._options
         leases = leases_of(intake.memory)
+        # Before it listens: a source whose connections the budget can't carry must not let a client in.
         with leases.shared_by(self.name, options.max_connections, options.max_record_bytes), ExitStack() as opened:
             listeners, address = await bind_for(self.name, options.listen)
             for sock in listeners:
@@ -147,11 +148,13 @@ class Requests:
     def _app(self) -> Starlette:
         route = Route(PATH, self._post, methods=["POST"])
         app = Starlette(routes=[route], exception_handlers={HTTPException: _as_json})
+        # Else /records/ is answered with a redirect to an address made of the header Host, which may be anything.
         app.router.redirect_slashes = False
         return app
 
     async def _end_when_cancelled(self) -> None:
         try:
+            # The server is shielded from the cancellation, so that a task of its own has to notice it.
             await anyio.sleep_forever()
         finally:
             self._is_stopping = True
@@ -173,6 +176,7 @@ class Requests:
         if refusal is not None:
             return refusal
         body: _Body | None = None
+        # A scope for each request: at a stop the late ones are ended one by one, and each still gets an answer.
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
@@ -202,9 +206,11 @@ class Requests:
             return _answer(415, 0, f"content-type: found {found}; allowed: any but multipart, as the body is records")
         if self._options.spool is not None and not _is_key(headers.get(KEY_HEADER)):
             return _answer(400, 0, f"{KEY_HEADER}: expected 1 to {KEY_LENGTH_MAX} printable characters of ASCII")
+        # h11 has let only digits through. A body that announces no length is counted as it comes, see `Unpacking`.
         if int(headers.get("content-length", "0")) > size_max:
             self._intake.refused(1, "size")
             return _answer(413, 0, f"the body has more than {format_size(size_max)}")
+        # Answered at once: to a client that is left waiting, a full queue looks like a dead server.
         if not self._intake.has_room:
             self._intake.refused(1, "full")
             return _answer(429, 0, "the queue is full", {"retry-after": str(RETRY_AFTER_SECONDS)})
@@ -234,12 +240,14 @@ class Requests:
             return _answer(422, 0, str(error))
         except ClientDisconnect:
             await body.cut_off()
+            # It goes nowhere, but an app has to return one.
             return Response()
         except TimeoutError:
             self._intake.observer.connection_rejected(self._options.name, "timeout")
             await body.cut_off()
             return _answer(408, body.received, f"nothing came for {self._options.idle_timeout:g} s", CLOSE)
         except Exception as error:
+            # Raised here it would be one more answer 500. It is kept for `serve`, which ends the source with it.
             self._failure = self._failure or error
             self._tasks.cancel_scope.cancel()
             return _answer(503, body.received, "the pipeline has failed", CLOSE)
@@ -248,6 +256,7 @@ class Requests:
     async def _read(self, request: Request, body: _Body) -> None:
         more = True
         while more:
+            # Memory first: what `receive` returns is held from then on.
             await body.room()
             with anyio.fail_after(self._options.idle_timeout):
                 message = await request.receive()
@@ -255,6 +264,7 @@ class Requests:
                 raise ClientDisconnect
             await body.take(message.get("body", b""))
             more = message.get("more_body", False)
+        # A connection with a fault ends the body like a whole one, since the handler can be woken no other way.
         connection: IngestConnection = request.state.connection
         if connection.fault is not None:
             raise BrokenTransfer(connection.fault)
@@ -288,12 +298,15 @@ class _Body:
             self._give_back()
         elif not holds_little and not self._lent:
             self._lent = await self._leases.take(self._max_record_bytes)
+        # One byte, since a client doesn't say how much comes next. What a read brings beyond it is taken at once, and
+        # bounded by the connection's `max_size`.
         await self._feed.room(1)
 
     async def take(self, block: bytes) -> None:
         """Put the records that a block completes. Raises TooLarge and Corrupt."""
         for piece in self._unpacking.pieces(block):
             await self._feed.push(piece)
+            # After each piece: a small block may unpack to many times its size.
             await self.room()
 
     async def end(self) -> None:
@@ -301,10 +314,12 @@ class _Body:
         self._unpacking.end()
         await self._feed.end()
         if self._stored is not None:
+            # Only now: a request that is stored has no records before all of it is durable.
             self._committed = await self._stored.commit()
 
     async def cut_off(self) -> None:
         """Put what came of the last record as one that was cut off."""
+        # A request that is stored counts whole or not at all: what came of it is discarded.
         if self._stored is None:
             await self._feed.end(cut_off=True)
 
