@@ -19,6 +19,7 @@ class MemorySink(Sink):
     """How scores are encoded."""
     name: str = "memory"
     """Label of the sink in metrics and messages."""
+    # A lambda, since the class is defined further down.
     output: MemoryOutput = field(default_factory=lambda: MemoryOutput(), init=False, repr=False, compare=False)
     """Where the writers put what they are given."""
 

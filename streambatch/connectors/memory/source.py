@@ -45,6 +45,7 @@ class MemorySource(Source):
     """A longer record is not scored: it becomes a dead letter."""
 
     def __post_init__(self) -> None:
+        # A single block can be iterated too, but brings integers or characters.
         if isinstance(self.blocks, bytes | bytearray | memoryview | str):
             raise OptionError("blocks", f"a single {type(self.blocks).__name__}", "an iterable of bytes: [block]")
 
@@ -73,6 +74,7 @@ class MemoryReader(Reader):
                 await self._push_all(feed, options.blocks)
             else:
                 for block in options.blocks:
+                    # A plain iterable awaits nothing: without this, other tasks would not run while there is room.
                     await anyio.lowlevel.checkpoint()
                     await _push(feed, block)
             await feed.end()
@@ -85,6 +87,8 @@ class MemoryReader(Reader):
                 await _push(feed, block)
         finally:
             if isinstance(blocks, AsyncGenerator):
+                # A generator that is only dropped is closed by the event loop's hook, at some later time and in another
+                # task.
                 with anyio.move_on_after(CLOSE_SECONDS, shield=True):
                     await blocks.aclose()
 

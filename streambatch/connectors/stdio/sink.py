@@ -83,10 +83,7 @@ class StdoutWriter(Writer):
 
 
 class _Output:
-    """Standard output, opened a second time, without blocking, where it is a pipe or a terminal.
-
-    A description of its own, since the flag on the inherited one would change it for every process that shares it.
-    """
+    """Standard output, opened a second time, without blocking, where it is a pipe or a terminal."""
 
     def __init__(self) -> None:
         self.length = 0
@@ -94,23 +91,29 @@ class _Output:
         self._is_torn = False
 
     def open(self) -> None:
+        # A process that starts without standard output gives descriptor 1 to the first file that it opens.
         if sys.__stdout__ is None:
             raise OSError(errno.EBADF, "closed since the process started")
         mode = os.fstat(_STDOUT).st_mode
         self.length, self._is_torn, self._is_file = 0, False, stat.S_ISREG(mode)
         if stat.S_ISFIFO(mode) or os.isatty(_STDOUT):
+            # O_NONBLOCK on the inherited descriptor would change it for every process that shares it, such as the
+            # shell.
             self._pipe = _reopened()
 
     async def write(self, payload: bytes) -> None:
+        # The newline ends the line that was torn, so that it spoils no whole one.
         view = memoryview(b"\n" + payload if self._is_torn else payload)
         while view:
             written = await self._write_some(view[:_BLOCK])
             self.length += written
             view = view[written:]
+            # After each block: a cancellation or an error may come before the next one.
             self._is_torn = bool(view)
 
     async def sync(self) -> int:
         length = self.length
+        # fsync fails on a pipe and on a terminal.
         if self._is_file:
             await to_thread.run_sync(os.fsync, _STDOUT)
         return length
@@ -122,6 +125,7 @@ class _Output:
 
     async def _write_some(self, view: memoryview) -> int:
         if self._pipe is None:
+            # A file is always writable to `poll` and yet blocks while the disk is busy, so a thread waits for it.
             return await to_thread.run_sync(os.write, _STDOUT, view)
         while True:
             try:
@@ -133,6 +137,7 @@ class _Output:
 def _reopened() -> int | None:
     """Return a non-blocking descriptor of standard output's pipe or terminal, None where the system has no way."""
     try:
+        # Opened by its link in /proc it has flags of its own, unlike a descriptor from `dup`.
         return os.open(f"/proc/self/fd/{_STDOUT}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return None

@@ -80,10 +80,12 @@ class StdinReader(Reader):
         while True:
             try:
                 is_pollable = await _wait_readable()
+                # Only when there is something to read: a quiet terminal must not hold a part of the memory budget.
                 await feed.room(READ_BYTES)
                 if is_pollable:
                     return os.read(STDIN, READ_BYTES)
                 return await anyio.to_thread.run_sync(os.read, STDIN, READ_BYTES)
+            # Another process that shares the pipe has taken what was there.
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -95,6 +97,7 @@ async def _wait_readable() -> bool:
     """Wait until there is something to read. Returns False for what can't be waited for, such as a file."""
     try:
         await anyio.wait_readable(STDIN)
+    # epoll refuses regular files with EPERM.
     except PermissionError:
         return False
     return True
