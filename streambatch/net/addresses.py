@@ -52,6 +52,7 @@ async def bind(listen: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> lis
     missing = OSError("no such address")
     with ExitStack() as opened:
         bound: list[socket.socket] = []
+        # The system names an address twice where its hosts file does.
         for family, _, _, _, address in dict.fromkeys(found):
             try:
                 sock = opened.enter_context(_bound(family, kind, (address[0], port, *address[2:])))
@@ -62,9 +63,11 @@ async def bind(listen: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> lis
                 missing = error
             else:
                 bound.append(sock)
+                # With port 0, the other addresses take the port that the first was given.
                 port = sock.getsockname()[1]
         if not bound:
             raise missing
+        # From here on they are the caller's to close.
         opened.pop_all()
     return bound
 
@@ -76,11 +79,13 @@ def address_of(sock: socket.socket) -> str:
 
 def cause_of(error: BaseException) -> str:
     """Return why an address can't be had or reached, in the system's words, also where a library says it in its own."""
+    # anyio says only that all attempts failed; why each did is in the group beneath.
     beneath = error.__cause__
     while isinstance(beneath, BaseExceptionGroup):
         beneath = beneath.exceptions[0]
     if isinstance(beneath, OSError):
         return cause_of(beneath)
+    # Errors of getaddrinfo have numbers below 0 and texts of their own.
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return os.strerror(error.errno)
     return str(getattr(error, "strerror", None) or error)
@@ -91,6 +96,8 @@ def _bound(family: int, kind: socket.SocketKind, address: tuple[Any, ...]) -> so
     try:
         sock.setblocking(False)
         if kind == socket.SOCK_STREAM:
+            # Lets a restart listen while connections of the last process linger in TIME_WAIT. For datagrams the same
+            # option would let two processes share the port.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         if kind == socket.SOCK_STREAM:

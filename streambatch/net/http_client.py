@@ -53,6 +53,7 @@ class Client:
     """Posts to one URL. where: the URL without what is secret in it. length: bytes of all payloads that were taken."""
 
     def __init__(self, url: SplitResult, headers: Sequence[tuple[str, str]], ca_file: str | None) -> None:
+        # User and password may stand before the host, and messages must not show them.
         host = url.netloc.rpartition("@")[2]
         self.where = url._replace(netloc=host).geturl()
         self.length = 0
@@ -94,14 +95,18 @@ class Client:
             head = [*self._headers, ("Content-Length", str(len(payload))), header]
             request = h11.Request(method="POST", target=self._target, headers=head)
             blocks = [self._conn.send(request) or b"", self._conn.send(h11.Data(data=payload)) or b""]
+            # No bytes, as Content-Length says where the body ends, but h11 wants to be told.
             self._conn.send(h11.EndOfMessage())
             answer, is_sent = await self._exchange(stream, blocks)
+            # h11 counts as sent what was handed to it: `is_sent` says whether it left. A connection on which either
+            # side is half-way can carry no further request.
             is_done = is_sent and self._conn.our_state is h11.DONE and self._conn.their_state is h11.DONE
             if is_done:
                 self._conn.start_next_cycle()
             return answer
         finally:
             if not is_done:
+                # Also when cancelled: half a request on a kept connection would garble the next.
                 with anyio.CancelScope(shield=True):
                     await self.close()
 
@@ -112,6 +117,8 @@ class Client:
         if context is None:
             self._stream = await anyio.connect_tcp(url.hostname, port)
         else:
+            # Many servers close without TLS's closing alert, which the standard calls an error; h11 sees itself
+            # whether an answer is whole.
             self._stream = await anyio.connect_tcp(
                 url.hostname, port, tls=True, ssl_context=context, tls_standard_compatible=False
             )
@@ -132,6 +139,7 @@ class Client:
                 answer = await self._answer(stream)
             except LOST as error:
                 lost = error
+            # A server that refuses may not read the rest, and the sending would wait for it for ever.
             if answer is None or not answer.is_success:
                 sending.cancel_scope.cancel()
         if answer is None or (answer.is_success and not sent.is_set()):
@@ -148,12 +156,14 @@ class Client:
                     self._conn.receive_data(await stream.receive(READ_BYTES))
                     self._has_answered = True
                 except anyio.EndOfStream:
+                    # An answer without a length ends with its connection; before its first byte there is none to end.
                     if not self._has_answered:
                         raise
                     self._conn.receive_data(b"")
             elif isinstance(event, h11.Response):
                 head = event
             elif isinstance(event, h11.Data):
+                # The answer is read to its end, since the connection is kept, but only what a message shows is held.
                 body = (body + bytes(event.data))[:SHOWN_BYTES]
             elif isinstance(event, h11.EndOfMessage) and head is not None:
                 return _answer_of(head, body)

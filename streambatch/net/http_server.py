@@ -75,14 +75,17 @@ class HttpServer(uvicorn.Server):
         """Serve on listening sockets, which the caller closes; cancelled, stop and close every connection first."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._stop_when_cancelled)
+            # uvicorn closes its connections at the end of `serve`, so that has to run to its end.
             with anyio.CancelScope(shield=True):
                 await self.serve(list(listeners))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        # Signals belong to the program that the server runs in; uvicorn would put its own handlers in their place.
         yield
 
     async def main_loop(self) -> None:
+        # uvicorn's own wakes ten times a second, for a Date header and for limits that are not used here.
         self._started()
         await self._stopping.wait()
 
@@ -98,6 +101,7 @@ class HttpServer(uvicorn.Server):
         for server in self.servers:
             server.close()
         connections = [each for each in self.server_state.connections if isinstance(each, HttpConnection)]
+        # All at once, then wait: each may take as long as its answer.
         for connection in connections:
             connection.shutdown()
         for connection in connections:
@@ -116,16 +120,19 @@ def _settings(app: Starlette, connection: Callable[..., HttpConnection], keep_al
     return uvicorn.Config(
         app,
         http=connection,  # type: ignore[arg-type]  # it is called like a class
+        # An upgrade to a websocket would leave the limits of the connection class behind.
         ws="none",
         interface="asgi3",
         lifespan="off",
         log_config=None,
         log_level="error",
         access_log=False,
+        # A client could else choose the address that it seems to come from.
         proxy_headers=False,
         server_header=False,
         date_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=keep_alive_seconds,  # type: ignore[arg-type]  # asyncio's call_later takes any number
+        # Bounds headers that never end.
         h11_max_incomplete_event_size=HEADER_BYTES_MAX,
     )
