@@ -17,7 +17,7 @@ from streambatch.core.types import FloatArray
 Fail = Callable[[str], StreambatchError]
 
 
-class Archive(NamedTuple):
+class HashedFile(NamedTuple):
     """A file's bytes and their sha256. They are read once, so that the loaded bytes are the hashed ones."""
 
     path: Path
@@ -25,16 +25,16 @@ class Archive(NamedTuple):
     digest: str
 
 
-def read_archive(path: Path, fail: Fail) -> Archive:
+def read_archive(path: Path, fail: Fail) -> HashedFile:
     """Read a file whole. Raises what `fail` makes of the problem."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise fail(f"{path}: {error.strerror}") from error
-    return Archive(path, data, hashlib.sha256(data).hexdigest())
+    return HashedFile(path, data, hashlib.sha256(data).hexdigest())
 
 
-def arrays_of(archive: Archive, names: Sequence[str], fail: Fail) -> Mapping[str, FloatArray]:
+def arrays_of(archive: HashedFile, names: Sequence[str], fail: Fail) -> Mapping[str, FloatArray]:
     """Return the named arrays as float64. Raises what `fail` makes of the problem."""
     try:
         loaded = np.load(io.BytesIO(archive.data), allow_pickle=False)

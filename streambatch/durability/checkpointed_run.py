@@ -18,7 +18,7 @@ from anyio import to_thread
 from streambatch.core.clock import Clock
 from streambatch.core.errors import StateError, StateOutage
 from streambatch.core.ledger import Ledger
-from streambatch.core.parts import Reader
+from streambatch.core.parts import Model, Reader
 from streambatch.core.report import RunReport
 from streambatch.delivery.committer import STATE
 from streambatch.delivery.outages import OutputOutages
@@ -201,13 +201,12 @@ def checkpointed_run(
     clock: Clock,
     provenance: Provenance | None,
     runs: RunsOptions | None,
-    model: Any,
+    model: Model,
 ) -> CheckpointedRun | None:
     """Return the state of a run in a folder; None without one. Of a model of unknown provenance its digest is noted."""
     if folder is None:
         return None
     if provenance is None:
-        digest = getattr(model, "digest", None)
-        provenance = Provenance(model={"sha256": digest} if isinstance(digest, str) else {})
+        provenance = Provenance(model={} if model.digest is None else {"sha256": model.digest})
     runs = runs or RunsOptions()
     return CheckpointedRun(folder, run=run, pipeline=pipeline, clock=clock, provenance=provenance, runs=runs)

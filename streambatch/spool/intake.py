@@ -98,15 +98,45 @@ class _Identity:
         return self._digest.digest()
 
 
+class _HeldRecords:
+    """What a request holds until its end: the blocks of its records, and those of its chunks that are in memory."""
+
+    __slots__ = ("block_bytes", "blocks", "chunks", "size")
+
+    def __init__(self) -> None:
+        self.blocks: list[NewBlock] = []
+        self.chunks: list[Chunk | None] = []
+        """The chunk of each block; None for a block that is staged, or that holds no records."""
+        self.size = 0
+        """Bytes of the chunks."""
+        self.block_bytes = 0
+        """Bytes that the blocks take in a spool."""
+
+    def add(self, block: NewBlock, chunk: Chunk) -> None:
+        self.blocks.append(block)
+        self.chunks.append(chunk)
+        self.block_bytes += block.block_bytes
+        self.size += chunk.size
+
+    def add_key(self, block: NewBlock) -> None:
+        self.blocks.append(block)
+        self.chunks.append(None)
+
+    def unstaged(self) -> list[NewBlock]:
+        return [block for block, chunk in zip(self.blocks, self.chunks, strict=True) if chunk is not None]
+
+    def drop_chunks(self) -> None:
+        self.chunks = [None] * len(self.blocks)
+
+
 class _OpenRequest(StoredRequest):
     """A request whose end has not come yet."""
 
     def __init__(self, intake: SpoolIntake, log: SpoolLog, identity: _Identity | None, staging: Staging) -> None:
         super().__init__(intake)
         self._intake, self._log, self._identity, self._staging = intake, log, identity, staging
-        self._blocks: list[NewBlock] = []
-        self._chunks: list[Chunk | None] = []
-        self._count = self._held = self._block_bytes = 0
+        self._held = _HeldRecords()
+        self._count = 0
         self._is_over = False
 
     async def put(self, chunk: Chunk) -> None:
@@ -117,16 +147,13 @@ class _OpenRequest(StoredRequest):
             if self._identity.earlier is not None:
                 self.memory.give(chunk.size)
                 return
-        block = block_of(chunk, self.clock.wall())
-        if self._block_bytes + block.block_bytes > (most := self._intake.request_bytes_max):
+        block, held = block_of(chunk, self.clock.wall()), self._held
+        if held.block_bytes + block.block_bytes > (most := self._intake.request_bytes_max):
             self.memory.give(chunk.size)
             raise RequestTooLarge(f"the request takes more than {format_size(most)} of the spool; send it in parts")
-        self._block_bytes += block.block_bytes
-        self._held += chunk.size
+        held.add(block, chunk)
         self._intake.held += chunk.size
-        self._blocks.append(block)
-        self._chunks.append(chunk)
-        if self._held > KEPT_BYTES or self._intake.held > self.memory.capacity // SHARE:
+        if held.size > KEPT_BYTES or self._intake.held > self.memory.capacity // SHARE:
             await self._stage()
 
     async def commit(self) -> int:
@@ -139,9 +166,8 @@ class _OpenRequest(StoredRequest):
                         raise KeyReused("the idempotency key was used for other records before")
                     return earlier.received
                 key = RequestKey(identity.key, identity.digest(), self._count)
-                self._blocks.append(key_block(key, self.clock.wall(), is_alone=not self._blocks))
-                self._chunks.append(None)
-            if self._blocks:
+                self._held.add_key(key_block(key, self.clock.wall(), is_alone=not self._held.blocks))
+            if self._held.blocks:
                 await self._store(key)
             return self._count
         finally:
@@ -161,21 +187,22 @@ class _OpenRequest(StoredRequest):
         """Move what is held to disk, where the request waits for its end."""
         if not self._intake.has_room:
             raise SpoolFull("the spool is full")
-        blocks = [block for block, chunk in zip(self._blocks, self._chunks, strict=True) if chunk is not None]
-        await self._staging.write(blocks)
-        self._chunks = [None] * len(self._blocks)
+        await self._staging.write(self._held.unstaged())
+        self._held.drop_chunks()
         self._let_go()
 
     def _let_go(self) -> None:
-        self.memory.give(self._held)
-        self._intake.held -= self._held
-        self._held = 0
+        self.memory.give(self._held.size)
+        self._disown()
+
+    def _disown(self) -> None:
+        self._intake.held -= self._held.size
+        self._held.size = 0
 
     async def _store(self, key: RequestKey | None) -> None:
-        request = SpoolRequest(self._blocks, self._staging.fileno(), key)
-        pending = PendingRequest(request, self._chunks, is_awaited=True)
-        self._intake.held -= self._held
-        self._held = 0  # it is the log's from now on
+        request = SpoolRequest(self._held.blocks, self._staging.fileno(), key)
+        pending = PendingRequest(request, self._held.chunks, is_awaited=True)
+        self._disown()  # the log gives the bytes back from now on
         with anyio.CancelScope(shield=True):
             await self._log.append(pending)
             await pending.durable()
