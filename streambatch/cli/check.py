@@ -22,7 +22,6 @@ from streambatch.core.outcomes import Outcome
 from streambatch.core.parts import Site, Source
 from streambatch.core.text import encodable
 from streambatch.core.units import format_duration, format_size
-from streambatch.core.wrapping import as_sink, as_source
 from streambatch.daemon.daemon import drift_of, tracing_of
 from streambatch.scoring.factory import encoder_for, transform_for
 from streambatch.scoring.transform import Transform
@@ -50,18 +49,18 @@ def describe(assembly: Assembly) -> Iterator[tuple[str, str]]:
     config = assembly.config
     yield "pipeline", f"{config.name}, config {config.digest[:12]}"
     for part in config.sources:
-        source = as_source(part.options)
+        source = part.source
         yield "source", f"{source.name}: {part.type}, {source.format}, {source.where()}"
     count, shape = config.record.feature_count, config.record.feature_shape
     yield "record", f"{count} features {shape} of {config.record.dtype}, id {config.record.id or 'by position'}"
     batch = config.batch
     yield "batch", f"{batch.max_records} records, {format_size(batch.max_bytes)} or {format_duration(batch.max_wait)}"
-    for part in config.preprocess:
-        yield "preprocess", part.type
+    for step in config.preprocess:
+        yield "preprocess", step.type
     digest = assembly.model_digest
     yield "model", f"{assembly.model_name}{f', sha256 {digest[:12]}' if digest else ''}"
     yield "workers", f"{config.workers.count}, {config.workers.executor}"
-    sink = as_sink(config.sink.options)
+    sink = config.sink.sink
     path = sink.describe().get("path")
     yield "sink", f"{sink.name}: {config.sink.type}, {sink.format}{f', {path}' if path else ''}"
     yield "dead letters", config.dead_letter.path or str(config.state_dir / "dead_letters.jsonl")
@@ -74,7 +73,7 @@ def notes(assembly: Assembly) -> Iterator[str]:
     if assembly.untried is not None:
         error = assembly.untried
         yield f"on records of zeros, steps and model fail with {type(error).__name__}: {error}"
-    sink = as_sink(assembly.config.sink.options)
+    sink = assembly.config.sink.sink
     if (there := sink.conflict()) is not None:
         yield f"{there} is already there: run would stop; move it away or set sink.{sink.name}.if_exists"
     for key, path in _written(assembly.config):
@@ -100,7 +99,7 @@ def _check_extras(config: Config) -> None:
 
 def _written(config: Config) -> Iterator[tuple[str, str]]:
     """Yield the files that a run writes outside its state folder: key and path."""
-    sink = as_sink(config.sink.options)
+    sink = config.sink.sink
     for claim in sink.claims():
         if claim.kind == "output":
             yield f"sink.{sink.name}.{claim.option}", claim.value
@@ -116,7 +115,7 @@ def _unwritable_folder(path: Path) -> Path | None:
 
 async def _print_sample(assembly: Assembly, records: int) -> None:
     config = assembly.config
-    sources = [as_source(part.options) for part in config.sources]
+    sources = [part.source for part in config.sources]
     encoder = encoder_for("jsonl", config.record)
     transform = transform_for(sources, config.record, assembly.steps, assembly.model, encoder)
     for source in sources:

@@ -28,7 +28,6 @@ from streambatch.core.errors import (
 from streambatch.core.events import Observer
 from streambatch.core.parts import Model, Site, StatefulStep, Step
 from streambatch.core.types import FloatArray
-from streambatch.core.wrapping import as_sink
 from streambatch.core.wrapping_scoring import as_model, as_step
 from streambatch.durability.manifest import Provenance
 from streambatch.pipeline.pipeline import Pipeline
@@ -158,7 +157,7 @@ class Assembly:
                 "sha256": self.model_digest,
                 "parameters": model.parameters,
             },
-            sink=as_sink(config.sink.options).describe(),
+            sink=config.sink.sink.describe(),
         )
 
 

@@ -15,7 +15,17 @@ import msgspec
 
 from streambatch.config.crosschecks import cross_check
 from streambatch.config.draft import Draft, read_draft
-from streambatch.config.sections import SECTIONS, ConfiguredPart, Find, Sections, Tables, option_fields, read_sections
+from streambatch.config.sections import (
+    SECTIONS,
+    ConfiguredPart,
+    ConfiguredSink,
+    ConfiguredSource,
+    Find,
+    Sections,
+    Tables,
+    option_fields,
+    read_sections,
+)
 from streambatch.core.errors import ConfigError
 from streambatch.core.redaction import REDACTED, looks_secret, redacted
 from streambatch.core.text import encodable
@@ -31,10 +41,10 @@ class Config(Tables):
     path: Path
     name: str
     state_dir: Path
-    sources: tuple[ConfiguredPart, ...]
+    sources: tuple[ConfiguredSource, ...]
     preprocess: tuple[ConfiguredPart, ...]
     model: ConfiguredPart
-    sink: ConfiguredPart
+    sink: ConfiguredSink
     effective: Mapping[str, Any]
     """Every section with defaults filled in and secrets redacted, as JSON would hold it."""
     digest: str

@@ -16,7 +16,6 @@ from streambatch.core.errors import ConfigError, OptionError
 from streambatch.core.parts import Claim
 from streambatch.core.schema import RecordSchema
 from streambatch.core.units import format_size
-from streambatch.core.wrapping import as_sink, as_source
 from streambatch.delivery.dead_letters import DeadLetterOptions
 from streambatch.microbatch.inbox import QueueLimits
 from streambatch.microbatch.window import BatchPolicy
@@ -63,8 +62,7 @@ def _check_memory(draft: Draft, sections: Sections) -> None:
     memory = limits.memory
     asked = {f"{key}.max_bytes": getattr(sections.tables.get(key), "max_bytes", 0) for key in ("queue", "batch")}
     asked |= {
-        f"source.{name}.max_record_bytes": as_source(part.options).max_record_bytes or 0
-        for name, part in sections.sources.items()
+        f"source.{name}.max_record_bytes": part.source.max_record_bytes or 0 for name, part in sections.sources.items()
     }
     for key, size in asked.items():
         if size > memory and _is_written(draft, key):
@@ -95,9 +93,9 @@ class _Taken(NamedTuple):
 def _claims(sections: Sections, state_dir: Path) -> Iterator[_Taken]:
     """Yield the claims of all parts, in the order of the sections."""
     for name, part in sections.sources.items():
-        yield from _claims_of(f"source.{name}", part.type, as_source(part.options).claims())
-    for name, part in sections.sinks.items():
-        yield from _claims_of(f"sink.{name}", part.type, as_sink(part.options).claims())
+        yield from _claims_of(f"source.{name}", part.type, part.source.claims())
+    for name, sink in sections.sinks.items():
+        yield from _claims_of(f"sink.{name}", sink.type, sink.sink.claims())
     dead_letter, http = sections.get(DeadLetterOptions), sections.get(HttpOptions)
     if dead_letter is not None:
         path = Path(dead_letter.path or state_dir / "dead_letters.jsonl")
@@ -183,7 +181,7 @@ def _check_csv(draft: Draft, sections: Sections) -> None:
     if record is None or not isinstance(record.features, str):
         return
     for name, part in sections.sources.items():
-        if as_source(part.options).format == "csv":
+        if part.source.format == "csv":
             found = f"{record.features!r}, one array field"
             draft.problem("record.features", found, f"a list of fields, one per feature, since source.{name} is csv")
 

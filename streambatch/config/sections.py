@@ -5,6 +5,8 @@ the reference page and the comparison of two configs all follow it. A new sectio
 in `SECTIONS`. All problems of all sections are found in one pass.
 """
 
+from __future__ import annotations
+
 import glob
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,8 +19,10 @@ from streambatch.config.draft import Draft
 from streambatch.core.budget import Limits
 from streambatch.core.errors import ConfigError, ConfigProblem, OptionError
 from streambatch.core.options import options
+from streambatch.core.parts import Sink, Source
 from streambatch.core.schema import RecordSchema
 from streambatch.core.text import toml_text
+from streambatch.core.wrapping import as_sink, as_source
 from streambatch.delivery.dead_letters import DeadLetterOptions
 from streambatch.durability.options import Delivery, RunsOptions
 from streambatch.microbatch.inbox import QueueLimits
@@ -80,6 +84,31 @@ class ConfiguredPart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConfiguredSource(ConfiguredPart):
+    """A configured source; `source` is its options, wrapped if they are no `Source`."""
+
+    # Not compared: a wrapped source is equal to itself only, and two configs are compared by their options.
+    source: Source = field(compare=False, repr=False)
+
+    @classmethod
+    def of(cls, type: str, options: Any) -> ConfiguredSource:
+        """Return the source that these options make."""
+        return cls(type=type, options=options, source=as_source(options))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfiguredSink(ConfiguredPart):
+    """A configured sink; `sink` is its options, wrapped if they are no `Sink`."""
+
+    sink: Sink = field(compare=False, repr=False)  # as with a source
+
+    @classmethod
+    def of(cls, type: str, options: Any) -> ConfiguredSink:
+        """Return the sink that these options make."""
+        return cls(type=type, options=options, sink=as_sink(options))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tables:
     """The sections with a fixed set of keys, each as the options class that says what it may hold."""
 
@@ -106,10 +135,10 @@ class Sections:
 
     name: str | None
     state_dir: str | None
-    sources: Mapping[str, ConfiguredPart]
+    sources: Mapping[str, ConfiguredSource]
     preprocess: tuple[ConfiguredPart, ...]
     model: ConfiguredPart | None
-    sinks: Mapping[str, ConfiguredPart]
+    sinks: Mapping[str, ConfiguredSink]
     tables: Mapping[str, Any]
     """Options of the sections in `Tables`, by key; complete if the draft has no problems."""
 
@@ -200,15 +229,17 @@ class _SectionReader:
                 parts[name] = part
         return parts
 
-    def _sources(self) -> dict[str, ConfiguredPart]:
-        return self._named("source", "sources", "one or more tables, such as [source.rides_in]")
+    def _sources(self) -> dict[str, ConfiguredSource]:
+        parts = self._named("source", "sources", "one or more tables, such as [source.rides_in]")
+        return {name: ConfiguredSource.of(part.type, part.options) for name, part in parts.items()}
 
-    def _sink(self) -> dict[str, ConfiguredPart]:
+    def _sink(self) -> dict[str, ConfiguredSink]:
         tables = self._tables.get("sink")
         allowed = "exactly one table, such as [sink.scores]"
         if isinstance(tables, dict) and len(tables) > 1:
             self._draft.problem("sink", f"{len(tables)} tables ({', '.join(tables)})", allowed)
-        return self._named("sink", "sinks", allowed)
+        parts = self._named("sink", "sinks", allowed)
+        return {name: ConfiguredSink.of(part.type, part.options) for name, part in parts.items()}
 
     def _model(self) -> ConfiguredPart | None:
         if "model" not in self._tables:

@@ -17,7 +17,6 @@ from streambatch.codecs.formats import format_of
 from streambatch.config.config import Config
 from streambatch.core.archive import OutputLayout
 from streambatch.core.report import Counts
-from streambatch.core.wrapping import as_sink, as_source
 from streambatch.durability.store.reader import StateReader
 from streambatch.durability.stored import RunSummary, StoredState
 from streambatch.ops.dead_letters import DeadLetterReader, dead_letter_layout
@@ -201,7 +200,7 @@ def _reads(key: PartitionKey, runs: Sequence[_AuditedRun]) -> Iterator[Mapping[s
 
 def _is_gap_empty(config: Config, key: PartitionKey, read: Mapping[str, Any], end: int) -> bool:
     for part in config.sources:
-        archive = as_source(part.options).archive() if part.options.name == key[0] else None
+        archive = part.source.archive() if part.options.name == key[0] else None
         if archive is not None:
             found = archive.find(key[1], read["identity"])
             return found is not None and gap_is_empty(found, read["last"], end)
@@ -210,7 +209,7 @@ def _is_gap_empty(config: Config, key: PartitionKey, read: Mapping[str, Any], en
 
 def _check_output(config: Config, state: StoredState, runs: Sequence[_AuditedRun], result: Audit) -> None:
     """Compare the number of records in the output's files with that in the journal."""
-    sink, mark = as_sink(config.sink.options), state.outputs.get("sink")
+    sink, mark = config.sink.sink, state.outputs.get("sink")
     if (layout := sink.files()) is None:
         result.notes.append(f"sink {sink.name} keeps no scores to count")
         return

@@ -19,11 +19,10 @@ import msgspec
 
 from streambatch.config.assemble import Assembly
 from streambatch.config.config import Config
-from streambatch.config.sections import ConfiguredPart
+from streambatch.config.sections import ConfiguredSource
 from streambatch.core.archive import Archive
 from streambatch.core.errors import StateError
 from streambatch.core.report import RunReport
-from streambatch.core.wrapping import as_source
 from streambatch.delivery.dead_letters import DeadLetter
 from streambatch.durability.store.database import FILE_NAME
 from streambatch.durability.store.store import StateStore
@@ -141,7 +140,7 @@ def _check_settled(config: Config) -> None:
 
 def _choose(config: Config, wanted: DeadLetterFilter, known: ReplayHistory, result: ReplayResult) -> list[ChosenRecord]:
     """Return the records to replay; of a record that died several times, its last dead letter."""
-    sources: dict[str, Any] = {part.options.name: part.options for part in config.sources}
+    sources: dict[str, Any] = {part.source.name: part.source for part in config.sources}
     headers = _CsvHeaders(sources)
     chosen: dict[RecordOrigin, list[ChosenRecord]] = {}
     for letter in dead_letters(config):
@@ -192,7 +191,7 @@ class _CsvHeaders:
 
     def _read(self, name: str, partition: str) -> tuple[str, ...] | None:
         if name not in self._archives:
-            self._archives[name] = as_source(self._sources[name]).archive()
+            self._archives[name] = self._sources[name].archive()
         archive = self._archives[name]
         found = archive.find(partition, {}) if archive is not None else None
         return found.columns() if found is not None else None
@@ -227,7 +226,7 @@ def _append(path: Path, chosen: list[ChosenRecord]) -> None:
 
 def _replaying_config(config: Config) -> Config:
     """Return the config with replays in place of its sources, and without a limit on how many may die."""
-    parts = (ConfiguredPart(type="replay", options=source) for source in replay_sources(config))
+    parts = (ConfiguredSource.of("replay", source) for source in replay_sources(config))
     return replace(config, sources=tuple(parts), dead_letter=replace(config.dead_letter, stop_at=1.0))
 
 

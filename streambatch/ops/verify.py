@@ -22,7 +22,6 @@ from streambatch.core.chunks import Chunk
 from streambatch.core.errors import ConfigError, StreambatchError
 from streambatch.core.outcomes import Outcome
 from streambatch.core.parts import Source
-from streambatch.core.wrapping import as_sink, as_source
 from streambatch.durability.store.reader import StateReader
 from streambatch.durability.stored import JournalEntry
 from streambatch.ops.comparison import WrittenDeadLetters, WrittenScores, dead_letter_differences, score_differences
@@ -109,7 +108,7 @@ class _RecordedInputs:
         self._open: dict[tuple[str, str], tuple[PartitionReader, VerifiedInput]] = {}
         self._lost: set[tuple[str, str]] = set()
         self._unkept: set[str] = set()
-        sources = [as_source(part.options) for part in config.sources]
+        sources = [part.source for part in config.sources]
         self._sources: dict[str, Source] = {source.name: source for source in [*sources, *replay_sources(config)]}
         archives: dict[str, Archive | None] = {}
         for name, known in manifest["sources"].items():
@@ -194,7 +193,7 @@ class _Scoring:
         result: Verification,
     ) -> None:
         self._reader, self._run, self._inputs, self._result = reader, manifest["run"], inputs, result
-        sink, marks = as_sink(config.sink.options), manifest["sinks"]
+        sink, marks = config.sink.sink, manifest["sinks"]
         outputs = reader.load().outputs
         self._format = sink.format
         self._is_whole = _is_journal_whole(reader, manifest)
@@ -330,7 +329,7 @@ def _assembled(config: Config, manifest: Mapping[str, Any], result: Verification
 
 
 def _transform(config: Config, assembly: Assembly) -> Transform:
-    sources = [*(as_source(part.options) for part in config.sources), *replay_sources(config)]
+    sources = [*(part.source for part in config.sources), *replay_sources(config)]
     encoder = encoder_for(config.sink.options.format, config.record)
     return transform_for(sources, config.record, assembly.steps, assembly.model, encoder)
 
