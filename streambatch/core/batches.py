@@ -61,7 +61,8 @@ class Batch:
         raise IndexError(f"batch {self.sequence} has no record {index + self.count}")
 
     def release(self) -> None:
-        """Let go of the records' bytes: what waits for its ack holds counts and times, not records."""
+        """Let go of the records' bytes."""
+        # The batch itself stays until it is acked, for its counts and times.
         for chunk in self.chunks:
             chunk.payload, chunk.ends = b"", NO_ENDS
 

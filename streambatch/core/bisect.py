@@ -58,8 +58,10 @@ class Bisection(Generic[FailureT]):
         if stop - start == 1:
             self.guilty.append((start, error))
             return
+        # Always the middle: the parts of a batch that is tried again must get the names that they had.
         middle = (start + stop) // 2
-        self._todo += [(middle, stop), (start, middle)]  # the first half comes out first, so that results are in order
+        # The first half comes out first, so that results are in order.
+        self._todo += [(middle, stop), (start, middle)]
 
     def given_up(self, error: FailureT) -> None:
         """Blame the whole span: halves of it would fare no better."""

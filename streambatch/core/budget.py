@@ -13,6 +13,7 @@ from streambatch.core.errors import OptionError
 from streambatch.core.options import options
 from streambatch.core.units import Size
 
+# With less, the 1024 connections that a source has by default would not get their allowances, see `core.leases`.
 SMALLEST_MEMORY = 8 << 20
 
 
@@ -43,6 +44,7 @@ class Budget:
 
     def try_reserve(self, size: int) -> bool:
         """Take `size` bytes if they are free and not waited for. Returns whether they were taken."""
+        # Those that wait come first: else small reservations could keep a large one waiting for ever.
         if self._waiting or self.used + min(size, self.capacity) > self.capacity:
             return False
         self.used += size
@@ -58,9 +60,11 @@ class Budget:
         try:
             await granted.wait()
         except BaseException:
-            if granted.is_set():  # cancelled after they were taken for it, and before it could run
+            # They were taken for it before it could run, and it was cancelled in between.
+            if granted.is_set():
                 self.give(size)
             else:
+                # It may have been the first, and too large: those behind it may fit now.
                 self._waiting.remove(entry)
                 self._grant()
             raise
@@ -76,6 +80,7 @@ class Budget:
             self._grant()
 
     def _grant(self) -> None:
+        # Only a reservation over the capacity is cut down here: it is granted when everything else was given back.
         while self._waiting and self.used + min(self._waiting[0][0], self.capacity) <= self.capacity:
             size, granted = self._waiting.popleft()
             self.used += size

@@ -21,10 +21,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 def resolved_early(struct: type[T]) -> type[T]:
-    """Return a struct whose field types msgspec has resolved.
-
-    It does so at the first use, without a lock: two threads that are the first together crash the process.
-    """
+    """Return a struct whose field types msgspec has resolved."""
+    # msgspec resolves them at the first use, without a lock: two threads that are the first together crash the process.
     msgspec.json.Decoder(struct)
     return struct
 

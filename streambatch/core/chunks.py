@@ -148,8 +148,10 @@ class Chunk:
         if records <= 0:
             return 0
         count = min(records, self.last - self.first)
+        # Mostly all of them fit, which one comparison shows.
         if int(self.ends[self.first + count - 1]) - self.start <= size:
             return count
+        # To the right: a record that ends just at the limit still fits.
         return int(np.searchsorted(self.ends[self.first : self.last], self.start + size, side="right"))
 
     def split_off(self, count: int) -> Chunk:
@@ -157,10 +159,12 @@ class Chunk:
         if not 0 < count < self.last - self.first:
             raise ValueError(f"a chunk of {self.count} records can't be split after {count}")
         head = self._again()
+        # Shared: what a codec found out about the payload holds for both parts.
         head.memo = self.memo
         head.entered_at, head.taken_at = self.entered_at, self.taken_at
         head.first, head.start = self.first, self.start
         head.last = self.first = self.first + count
+        # The chunks of a table have no ends: they count in rows.
         if len(self.ends):
             head.end = self.start = int(self.ends[self.first - 1])
         return head

@@ -13,6 +13,7 @@ from streambatch.core.errors import ModelError
 def _check_sha256(text: str) -> str:
     if re.fullmatch(r"[0-9a-fA-F]{64}", text) is None:
         raise ValueError("a sha256 of 64 hexadecimal digits")
+    # hashlib writes digests in lower case, and they are compared as text.
     return text.lower()
 
 

@@ -98,6 +98,8 @@ class Observers(Observer):
         for event in [name for name in vars(Observer) if not name.startswith("_")]:
             unheard = getattr(Observer, event)
             methods = [getattr(one, event) for one in observers if not _is(getattr(one, event), unheard)]
+            # Set up once: an event that no observer overrides stays the empty method, and a single one is called
+            # without a loop.
             if methods:
                 setattr(self, event, methods[0] if len(methods) == 1 else _call_all(methods))
 

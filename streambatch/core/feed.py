@@ -51,6 +51,7 @@ class Feed:
             await self._intake.memory.reserve(missing)
             self._taken += missing
         finally:
+            # A wait that a stop cuts short counts too.
             waited = clock.monotonic() - since
             if waited > BLOCKED_SECONDS_MIN:
                 self._intake.observer.source_blocked(self._source, waited)
@@ -74,12 +75,15 @@ class Feed:
 
     async def _hand_over(self, chunks: Sequence[Chunk]) -> None:
         self._kept = self._framer.pending + sum(chunk.size for chunk in chunks)
+        # Before the chunks are put, which may take long: room that the read did not use is free for others at once.
         self._settle()
         if not chunks:
             return
         # What a framer has handed out it won't hand out again: a cancellation must not part the chunks of one block.
         with anyio.CancelScope(shield=True):
             for chunk in chunks:
+                # Counted down before `put`, which takes the bytes over: `release` must not give them back once more if
+                # it raises.
                 self._taken -= chunk.size
                 self._kept -= chunk.size
                 self.records += chunk.count

@@ -53,6 +53,7 @@ class RecordLeases:
 
     def try_take(self, size: int) -> int:
         """Borrow room for a record of `size` bytes at once. Returns how much was lent: 0 if there is none to have."""
+        # A record that is larger than the pool gets all of it, since it could never have more.
         asked = min(size, self._pool.capacity)
         return asked if self._pool.try_reserve(asked) else 0
 
@@ -72,6 +73,7 @@ class RecordLeases:
         self.allowance = max(ALLOWANCE_MIN, min(ALLOWANCE_MAX, each))
 
 
+# The sources of a run know nothing of each other but their budget. Weak keys: the leases go when the run's budget does.
 _LEASES: WeakKeyDictionary[MemoryBudget, RecordLeases] = WeakKeyDictionary()
 
 

@@ -107,6 +107,7 @@ class Ledger:
             if entry is None:
                 entries[chunk.partition] = self._enter(chunk)
             else:
+                # The chunks of a partition come in order, so that the last one says where the batch ends in it.
                 entry.position = chunk.position
         self._batches[batch.sequence] = list(entries.items())
 
@@ -135,6 +136,7 @@ class Ledger:
             return 0
         if chunk.position <= read_to:
             return chunk.count
+        # This chunk goes beyond it, and a partition never goes back.
         del self._known_to[chunk.partition]
         ends = np.array([chunk.position_of(index) for index in range(chunk.count)])
         return int(np.searchsorted(ends, read_to, side="right"))
@@ -153,9 +155,11 @@ class Ledger:
         for partition, entry in self._batches.pop(batch.sequence):
             entry.is_acked = True
             waiting = self._open[partition]
+            # Never past an open entry: a restart from there would skip the records of a batch that is not durable.
             while waiting and waiting[0].is_acked:
                 moved[partition] = waiting.popleft().position
             if not waiting:
+                # A source has a partition for each connection: without this each would leave an empty deque behind.
                 del self._open[partition]
         return moved
 

@@ -18,7 +18,7 @@ Fail = Callable[[str], StreambatchError]
 
 
 class HashedFile(NamedTuple):
-    """A file's bytes and their sha256. They are read once, so that the loaded bytes are the hashed ones."""
+    """A file's bytes and their sha256."""
 
     path: Path
     data: bytes
@@ -37,6 +37,8 @@ def read_archive(path: Path, fail: Fail) -> HashedFile:
 def arrays_of(archive: HashedFile, names: Sequence[str], fail: Fail) -> Mapping[str, FloatArray]:
     """Return the named arrays as float64. Raises what `fail` makes of the problem."""
     try:
+        # From memory: read a second time, the file could hold other bytes than the digest was taken of. And never a
+        # pickle, which could run code.
         loaded = np.load(io.BytesIO(archive.data), allow_pickle=False)
     except (ValueError, EOFError, BadZipFile) as error:
         raise fail(f"{archive.path}: expected an .npz file of arrays {_listed(names)}") from error

@@ -35,6 +35,7 @@ def options(cls: type[T]) -> type[T]:
         try:
             build(self, *args, **kwargs)
         except ValidationError as error:
+            # `from None`, since pydantic's own text says the same in terms of its types.
             raise ConfigError(problems_of(error, checked), where=cls.__name__) from None
 
     checked.__init__ = __init__
@@ -49,6 +50,7 @@ def problems_of(error: ValidationError, cls: Any = None) -> list[ConfigProblem]:
     found: dict[str, tuple[str, list[str]]] = {}
     for item in error.errors(include_url=False):
         key, was, allowed = _read(item, cls)
+        # pydantic reports each branch of a union as an error of its own.
         _, choices = found.setdefault(".".join(key), (was, []))
         if allowed not in choices:
             choices.append(allowed)
@@ -107,6 +109,7 @@ def _read(item: Any, cls: Any) -> tuple[tuple[str, ...], str, str]:
         option = cls.__pydantic_fields__.get(key[0]) if len(key) == 1 else None
         return key, "nothing", f"{_noun(option and option.annotation)} (required)"
     if unit := _unit(cls, key):
+        # Bounds come in bytes or seconds and are shown as a config has them. A bound of 0 needs no unit.
         bounds = {name: bound for name, bound in context.items() if bound and isinstance(bound, int | float)}
         context = {**context, **{name: _IN_UNITS[unit](bound) for name, bound in bounds.items()}}
     allowed = _ALLOWED[kind](context) if kind in _ALLOWED else item["msg"].removeprefix("Input should be ")

@@ -6,7 +6,7 @@ makes the same parts again. Steps and models are built by their options in the s
 value serves as its own options, since runs may share it.
 
 What a part can do besides is said by its class: each ability below is an attribute or a method that says no, or does
-nothing, unless a class overrides it. Nobody asks a part for its type or for the names it has.
+nothing, unless a class overrides it. No code asks a part for its type or for the names it has.
 """
 
 from __future__ import annotations
@@ -166,6 +166,7 @@ class Step(StepOptions):
     """A preprocess step: (n, ...) to (n, ...), or to that and a mask (n,) of rows to keep. A call changes nothing."""
 
     name: str
+    # A literal here and below, so that a type checker tells the two kinds of step apart by it.
     is_stateful: Literal[False] = False
     """Whether it has memory: see `StatefulStep`."""
     keeps_input: bool = False

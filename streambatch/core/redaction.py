@@ -10,8 +10,10 @@ import re
 
 REDACTED = "***"
 SECRET_WORDS = ("password", "passwd", "passphrase", "token", "secret", "key", "credential", "credentials")
+# Up to the last @ before the path, since a password may hold one.
 _USERINFO = re.compile(r"://[^/\s]+@")
 _SCHEME = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{4,}", re.IGNORECASE)
+# The word may end a longer name, as in `api_key`, but not another word, as in `monkey`.
 _ASSIGNED = re.compile(
     rf"(?<![^\W_])({'|'.join(SECRET_WORDS)})(=|\"?\s*:\s*\"|\s*=\s*['\"])[^\s&;,'\"\]}})]+", re.IGNORECASE
 )

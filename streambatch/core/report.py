@@ -28,6 +28,7 @@ class Counts(msgspec.Struct):
     recovered: int = 0
     scored: int = 0
     dead_lettered: int = 0
+    # msgspec copies an empty default for each instance.
     dropped: dict[str, int] = {}
     unacked: int = 0
     refused: dict[str, int] = {}
@@ -86,6 +87,7 @@ class Quantiles:
 
     def add(self, seconds: float, records: int) -> None:
         """Count `records` records that took `seconds`."""
+        # A microsecond is in bucket -1388. All that is shorter counts in one below it, also 0, which has no logarithm.
         bucket = int(log(seconds) / self._STEP) if seconds > 1e-6 else -1400
         self._buckets[bucket] = self._buckets.get(bucket, 0) + records
         self._count += records
@@ -97,6 +99,8 @@ class Quantiles:
         for bucket in sorted(self._buckets):
             seen += self._buckets[bucket]
             if seen >= wanted:
+                # Of times below a second, a bucket's number stands for its upper edge, which may lie above everything
+                # in it.
                 return min(exp(bucket * self._STEP), self.largest)
         return 0.0
 

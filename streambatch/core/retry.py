@@ -44,6 +44,7 @@ class RetryPolicy:
         """Return how long to wait after so many failures in a row, at least one. asked_seconds: by the other side."""
         bound = min(self.first_seconds * 2.0 ** min(failures - 1, _DOUBLINGS_MAX), self.longest_seconds)
         granted = min(max(0.0, asked_seconds), self.asked_seconds_max)
+        # On top of what was asked for: a server asks all its clients for the same time.
         return granted + _spread(bound, self.jitter, random())
 
 

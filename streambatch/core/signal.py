@@ -34,6 +34,7 @@ class Signal:
         """Wake all tasks that wait."""
         event = self._event
         if event is not None:
+            # First: this event stays set, so that a task that waits from here on needs another.
             self._event = None
             event.set()
 

@@ -83,11 +83,14 @@ def _import(name: str, base: Path, fail: Fail) -> ModuleType:
 def _offer(base: Path) -> None:
     folder = str(base.resolve())
     if folder not in sys.path:
+        # At the end, so that no module beside the config hides an installed one.
         sys.path.append(folder)
+    # The import system remembers what a folder held, and would miss a file that was written since.
     importlib.invalidate_caches()
 
 
 def _import_failure(name: str, base: Path, error: Exception, fail: Fail) -> Exception:
+    # Only if it is the module itself, or a package it is in, that is missing: it may also fail to import another one.
     if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
         return fail(_not_found(name, base))
     return fail(f"module {name} can't be imported: {type(error).__name__}: {error}")

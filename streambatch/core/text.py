@@ -15,6 +15,7 @@ def encodable(text: str) -> str:
     if text.isascii():
         return text
     shown = _BYTES.sub(lambda byte: f"\\x{ord(byte[0]) & 0xFF:02x}", text)
+    # What is left that can't be UTF-8 are lone halves of surrogate pairs, which JSON's escapes can name.
     return shown.encode(errors="backslashreplace").decode()
 
 

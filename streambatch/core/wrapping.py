@@ -113,6 +113,7 @@ class WrappedReader(Reader):
         self.name, self.wrapped = source.name, source
         self.is_resumable = hasattr(source, "resume") and hasattr(source, "notes")
         self.counts_recovered = bool(getattr(source, "counts_recovered", False))
+        # Looked up once, since these are called again and again.
         self._acked = getattr(source, "acked", None)
         self._backlog = getattr(source, "backlog", None)
         self._listening = getattr(source, "listening", None)
@@ -171,6 +172,7 @@ class WrappedWriter(Writer):
         self.name, self.wrapped = sink.name, sink
         self.is_rewindable = hasattr(sink, "restore") and hasattr(sink, "mark")
         self.is_identified = hasattr(sink, "write_batch")
+        # All or none: a sink that is segmented is asked for each of them.
         self.is_segmented = all(hasattr(sink, name) for name in ("durable_writes", "close_due", "finish"))
         if self.is_segmented and hasattr(sink, "timed_by"):
             sink.timed_by(site.clock)

@@ -142,6 +142,7 @@ class WrappedModel(Model):
         self.keeps_input = self._bind is not None
         self.format = getattr(model, "format", None)
         self.parameters = getattr(model, "parameters", None)
+        # Other people's objects may have a method of that name.
         digest = getattr(model, "digest", None)
         self.digest = digest if isinstance(digest, str) else None
 
@@ -159,6 +160,7 @@ def built(target: object, fail: Fail) -> object:
     """
     if not isinstance(target, type):
         return target
+    # Looked up without binding: a plain method `load` is no way to make an instance, but what loads a step's state.
     load = inspect.getattr_static(target, "load", None)
     make: Callable[[], object] = target
     if isinstance(load, classmethod | staticmethod):
@@ -174,7 +176,8 @@ def check_takes_one(function: Callable[..., object], fail: Fail) -> None:
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
-        return  # some written in C have none
+        # Some that are written in C have no signature: they are tried as they are.
+        return
     try:
         signature.bind(None)
     except TypeError as error:
@@ -183,6 +186,7 @@ def check_takes_one(function: Callable[..., object], fail: Fail) -> None:
 
 def is_async(function: Any) -> bool:
     """Return whether calling `function` gives an awaitable."""
+    # An object whose `__call__` is async is no coroutine function itself.
     call = getattr(function, "__call__", None)  # noqa: B004  # whether it is async, not whether there is one
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
