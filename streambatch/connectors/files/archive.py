@@ -60,6 +60,7 @@ class Candidate:
         """Return the file if its first bytes fit, as they are or once unpacked. Raises OSError."""
         if identity.fits(self.head):
             return ArchivedFile(self.path, self.compression)
+        # It may have been compressed since it was read, as rotated logs are.
         packed = detect(self.head)
         if packed != "none" and identity.length:
             with suppress(Corrupt), open(self.path, "rb") as file:
@@ -78,7 +79,9 @@ class FileArchive(Archive):
         for pattern in options.patterns:
             for path in glob.glob(pattern, recursive=True):
                 self._add(path)
+                # A file that was renamed since lies in the same folder, under a name that may not match.
                 self._add_folder(os.path.dirname(path))
+            # The folder of a pattern that matches nothing any more.
             if not glob.has_magic(os.path.dirname(pattern)):
                 self._add_folder(os.path.dirname(pattern))
 
@@ -94,6 +97,7 @@ class FileArchive(Archive):
         by_path = [each for each in self._seen.values() if partition_name(each.path) == notes.path]
         by_inode = [each for each in self._seen.values() if each.inode == notes.inode]
         if identity.length:
+            # Files may begin alike: of those that do, inode and path say which was read.
             for candidate in (*(each for each in by_inode if each in by_path), *by_inode, *by_path):
                 if found := _fitting(candidate, identity):
                     return found
@@ -119,6 +123,7 @@ class FileArchive(Archive):
             status = os.stat(path)
             if stat.S_ISREG(status.st_mode):
                 candidate = Candidate(path, status.st_ino, self._options.compression)
+                # A file counts once, however many names lead to it.
                 self._seen.setdefault((status.st_dev, status.st_ino), candidate)
 
 
@@ -156,6 +161,7 @@ class FilePartition(ArchivedPartition):
                 yield from framer.feed(wanted, 0.0)
                 if at >= last:
                     break
+            # `last` is where a record ends: the framer holds nothing now but a last line without an ending.
             yield from framer.end(0.0)
 
     def _framer(self, file: BinaryIO, first: int) -> Framer:
@@ -169,6 +175,7 @@ class FilePartition(ArchivedPartition):
         return framing.framer_from(start.at(first, columns))
 
     def _rows(self, first: int, last: int) -> Iterator[Chunk]:
+        # Here, since importing pyarrow takes long, and only tables need it.
         from streambatch.connectors.files.table_file import TableError, TableFile
         from streambatch.connectors.files.table_reading import TableFramer
 

@@ -16,6 +16,7 @@ T = TypeVar("T")
 async def call_eagerly(function: Callable[[], T]) -> T:
     """Call a function in a thread, on asyncio; cancellation waits until it has returned."""
     call = asyncio.get_running_loop().run_in_executor(None, function)
+    # A thread can't be interrupted: given up, it would still read, from a file that its caller closes.
     with anyio.CancelScope(shield=True):
         await call
     return call.result()

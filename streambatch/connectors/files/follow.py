@@ -106,19 +106,23 @@ class Follower:
     async def _look(self) -> None:
         source, patterns = self._options.source, self._options.patterns
         look = await to_thread.run_sync(look_at, source, patterns, self._tail.files, self._handles)
+        # At once: cancelled in one of the waits below, they would never be closed.
         self._handles |= look.found_again
         if not self._looks:
+            # Before the first `see`: what was renamed is older than what matches, and is to be read first.
             await self._search()
         stats, heads, unseen = look.stats, None, dict(look.unseen)
         if stats != self._stats or self._tail.wants_look or look.found_again or not self._looks:
             if unrecognised := self._tail.unrecognised(stats):
                 heads, unread = await to_thread.run_sync(read_heads, {path: stats[path] for path in unrecognised})
                 unseen |= unread
+                # Without its first bytes it would seem new, and be read from the beginning once more.
                 left_out = set(unrecognised) - heads.keys()
                 stats = {path: stat for path, stat in stats.items() if path not in left_out}
             self._stats = stats
             for file in self._tail.see(stats, look.held, self._intake.clock.monotonic(), heads, look.unsought):
                 self._tell(file, "rotated")
+        # Those that are held already wait for their next attempt.
         for file in look.failed.keys() - self._retry_at.keys():
             await self._hold(file, look.failed[file])
         self._outages.looked(unseen)
@@ -311,6 +315,7 @@ def _read(handle: io.FileIO, at: int, size: int) -> _Read | OSError:
     fd = handle.fileno()
     try:
         data = os.pread(fd, size, at)
+        # After the data: what was overwritten or cut back before it was read shows in head and size.
         head = os.pread(fd, HEAD_BYTES, 0)
         return _Read(data, head, os.fstat(fd).st_size)
     except OSError as error:

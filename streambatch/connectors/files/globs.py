@@ -135,6 +135,7 @@ def folders_of(path: str, home: str) -> list[str]:
 
 def each_once(stats: dict[str, FileStat]) -> dict[str, FileStat]:
     """Return the stats without the second and later names, in their order, of one file."""
+    # Reversed: the first name in order is set last, and stays.
     first = {stat.id: path for path, stat in sorted(stats.items(), reverse=True)}
     return {path: stats[path] for path in first.values()}
 
@@ -152,6 +153,7 @@ def _all_of(source: str, patterns: Sequence[str]) -> Listing:
 
 
 def _paths(pattern: str) -> list[str]:
+    # glob passes over what it can't look at; looked at as a plain path, it gives the error.
     return glob.glob(pattern, recursive=True) or [pattern]
 
 

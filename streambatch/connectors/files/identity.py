@@ -23,4 +23,5 @@ def identity_of(head: bytes) -> Identity:
     return Identity(len(head), blake2b(head, digest_size=16).digest())
 
 
+# Of no byte, so that it fits any file.
 NOTHING_KNOWN = identity_of(b"")

@@ -37,8 +37,7 @@ class CutBack(Exception):
 class InputFile:
     """A file open for reading from its start. Raises SourceError with the path.
 
-    stat: what it was when it was found. identity: of the file as far as it was read. A call under way in a thread is
-    waited for also when cancelled: a handle closed under it could be another file's by the time it reads.
+    stat: what it was when it was found. identity: of the file as far as it was read.
     """
 
     def __init__(self, options: ReadingOptions, path: str, stat: FileStat, outages: Outages) -> None:
@@ -101,6 +100,8 @@ class InputFile:
         self.stat = stat_of(status, self.stat.folder)
 
     async def _read_raw(self, size: int) -> bytes:
+        # anyio waits for the thread also when cancelled: a handle closed under it could be another file's when it
+        # reads.
         block = await self._outages.hold(self.path, partial(to_thread.run_sync, self._try_to_read, size))
         self.read_to += len(block)
         return block
@@ -112,6 +113,7 @@ class InputFile:
         fd = self._handle.fileno()
         try:
             block = os.pread(fd, size, self.read_to)
+            # The file may have grown since it was opened: its identity covers as much of its head as was read.
             if self.identity.length < min(HEAD_BYTES, self.read_to + len(block)):
                 self.identity = identity_of(os.pread(fd, HEAD_BYTES, 0))
             if not block:
@@ -160,6 +162,7 @@ def open_found(source: str, path: str, stat: FileStat) -> io.FileIO:
     try:
         handle = io.FileIO(path, opener=open_without_waiting)
     except FileNotFoundError:
+        # Without its file system a path leads nowhere too, and that is an outage which passes.
         if folder_device(path) == stat.folder:
             raise gone(source, path) from None
         raise OSError(errno.ENODEV, "the file system it was on is not mounted") from None

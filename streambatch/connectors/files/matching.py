@@ -88,6 +88,7 @@ class _Matching:
         for known in self._known.values():
             if known.identity.length:
                 candidates[known.identity].append(known)
+        # A digest for each length that is known, however many files there are.
         lengths = {identity.length for identity in candidates}
         fitting: dict[str, list[FoundFile]] = defaultdict(list)
         rivals: dict[str, list[KnownFile]] = {}

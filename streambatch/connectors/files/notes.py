@@ -89,6 +89,7 @@ def known_files(saved: Mapping[str, SavedPartition]) -> list[KnownFile]:
 
 def _known(partition: str, saved: SavedPartition) -> KnownFile:
     notes = msgspec.convert({"path": partition, **saved.notes}, FileNotes)
+    # Before the first of its records is acked, a file that is read from its end has the position 0.
     position = max(saved.position, notes.start)
     return KnownFile(partition, position, saved.position >= saved.read_to, notes, notes.identity)
 

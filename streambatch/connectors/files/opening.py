@@ -29,6 +29,7 @@ def open_file(path: str, key: FileId) -> io.FileIO | None:
         handle = io.FileIO(path, opener=open_without_waiting)
     except FileNotFoundError:
         return None
+    # Of the handle, since the path may lead to another file than when it was looked at.
     status = os.fstat(handle.fileno())
     if key != (status.st_dev, status.st_ino) or kind_of(status.st_mode) is not None:
         handle.close()
@@ -60,6 +61,7 @@ def opened_at(handle: io.FileIO, position: int, framing: Framing, start: FramerS
 
 def opened_after(handle: io.FileIO, size: int, framing: Framing, start: FramerStart) -> Opening:
     """Return a framer for what comes after the last record that ends within the first `size` bytes."""
+    # Lines can be told apart from the end; other formats only by reading everything before.
     if framing.name == "lines":
         return opened_at(handle, _last_newline(handle, size), framing, start)
     framer = framing.framer_from(start)

@@ -18,6 +18,7 @@ RETRIES = RetryPolicy(longest_seconds=5.0, jitter=0.5)
 """What can't be read is tried again for ever."""
 ABSENT = (errno.ENOENT, errno.ENOTDIR)
 """There is no such file: that is an answer, and no outage."""
+# What the system says of the path itself. An outage lies elsewhere: in a disk, a network, or a permission.
 _LASTING = (*ABSENT, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ENXIO)
 
 

@@ -94,8 +94,10 @@ class Output:
 
     async def sync(self) -> int:
         """Sync. Returns the bytes that this output wrote to files."""
+        # As of now: a write that comes during the sync may not be part of it.
         written = self.written
         length = await self.file.sync()
+        # A file such as Parquet can't be read before it is closed: synced, it is not durable yet.
         if not self._opened().is_whole_only:
             self.durable = max(self.durable, written)
         return length
@@ -120,6 +122,7 @@ class Output:
         await self._put_backlog()
         if container.is_ended and self.file.rotation is None:
             raise SinkError(self.options.owner, f"{self.file.path} was completed")
+        # A container that is ended belongs to a segment whose closing failed half-way: it is closed now.
         if container.is_ended or self.file.is_due(container.held + size if container.is_whole_only else 0):
             await self._roll()
 
@@ -139,6 +142,7 @@ class Output:
         container = self._opened()
         if backlog := container.backlog:
             await self.file.write(backlog)
+            # Only now: a write that fails is tried again with the same bytes.
             container.backlog = b""
 
     async def _laid_out(self, payload: bytes) -> bytes:
@@ -160,6 +164,7 @@ class Output:
         return await self._run(lambda: container.add(payload, is_first=is_first))
 
     async def _run(self, call: Callable[[], T]) -> T:
+        # A quick call costs less than a thread's turn.
         return call() if self._opened().is_quick else await to_thread.run_sync(call)
 
     def _opened(self) -> Container:

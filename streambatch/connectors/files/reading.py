@@ -88,6 +88,7 @@ class Reading:
         check_not_empty(self._options.source, sight)
         found = []
         for path, stat in sorted(each_once(sight.stats).items()):
+            # It costs an open for each file, in vain where there is no earlier run to compare with.
             head = await self._head(path, stat) if self._known else b""
             is_counted = not self._is_table and compression_of(head, self._options.compression) == "none"
             found.append(FoundFile(path, stat, head, stat.size if is_counted else None))
@@ -144,6 +145,7 @@ class Reading:
                     await feed.room(BLOCK_BYTES)
                 if opened.has_shrunk:
                     observer.file_changed(self._options.source, path, "truncated")
+                # Where a file was cut back, the last record may not be whole.
                 await feed.end(cut_off=opened.has_shrunk)
                 self._note(opened, point, feed.position)
                 observer.file_changed(self._options.source, path, "completed")
@@ -163,6 +165,7 @@ class Reading:
             if not block:
                 raise CutBack
             at += len(block)
+            # For the header alone: the records before the point were read by an earlier run.
             framer.feed(block, 0.0)
             columns = framer.columns
         await file.skip(point.position - at)
@@ -175,6 +178,7 @@ class Reading:
         self._book.write(point.partition, notes)
 
     async def _read_table(self, file: FoundFile, point: ResumePoint) -> None:
+        # Here, since importing pyarrow takes long, and only tables need it.
         from streambatch.connectors.files.table_reading import TableReading
 
         reading = TableReading(self._options, file, self._intake, self._outages, self._book)

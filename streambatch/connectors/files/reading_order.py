@@ -32,6 +32,7 @@ class ReadingOrder:
 
     def put_first(self, file: Followed) -> None:
         """Read all that a file holds now before the rest."""
+        # Only what it holds by now: a file that keeps growing must not hold up the rest for ever.
         self._first.setdefault(file, file.size)
 
     def passed(self, file: Followed, position: int) -> None:

@@ -62,6 +62,7 @@ def look_at(
     _find_homes(stats, files)
     found_again: dict[Followed, io.FileIO] = {}
     without_handle = (files[key] for key in missing if files[key] not in handles)
+    # What is gone was looked for before, in vain.
     lost = [file for file in without_handle if file.presence is not Presence.GONE]
     room = max(0, FOUND_AGAIN_MAX - sum(file.is_missing for file in handles))
     for file in lost[:room]:
@@ -79,6 +80,7 @@ def look_at(
                 held[key] = Held(status.st_size, status.st_nlink)
             except OSError as error:
                 failed[files[key]] = error
+                # What was last seen stands: a call that failed proves nothing.
                 held[key] = Held(files[key].size, files[key].links)
     return Look(stats, held, unseen, found_again, {file.stat.id for file in lost[room:]}, failed)
 
@@ -106,6 +108,7 @@ def find_again(known: Iterable[KnownFile], source: str, patterns: Sequence[str])
         if each.identity.length and not each.was_read and each.notes.inode not in matching:
             folders = folders_of(each.notes.path, each.notes.home)
             renamed = _elsewhere(folders, each.notes.inode, each.identity)
+            # Shorter than what was read of it: it was cut back since, or is another file.
             if renamed is not None and renamed.stat.size < each.position:
                 renamed.handle.close()
             elif renamed is not None:
@@ -154,6 +157,7 @@ def _find_homes(stats: dict[str, FileStat], files: Mapping[FileId, Followed]) ->
     for path, stat in list(stats.items()):
         file = files.get(stat.id)
         at_home = stats.get(file.path) if file is not None else None
+        # Following links takes a call for each part of a path, so it is done for new and moved files only.
         if file is not None and at_home is not None and at_home.id == stat.id:
             home = file.stat.home
         else:
@@ -195,6 +199,7 @@ def _elsewhere(folders: Sequence[str], inode: int, identity: Identity) -> Rename
     for folder in folders:
         with suppress(OSError), os.scandir(folder or ".") as entries:
             for entry in entries:
+                # The inode is part of the entry: no other file of the folder costs a stat.
                 if entry.inode() == inode and (renamed := _opened(os.path.join(folder, entry.name), identity)):
                     return renamed
     return None

@@ -106,6 +106,7 @@ class TableFile:
     def _batches_of(self, data: Any, format: str, is_file: bool) -> Iterator[Any]:
         """Return the batches of a file that begins where `data` is."""
         if format == "parquet":
+            # Pre-buffering would hold the columns of a whole row group at once.
             file = pq.ParquetFile(data, pre_buffer=False, buffer_size=PARQUET_BUFFER_BYTES)
             first = self._row_groups_before(file)
             return self._from_row(_parquet_batches(file, first))
@@ -286,6 +287,7 @@ def _joined(batches: Iterator[Any]) -> Iterator[Any]:
                 yield _one(held)
                 held, rows, size = [], batch.num_rows, size_of(batch)
             held.append(batch)
+    # What came before the fault is whole: it is handed out first.
     except (pa.ArrowException, TableError, Corrupt, OSError):
         if held:
             yield _one(held)

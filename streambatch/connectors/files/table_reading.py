@@ -113,6 +113,7 @@ class TableReading:
             if batch is None:
                 return
             self._outages.cured(self._file.path)
+            # How large the next batch is shows only when it is read: reckon with one like the last.
             expected = size_of(batch)
             await _push(batch, feed, self._intake.memory)
 
@@ -120,6 +121,7 @@ class TableReading:
 async def _push(batch: Any, feed: Feed, memory: MemoryBudget) -> None:
     """Push a batch in slices, so that a stop need not wait for room for all of it."""
     slices = _slices(batch)
+    # The feed answers for the slice that it pushes. The others are in memory as well, so they stay on the budget.
     waiting = sum(map(size_of, slices[1:]))
     memory.take(waiting)
     try:
@@ -128,6 +130,7 @@ async def _push(batch: Any, feed: Feed, memory: MemoryBudget) -> None:
                 memory.give(size_of(part))
                 waiting -= size_of(part)
             await feed.push(part)
+            # `push` shields itself, so that a stop would not show before the last slice.
             await checkpoint_if_cancelled()
     finally:
         memory.give(waiting)

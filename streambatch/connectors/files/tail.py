@@ -90,6 +90,7 @@ class Tail:
         heads: the first bytes of each `unrecognised` file; one that it leaves out is not followed yet. unsought:
         missing files that were not looked for under other names. Returns the files just renamed.
         """
+        # Reversed: of several names the first in order is set last, and stays.
         paths = {stat.id: path for path, stat in sorted(stats.items(), reverse=True)}
         renamed = []
         for id, file in self._files.items():

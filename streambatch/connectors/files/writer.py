@@ -90,6 +90,7 @@ class FileWriter(Writer):
             await self._settle(header)
         if not file.is_claimed:
             await file.begin()
+            # Another process may have written to it between the look and the claim.
             if file.length and self._if_exists == "error":
                 raise self._held(file.file.path)
         if file.rotation is None and file.length == 0 and header:
@@ -140,6 +141,7 @@ class FileWriter(Writer):
 
     async def _check_columns(self, header: bytes) -> None:
         file = self._output.file.file
+        # Room for a mark, and for line endings of two bytes, as other programs write them.
         head = await file.head(len(_BYTE_ORDER_MARK) + 2 * len(header))
         head = head.removeprefix(_BYTE_ORDER_MARK).replace(b"\r\n", b"\n") + b"\n"
         if not head.startswith(header.replace(b"\r\n", b"\n")):
