@@ -70,21 +70,27 @@ class Cutting:
         """Cut batches until the inbox is closed and empty; close the outbox when the workers are done."""
         cutters: list[PlannedCutter | Batcher] = [Batcher(self._inbox, self._window, self._context.clock)]
         if self._planned is not None:
+            # Planned batches go out first: they hold the earliest records that are not acked, and no later record may
+            # overtake those.
             cutters.insert(0, PlannedCutter(self._planned, self._inbox, self._window, self._context.clock))
         async with self._executor:
             for cutter in cutters:
                 await self._use_up(cutter)
+        # Not inside the `async with`: only when the executor is left have all its batches come back.
         self._outbox.close()
 
     def reload(self, settings: Settings, transform: Transform) -> None:
         """Cut and score by other settings from the next batch on; batches that were cut before end as they began."""
+        # Before the executor gets the transform: its steps with memory then begin with the states that the others left.
         transform.go_on_from(self.transform)
         self.transform, self._workers = transform, settings.workers
         context = context_of(settings.workers, transform, self._context.clock.monotonic)
         self._executor.replace(context, settings.workers.count)
         self._window.replace(settings.batch)
         self._bound_in_flight()
+        # More workers may mean a free slot, and `_slot` waits for a notification.
         self._context.feedback.slot_freed.notify()
+        # The batcher sleeps until the deadline of the old policy: wake it to look at the new one.
         self._inbox.notify()
 
     def status(self, now: float) -> CuttingStatus:
@@ -115,6 +121,8 @@ class Cutting:
                 return
             self._submit(batch)
             now = clock.monotonic()
+            # While slots are free and the inbox is full, nothing above has to wait: without this, an inline model would
+            # keep the readers and writers from their turn.
             if now - yielded > TURN_SECONDS:
                 await checkpoint()
                 yielded = now
@@ -131,8 +139,11 @@ class Cutting:
     def _submit(self, batch: Batch) -> None:
         context = self._context
         in_flight = context.feedback.in_flight
+        # The workers were idle: the time that they are silent counts from this batch on, not from the one before the
+        # pause.
         if in_flight.scoring == 0:
             self.scored_at = batch.stamps.closed
+        # Everything is counted before `submit`: an inline executor scores in it and calls `_scored` before it returns.
         in_flight.started(batch)
         context.ledger.opened(batch)
         self._batches[batch.trigger] += 1

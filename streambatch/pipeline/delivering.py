@@ -64,7 +64,7 @@ class Delivering:
         return self._settlement.latency
 
     async def run(self) -> None:
-        """Write and ack until all is out; what goes on beside that ends with it. Raises what the run failed with."""
+        """Write and ack until all is out. Raises the error that the run failed with."""
         async with anyio.create_task_group() as along:
             along.start_soon(self._end_on_failure)
             along.start_soon(self._limit_drain)
@@ -72,7 +72,9 @@ class Delivering:
                 along.start_soon(self._sync_regularly)
                 along.start_soon(self._checkpointed.prune)
             await self.outbox.run()
+            # The tasks beside the outbox never end by themselves.
             along.cancel_scope.cancel()
+        # The last batch may have failed the run, by its dead records, when `_end_on_failure` was cancelled already.
         self._context.feedback.check()
 
     async def sync(self) -> None:
@@ -83,6 +85,7 @@ class Delivering:
     async def close(self) -> None:
         """Close the outputs, also when cancelled."""
         with anyio.CancelScope(shield=True):
+            # A sink that fails to close does not keep the dead letters open.
             try:
                 await self._outputs.sink.close()
             finally:
@@ -109,6 +112,7 @@ class Delivering:
 
     def stalls(self, now: float) -> list[str]:
         """Return why nothing can be written for now, unless that is an outage."""
+        # An outage is left out here because it gives its own reason: see Run._not_ready.
         since = self.outbox.writing_since
         if since is None or now - since <= STALL_SECONDS or self.outbox.outages.current:
             return []
@@ -122,10 +126,12 @@ class Delivering:
         """End the run hard when a graceful stop takes too long."""
         await self._context.feedback.stop_asked.wait()
         await anyio.sleep(self._options.drain_timeout)
+        # The error of a hard stop: the run then ends as `stopped`, not as `failed`.
         raise InboxAborted
 
     async def _sync_regularly(self) -> None:
         while True:
+            # A reload ends the wait, since its interval may be shorter than the rest of this one.
             with anyio.move_on_after(self._options.checkpoint_interval):
                 await self._reloaded.wait()
             await self.outbox.sync()

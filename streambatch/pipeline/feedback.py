@@ -1,7 +1,7 @@
 """What goes back in a run, against the flow of the records: slots that are free again, and what ends the run early.
 
-Records go one way, from Reading over the inbox to Cutting and on to Delivering. No stage calls one before it; what an
-earlier one has to know of later ones is here.
+Records go one way, from Reading over the inbox to Cutting and on to Delivering. No stage calls one before it: an
+earlier stage learns about the later ones from here.
 """
 
 from __future__ import annotations
@@ -40,6 +40,6 @@ class Feedback:
         self.failed.set()
 
     def check(self) -> None:
-        """Raise what the run failed with, if it did."""
+        """Raise the error that the run failed with, if it did."""
         if self._failure is not None:
             raise self._failure

@@ -90,6 +90,7 @@ class Pipeline:
     @classmethod
     def of(cls, description: Description, settings: Settings) -> Pipeline:
         """Return a pipeline of what the keywords of the constructor are made into."""
+        # Not by `__init__`, which takes the parts one by one: here they are put together already.
         pipeline = cls.__new__(cls)
         pipeline._description, pipeline._settings = description, settings
         pipeline._run = Run(description, settings)
@@ -139,7 +140,9 @@ class Pipeline:
         if self._run.lifecycle.has_begun:
             if not self._run.lifecycle.ended.is_set():
                 raise RunningError(self.name, self.run_id)
+            # The first run was built by the constructor, each further one is built here.
             self._run = Run(self._description, self._settings)
+            # `listening` waits for a run that has not ended.
             self._renewed.notify()
         return await self._run.run()
 
@@ -166,6 +169,7 @@ class Pipeline:
         Batches that were cut before end as they began. Call it on the event loop, once the pipeline runs.
         """
         self._run.reload(settings, transform)
+        # Last: settings that the run refused must not come back with the next run.
         self._settings = settings
 
     def snapshot(self) -> Snapshot:
@@ -177,6 +181,7 @@ class Pipeline:
 
         source: its name; may be left out where there is one source. Raises OptionError for one that is not there.
         """
+        # The address of a run that is over is of no use; the next run may get another.
         while self._run.lifecycle.ended.is_set():
             await self._renewed.wait()
         return await self._run.listening(source)

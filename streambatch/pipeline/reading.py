@@ -36,12 +36,15 @@ class Reading:
 
     async def run(self) -> None:
         """Read until all sources have ended or a stop is asked for; then close the inbox."""
+        # Two groups: the inner one ends with its readers, and then the task that waits for a stop has nothing to wait
+        # for.
         async with anyio.create_task_group() as reading:
             reading.start_soon(self._stop, reading.cancel_scope)
             async with anyio.create_task_group() as readers:
                 for each in self._inputs:
                     readers.start_soon(self._read, each, name=f"source {each.reader.name}")
             reading.cancel_scope.cancel()
+        # Only now that no reader runs: the batcher ends once a closed inbox is empty, and would miss a later chunk.
         self.inbox.close("shutdown" if self._stop_asked.is_set() else "flush")
 
     def reload(self, limits: QueueLimits) -> None:
@@ -49,7 +52,7 @@ class Reading:
         self.inbox.resize(limits)
 
     def status(self, now: float) -> ReadingStatus:
-        """Return what the sources put and have still before them."""
+        """Return what the sources put, and what they have still to read."""
         inbox, readers = self.inbox, self.readers
         return ReadingStatus(
             queue=QueueStatus(

@@ -53,6 +53,7 @@ class Run:
             observer=description.observer,
             ledger=Ledger(),
             budget=Budget(memory),
+            # One slot for now: Cutting sets the bounds, since it makes the executor.
             feedback=Feedback(InFlight(1, memory // QUEUE_SHARE)),
         )
         self._checkpointed = checkpointed_run(
@@ -66,6 +67,7 @@ class Run:
         )
         self.lifecycle = Lifecycle(clock, description.observer)
         self.reading = self._build_reading(settings)
+        # One for all transforms of the run, also after a reload: the header is written once, and all rows must fit it.
         self._encoder = encoder_for(description.sink.format, description.record)
         transform, window = self._transform_of(settings), Window(settings.batch)
         inbox = self.reading.inbox
@@ -97,9 +99,12 @@ class Run:
             await self._end("stopped", None)
             raise
         except BaseException as error:
+            # InboxAborted alone is a hard stop or a drain that took too long; beside another error it is its
+            # consequence.
             cause = first_cause(error, besides=InboxAborted)
             if not isinstance(cause, InboxAborted):
                 await self._end("failed", cause)
+                # Out of the exception groups of the stages: a caller catches the error itself.
                 raise cause from cause.__cause__
             report = await self._end("stopped", None)
             await checkpoint()  # where it was given up because it is cancelled, it is here
@@ -115,6 +120,7 @@ class Run:
     def abort(self) -> None:
         """Stop hard; see `Pipeline.abort`."""
         self.stop()
+        # Cancellation alone doesn't do: sources that wait for room are shielded from it, see SourceIntake.
         self.reading.inbox.abort()
         if self._tasks is not None:
             self._tasks.cancel_scope.cancel()
@@ -127,6 +133,8 @@ class Run:
 
     def reload(self, settings: Settings, transform: Transform) -> None:
         """Go on by other settings, of which `transform` was made; see `Pipeline.reload`."""
+        # The transform's own model, not the one that `built` returns: options would load it a second time, as another
+        # object.
         self.settings = replace(settings.built(self._description.site), model=transform.model)
         self.reading.reload(self._description.queue_limits(settings))
         self.cutting.reload(settings, transform)
@@ -165,6 +173,7 @@ class Run:
             address = await reader.listening()
             tasks.cancel_scope.cancel()
             return address
+        # The run ended first, and `_until_ended` cancelled the wait.
         return None
 
     @property
@@ -243,8 +252,11 @@ class Run:
             async with anyio.create_task_group() as self._tasks:
                 for stage in (self._read, self.cutting.run, self.delivering.run):
                     self._tasks.start_soon(self.reading.inbox.or_abort, stage)
+                # A stop may have been asked for while the outputs were opened.
                 self.lifecycle.enter("draining" if self._context.feedback.stop_asked.is_set() else "running")
         finally:
+            # Also after a failure or a hard stop: a batch that is written and acked is not scored again by the next
+            # run.
             await self.delivering.sync()
 
     async def _read(self) -> None:
@@ -253,7 +265,9 @@ class Run:
 
     async def _end(self, ended: Ended, error: BaseException | None) -> RunReport:
         report = self.report = self._report(ended, error)
+        # After the report was made: who waits for the end may read it at once.
         self.lifecycle.end("failed" if ended == "failed" else "stopped")
+        # Before the outputs are opened: they get the marks of the last checkpoint, and cut their files back to those.
         if self._checkpointed is not None:
             outages = self.delivering.outbox.outages
             with anyio.move_on_after(LAST_SYNC_SECONDS, shield=True):

@@ -32,7 +32,7 @@ QUEUE_SHARE = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What can be changed while a pipeline runs; each means what it means to a Pipeline."""
+    """The settings that can be changed while a pipeline runs; each means what it means to a Pipeline."""
 
     model: Any
     """Model, its options, or what a model is made of: see `as_model`. Wrapped if need be."""
@@ -65,6 +65,7 @@ class Settings:
         Steps and models of both are built.
         """
         check_timeout(self.workers, self.model)
+        # Batches in hand belong to the executor that runs: a reload gives it another context, and never replaces it.
         executor, allowed = self.workers.executor, running.workers.executor
         if executor != allowed:
             raise ConfigError([ConfigProblem("workers.executor", repr(executor), f"{allowed!r}, {LATER}")])
@@ -72,6 +73,7 @@ class Settings:
             kinds = {True: "a model whose score is async", False: "a model whose score is not async"}
             found, expected = kinds[self.model.is_async], kinds[running.model.is_async]
             raise ConfigError([ConfigProblem("model", found, f"{expected}, {LATER}")])
+        # States are handed over by position (Transform.go_on_from), so that only the very same steps can take them.
         steps = (*running.preprocess, *self.preprocess)
         if list(running.preprocess) != list(self.preprocess) and (stateful := [s for s in steps if s.is_stateful]):
             raise StepError(stateful[0].name, f"it has memory: [[preprocess]] stays as it is {LATER}")
@@ -79,7 +81,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What stays as it is while a pipeline runs; each means what it means to a Pipeline."""
+    """The parts of a pipeline that stay as they are while it runs; each means what it means to a Pipeline."""
 
     name: str
     sources: Sequence[Source]

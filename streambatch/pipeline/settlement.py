@@ -57,6 +57,7 @@ class Settlement(BatchOwner):
         context = self._context
         context.budget.give(context.feedback.written(batch, outcome))
         for chunk in batch.chunks:
+            # One measure for a whole chunk, since its records arrived together.
             self._latency.add(batch.stamps.written - chunk.arrived_at, chunk.count)
 
     def acked(self, batch: Batch, outcome: Outcome) -> None:
@@ -64,6 +65,7 @@ class Settlement(BatchOwner):
         ledger = self._context.ledger
         for partition, position in ledger.acked(batch, outcome).items():
             self._readers[partition.source].acked({partition.name: position})
+        # After the batch was counted, so that even the dead records of the very last one stop the run.
         if outcome.dead and (error := too_many_dead(ledger.totals(), self._stop_at)) is not None:
             self._context.feedback.fail(error)
 

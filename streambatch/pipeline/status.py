@@ -81,4 +81,5 @@ class SourceFailures(Observer):
 def new_run_id(clock: Clock) -> str:
     """Return an id that sorts by the time of the start and is no other run's."""
     started = datetime.fromtimestamp(clock.wall(), UTC)
+    # Several runs may start in one second.
     return f"{started:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
