@@ -1,7 +1,7 @@
 """The driver of the window: it is asked for the next batch when a worker can take one, and never before.
 
-What no worker can take stays in the inbox, so that load makes batches larger and not later. Cancelled while it waits,
-it loses nothing: what it took stays in the window for the next call.
+Records that no worker can take stay in the inbox, so that load makes batches larger and not later. Cancelled while it
+waits, it loses nothing: the chunks that it took stay in the window for the next call.
 """
 
 import anyio
@@ -25,8 +25,10 @@ class Batcher:
             batch = self.cut(now)
             if batch is not None:
                 return batch
+            # Of a closed inbox, `cut` returns batches until all is out.
             if self._inbox.closed_by is not None:
                 return None
+            # Nothing may be awaited between `cut` and this: a Signal forgets what comes while no task waits for it.
             with anyio.move_on_after(max(0.0, self._window.deadline - now)):
                 await self._inbox.changed()
 
@@ -41,5 +43,6 @@ class Batcher:
             window.add(chunk, now)
         trigger = window.due(now)
         if trigger is None and not window.is_empty:
+            # Little or nothing will come to fill the batch, so that waiting for its deadline would only delay it.
             trigger = inbox.hurried_by
         return window.close(trigger, now) if trigger is not None else None

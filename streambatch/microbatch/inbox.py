@@ -1,9 +1,9 @@
 """The bounded queue of chunks between sources and batcher: one lane per source, served fairly by bytes.
 
-Never holds more than `max_records` records or `max_bytes` bytes; only a lone record larger than `max_bytes` may. What
-doesn't fit waits with the task that brought it, in order within its lane, and lanes are let in by turns. A lane that
-holds little waits for no other: room for it is kept free, and whatever holds no more than its share of a batch goes
-into the next one whole.
+Never holds more than `max_records` records or `max_bytes` bytes; only a lone record larger than `max_bytes` may. A
+chunk that doesn't fit waits with the task that brought it, in order within its lane, and lanes are let in by turns. A
+lane that holds little waits for no other: room for it is kept free, and if it holds no more than its share of a batch,
+all of it goes into the next one.
 """
 
 from collections import deque
@@ -101,6 +101,7 @@ class _Room:
 
     def move(self, lane: _Lane, records: int, size: int) -> None:
         """Count what a lane now holds more, or less."""
+        # By differences: sums over all lanes would make each chunk dearer the more sources there are.
         unused = self._unused(lane)
         lane.records += records
         lane.size += size
@@ -119,9 +120,11 @@ class _Room:
         records = self._records_for(lane)
         if records <= 0:
             return 0
+        # Into an empty queue one record of any size goes, or one larger than the limit would wait for ever.
         return chunk.fitting(records, self._bytes_for(lane)) or (1 if self.records == 0 else 0)
 
     def _records_for(self, lane: _Lane) -> int:
+        # All others wait, so that room gathers for the lane that goes first.
         if self.first is not None and self.first is not lane:
             return 0
         return self.limits.max_records - self.records - (self._unused_records - self._unused(lane)[0])
@@ -174,7 +177,7 @@ class Inbox:
         return min((lane.chunks[0].arrived_at for lane in self._busy), default=inf)
 
     def is_full_for(self, source: str) -> bool:
-        """Whether whatever a source puts now would have to wait."""
+        """Whether a chunk that a source puts now would have to wait."""
         lane = self._lane(source)
         return bool(lane.waiting) or not self._room.is_there_for(lane)
 
@@ -186,11 +189,13 @@ class Inbox:
     async def put(self, chunk: Chunk, clock: Clock) -> None:
         """Add a chunk, in parts as room comes. Raises InboxAborted when the pipeline gives up meanwhile."""
         lane = self._lane(chunk.partition.source)
+        # Behind the chunks that wait already, room or not: a source's records keep their order.
         rest = chunk if lane.waiting else self._admit(lane, chunk, clock.monotonic())
         try:
             if rest is not None:
                 await self._put_in_line(lane, rest, clock)
         finally:
+            # In any case: a task that was called, and is cancelled or leaves room, has to pass its turn on.
             self._admit_next()
 
     def take(self, records: int, size: int, *, whole_record: bool) -> Chunk | None:
@@ -205,6 +210,7 @@ class Inbox:
         light = self._light_lane(records, size)
         if light is not None:
             return self._serve(light, records, size, whole_record)
+        # Deficit round robin: a lane that has sent its bytes gets a further quantum and goes to the end of the line.
         while self._busy[0].credit <= 0:
             self._busy[0].credit += QUANTUM
             self._busy.rotate(-1)
@@ -248,6 +254,7 @@ class Inbox:
         self._is_aborted = True
         for lane in self._lanes.values():
             for waiter in lane.waiting:
+                # It finds out in `_admit`, which raises InboxAborted.
                 waiter.called.set()
 
     async def or_abort(self, task: Callable[[], Awaitable[None]]) -> None:
@@ -262,7 +269,7 @@ class Inbox:
             raise
 
     def notify(self) -> None:
-        """Wake whoever waits in `changed`."""
+        """Wake the tasks that wait in `changed`."""
         self._changed.notify()
 
     async def changed(self) -> None:
@@ -291,6 +298,7 @@ class Inbox:
             room.first = None
         rest = None
         if count < chunk.count:
+            # `split_off` returns the first records and leaves the others in the chunk.
             chunk, rest = chunk.split_off(count), chunk
         chunk.entered_at = entered_at
         if not lane.chunks:
@@ -309,6 +317,7 @@ class Inbox:
                 if lane.is_hungry:
                     self._changed.notify()  # whoever waits for this lane may have to make room
                 await waiter.called.wait()
+                # Replaced before room is looked for: a call that comes from here on is a new one.
                 waiter.called = anyio.Event()
                 before = waiter.rest.count
                 rest = self._admit(lane, waiter.rest, clock.monotonic())
@@ -316,6 +325,7 @@ class Inbox:
                     break
                 waiter.rest = rest
                 if rest.count < before:
+                    # Some of the chunk went in: the other lanes have their turn before the rest of it.
                     self._admit_next(besides=lane)
         finally:
             lane.waiting.remove(waiter)
@@ -329,6 +339,7 @@ class Inbox:
             self._order.rotate(-1)
             if lane is besides or not lane.waiting or lane.waiting[0].called.is_set():
                 continue
+            # One at a time: the room that is left is known only once this task took some, and it then calls the next.
             if self._room.is_there_for(lane):
                 lane.waiting[0].called.set()
                 return
@@ -358,6 +369,7 @@ class Inbox:
         lane.credit -= chunk.size
         if not lane.chunks:
             self._busy.remove(lane)
+            # An idle lane saves up no credit, and owes none.
             lane.credit = 0
         self._room.move(lane, -chunk.count, -chunk.size)
         self._admit_next()

@@ -1,8 +1,8 @@
 """How many batches are under way between window and output, and whether one more may start. Pure.
 
-A worker must be able to take it, and what waits for its turn to be written is bounded in batches and bytes, so that a
-batch that hangs holds back the output but not, up to that bound, the others. A batch is cut ahead of a free worker only
-where batches are quick: what arrives meanwhile has to wait for it as well.
+A worker must be able to take it. Batches that wait for their turn to be written are bounded in number and bytes, so
+that a batch that hangs holds back the output but not, up to that bound, the others. A batch is cut ahead of a free
+worker only where batches are quick: records that arrive meanwhile have to wait for it as well.
 """
 
 from math import inf
@@ -26,6 +26,7 @@ class InFlight:
     def __init__(self, capacity: int, size_max: int, *, workers: int | None = None, patience: float = inf) -> None:
         self.size_max = size_max
         self.scoring = self.batches = self.size = 0
+        # No batch was timed yet: until one is, none is cut ahead of a free worker.
         self._seconds = inf
         self.resize(capacity, workers=workers, patience=patience)
 
@@ -40,6 +41,7 @@ class InFlight:
         scoring_max = self.capacity if self._seconds <= self._patience else self._workers
         if self.scoring >= scoring_max or self.batches >= self.capacity + AHEAD_BATCHES:
             return False
+        # A lone batch may start whatever its size, or one larger than the bound never could.
         return self.batches == 0 or self.size < self.size_max
 
     def started(self, batch: Batch) -> None:

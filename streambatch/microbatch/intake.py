@@ -1,7 +1,7 @@
 """What a running source pushes into: counts a chunk, then waits with it for room in the inbox.
 
-A chunk is counted before anything is awaited, and a graceful cancel that comes while it waits for room doesn't part it
-from the inbox: what was received is batched or, where the source is configured so, counted as dropped.
+A chunk is counted before anything is awaited. From then on its records are batched or, where the source is configured
+so, counted as dropped.
 """
 
 from typing import Protocol
@@ -17,7 +17,7 @@ from streambatch.microbatch.inbox import Inbox
 
 
 class Receipts(Protocol):
-    """Who counts what comes in."""
+    """Counts the records that come in."""
 
     def received(self, chunk: Chunk) -> int: ...
 
@@ -82,13 +82,17 @@ class SourceIntake(Intake):
         elif self._when_full == "drop_newest":
             if room:
                 await self._inbox.put(chunk.split_off(room), self.clock)
+            # `split_off` left in the chunk the records that found no room.
             self._receipts.dropped(chunk, "queue_full")
             self.memory.give(chunk.size)
         else:
             since = self.clock.monotonic()
+            # With an object of its own, since two waits may begin at the same time.
             wait = (since, object())
             self._waiting.add(wait)
             try:
+                # A graceful stop cancels the reader while it waits here. Its chunk was counted as received and has to
+                # get in; Inbox.abort ends the wait at a hard stop.
                 with anyio.CancelScope(shield=True):
                     await self._inbox.put(chunk, self.clock)
             finally:

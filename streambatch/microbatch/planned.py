@@ -144,8 +144,10 @@ class PlannedBatches:
 
     def add(self, chunk: Chunk) -> bool:
         """Take the next chunk of its partition over. Returns whether a planned batch got records of it."""
+        # By the property, which forgets an old minimum once nothing is held.
         self._oldest = min(self.oldest_arrival, chunk.arrived_at)
         if self.postponed and chunk.partition.source in self.resumable:
+            # Counted, not kept: the next run reads it again.
             self._hold(chunk)
             return False
         before = self._held_records
@@ -164,6 +166,7 @@ class PlannedBatches:
 
         Its id is `changed_id` if it holds other records than planned; a batch of which nothing came is left out.
         """
+        # In planned order, whichever fills up first: the front of the line holds back the others.
         while self._filling and not self._filling[0].open_ranges:
             batch = self._filling.popleft()
             self.changed += not batch.is_exact
@@ -189,14 +192,16 @@ class PlannedBatches:
         """
         self.postponed = [batch.planned for batch in self._filling]
         self._close(list(self._open_ranges))
+        # The totals stay: what is dropped here still counts, as postponed.
         records, size = self.records, self.size
         self.unplanned.drop(self.resumable)
         self._held_records, self._held_size = records - self.unplanned.records, size - self.unplanned.size
 
     def _fill(self, ranges: deque[_OpenRange], chunk: Chunk) -> Chunk | None:
-        """Give the first range what is its own, and return what is not."""
+        """Give the first range its own records, and return the others."""
         planned = ranges[0]
         end = planned.range.end
+        # Positions only grow, so that the records up to the end of the range are the first ones.
         count = bisect_right(range(chunk.count), end, key=chunk.position_of)
         rest: Chunk | None = chunk
         if count == chunk.count:
@@ -207,6 +212,7 @@ class PlannedBatches:
             part = chunk.split_off(count)
             planned.chunks.append(part)
             self._hold(part)
+        # A record past its end closes a range too: those of a partition come in order, so that no more of it will come.
         if rest is not None or chunk.position == end:
             ranges.popleft().close()
         return rest

@@ -72,11 +72,14 @@ class PlannedCutter:
         while (found := planned.next()) is None and not planned.is_used_up:
             if self._hold_next(now):
                 continue
+            # Only once nothing more waits that the plan needs: a planned batch whose records are all here still goes
+            # out.
             if self._inbox.hurried_by == "shutdown":
                 planned.postpone()
                 return None
             if not self._is_hopeless(now):
                 return None
+            # Closes every range, so that `next` now returns a batch or the plan is used up.
             planned.expect_no_more()
         if found is None:
             return None
@@ -86,6 +89,7 @@ class PlannedCutter:
     def _cut_unplanned(self, now: float) -> Batch | None:
         """Return a batch of what waited for the plan if that fills one; the last of it opens the Batcher's first."""
         self._fill_window(self._planned.unplanned, now)
+        # The window may keep the last chunks open: the Batcher has the same window and fills it up.
         return self._close_window(now) if self._planned.unplanned.records else None
 
     def _cut_at_stop(self, now: float) -> Batch | None:
@@ -93,6 +97,7 @@ class PlannedCutter:
         unplanned = self._planned.unplanned
         if unplanned.records:
             self._fill_window(unplanned, now)
+        # Only when they are all in the window: those of the inbox came later.
         if not unplanned.records:
             self._fill_window(self._inbox, now)
         return self._close_window(now)
@@ -115,6 +120,7 @@ class PlannedCutter:
     def _settle_ended(self, now: float) -> None:
         """Wait for nothing more of sources that have put all that they will."""
         for source in self._planned.awaited & self._inbox.ended:
+            # First the rest of its records: a range that is closed takes no more of them.
             self._hold_all((source,), now)
             self._planned.expect_no_more(source)
 
@@ -123,6 +129,7 @@ class PlannedCutter:
         inbox, awaited = self._inbox, self._planned.awaited
         chunk = inbox.take_of(awaited)
         if chunk is None and inbox.is_waited_for_by(awaited):
+            # A full inbox of other sources' records would keep out for ever those that the plan needs.
             chunk = inbox.take(inbox.records, inbox.size, whole_record=True)
         if chunk is not None:
             self._hold(chunk, now)
@@ -134,6 +141,7 @@ class PlannedCutter:
             self._hold(chunk, now)
 
     def _hold(self, chunk: Chunk, now: float) -> None:
+        # As Window.add does: `Window.planned` reads from it when the batch was opened.
         chunk.taken_at = now
         if self._planned.add(chunk):
             self._filled_at = now

@@ -62,10 +62,12 @@ class Window:
         self._chunks.append(chunk)
         self._count += chunk.count
         self._size += chunk.size
+        # The minimum, since chunks of several sources don't come in the order of their arrival.
         self.deadline = min(self.deadline, chunk.arrived_at + self.policy.max_wait)
 
     def replace(self, policy: BatchPolicy) -> None:
         """Close batches by another policy; an open one that holds more than that allows closes as it is."""
+        # The deadline of records that wait already moves with the policy.
         self.policy = policy
         if self._chunks:
             self.deadline = min(chunk.arrived_at for chunk in self._chunks) + policy.max_wait
@@ -96,6 +98,7 @@ class Window:
         """Return a batch of chunks that were put together elsewhere, whatever their size; the open batch stays."""
         count, size = sum(chunk.count for chunk in chunks), sum(chunk.size for chunk in chunks)
         stamps = Stamps(min(chunk.taken_at for chunk in chunks), now)
+        # From the same sequence as all other batches: the output is written in its order.
         return self._batch(chunks, count, size, trigger, stamps, id)
 
     def _batch(
@@ -108,5 +111,7 @@ class Window:
     def _reset(self) -> None:
         self._chunks: list[Chunk] = []
         self._count = self._size = 0
+        # No deadline while the window is empty: time counts from a batch's first record, not from the last batch, or a
+        # steady trickle of records would get batches at the wrong time.
         self._opened = self.deadline = inf
         self._is_overfull = False
