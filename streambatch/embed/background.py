@@ -46,6 +46,7 @@ class ReadAhead(ABC):
             return
         self._state = "left"
         self._tasks.cancel_scope.cancel()
+        # Before the group is left: a source that waits for room is shielded from its cancellation.
         self._stopped()
         # The task group does not get an error of the body: it would wrap it.
         await self._tasks.__aexit__(None, None, None)

@@ -88,6 +88,7 @@ class Batched(Generic[Row, Score]):
         key = (loop_token(), self._owner)
         line = self._lines.get(key)
         if line is None:
+            # Removed once nothing runs in it: a line keeps its event loop and its owner alive.
             close = partial(self._lines.pop, key)
             line = self._lines[key] = _Line(self._function, self.__name__, self._policy, event_loop(key[0]), close)
         call = line.join(row)
@@ -95,6 +96,7 @@ class Batched(Generic[Row, Score]):
             await call.turn
         except BaseException as error:
             batch = line.leave(call)
+            # A coroutine that is being closed may not wait.
             if batch is not None and not isinstance(error, GeneratorExit):
                 await batch.task.ended()
             raise
@@ -198,6 +200,7 @@ class _PendingCall:
         if not isinstance(outcome, _Failure):
             return outcome
         try:
+            # Each caller raises the error with its first traceback, or it would gather the frames of all of them.
             raise outcome.error.with_traceback(outcome.traceback)
         finally:
             del outcome  # or the error would hold itself, by way of this frame
@@ -209,6 +212,7 @@ class _RequestBatch:
     __slots__ = ("calls", "full", "is_abandoned", "task")
 
     def __init__(self) -> None:
+        # Dicts as ordered sets, here and for `waiting`: a caller that is cancelled leaves from the middle.
         self.calls: dict[_PendingCall, None] = {}
         self.full: anyio.Event | None = None
         self.is_abandoned = False
@@ -244,6 +248,7 @@ class _Line:
         waiting[call] = None
         if self.filling is None:
             self._open()
+        # Without its event, the batch did not look at the line yet, and will find it full.
         elif len(waiting) == policy.max_records and self.filling.full is not None:
             self.filling.full.set()
         return call
@@ -256,6 +261,7 @@ class _Line:
             self.pending -= 1
             if self.waiting or self.filling is None:
                 return None
+            # The batch that fills for this line has no more callers; the next one to come gets a new batch.
             batch, self.filling = self.filling, None
         elif call not in batch.calls:
             return None  # it was answered at the same moment
@@ -278,6 +284,7 @@ class _Line:
 
     def _ended(self, batch: _RequestBatch) -> None:
         self.running -= 1
+        # It was cancelled before it took any rows. Those that came since need another batch.
         if self.filling is batch:
             self.filling = None
         self._open()
@@ -291,6 +298,7 @@ class _Line:
             await self._answer(batch)
         except BaseException as error:
             self._fail(batch, list(batch.calls), error)
+            # Any other error has reached its callers; the event loop expects nothing but the cancellation of a task.
             if isinstance(error, anyio.get_cancelled_exc_class()):
                 raise
 
@@ -321,10 +329,12 @@ class _Line:
             try:
                 results = await self.function([call.row for call in calls])
             except Exception as error:
+                # An OSError, which a timeout is too, is no row's fault: halves would only make more calls that fail.
                 if len(calls) == 1 or not self.policy.isolate_errors or isinstance(error, OSError):
                     self._fail(batch, calls, error)
                 else:
                     middle = len(calls) // 2
+                    # The last of the list is tried next: rows are called in order.
                     todo += [calls[middle:], calls[:middle]]
             else:
                 for call, result in zip(calls, self._checked(results, len(calls)), strict=True):
@@ -335,6 +345,7 @@ class _Line:
         shape = getattr(results, "shape", None)
         if shape is None and (not isinstance(results, Sequence) or isinstance(results, str | bytes)):
             raise TypeError(f"{self.name}: expected a list of {rows} scores, found {type(results).__name__}")
+        # An array without an axis has no length and can't be iterated.
         scores = [] if shape == () else list(results)
         if len(scores) != rows:
             found = (len(scores),) if shape is None else tuple(shape)

@@ -85,6 +85,7 @@ class AsyncioLoop:
         self.turn: Callable[[], asyncio.Future[None]] = loop.create_future
 
     def end_turn(self, turn: asyncio.Future[None]) -> None:
+        # A caller that was cancelled has cancelled its future as well.
         if not turn.done():
             turn.set_result(None)
 
@@ -109,6 +110,8 @@ class AsyncioTask:
             while not self._task.done():
                 try:
                     await asyncio.wait([self._task])
+                # The waiting caller was cancelled natively, which no scope shields from. Its task is cancelled once
+                # more, as it would be in the caller's place, and still waited for.
                 except asyncio.CancelledError:
                     self._task.cancel()
 

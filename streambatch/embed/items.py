@@ -36,6 +36,7 @@ class ItemBatches(ReadAhead, Generic[Item]):
                 raise self._ending()
             with anyio.move_on_after(self._deadline - now):
                 await self._changed.wait()
+        # Copied and cleared, not replaced: `_read` appends to this very list.
         batch = self._items.copy()
         self._items.clear()
         self._deadline = inf
@@ -54,6 +55,7 @@ class ItemBatches(ReadAhead, Generic[Item]):
             items, full = self._items, self._policy.max_records
             async for item in iterator:
                 if not items:
+                    # The program may wait for the first item without a deadline: it is woken, to wait until this one.
                     self._deadline = self._clock.monotonic() + self._policy.max_wait
                     self._changed.notify()
                 items.append(item)
@@ -61,6 +63,7 @@ class ItemBatches(ReadAhead, Generic[Item]):
                     self._changed.notify()
                     await self._taken.wait()
         finally:
+            # An `async for` that is left early doesn't close its generator, which may hold files or connections.
             if isinstance(iterator, AsyncGenerator):
                 with anyio.move_on_after(CLOSE_SECONDS, shield=True):
                     await iterator.aclose()

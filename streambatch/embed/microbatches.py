@@ -142,6 +142,7 @@ class SourceBatches(ReadAhead):
         super().__init__()
         self._format = source.format
         self._reader = reader_of(source, Site(clock=clock))
+        # A quarter, as in a Pipeline (QUEUE_SHARE), so that batches in the program's hands find memory as well.
         self._inbox = Inbox(queue.within(limits.memory // 4))
         self._receipts = _SourceCounts()
         self._intake = SourceIntake(
@@ -184,17 +185,19 @@ class SourceBatches(ReadAhead):
             await self._reader.run(self._intake)
         except Exception as error:
             cause = first_cause(error)
+            # The `async with` was left while the source waited for room: that is no error of the source.
             if not isinstance(cause, InboxAborted):
                 raise cause from cause.__cause__
 
     def _stopped(self) -> None:
+        # Ends the wait for the next batch; `abort` ends that of a source for room.
         self._inbox.close("flush")
         if self._state == "left":
             self._inbox.abort()
 
 
 class _SourceCounts:
-    """Counts what comes in."""
+    """Counts the records that come in."""
 
     def __init__(self) -> None:
         self.counts = {"received": 0, "dropped": 0, "refused": 0}
