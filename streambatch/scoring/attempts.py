@@ -1,4 +1,4 @@
-"""A batch's way through the model: what to call next, after which wait, and what became of each row.
+"""A batch's way through the model: what to call next, after which wait, and the result for each row.
 
 Pure: results, errors and `now` in, decisions out, so that every executor decides alike.
 
@@ -6,8 +6,7 @@ After a call of `span` that
 
 - succeeded: its scores are kept; on to the next span, or to the end.
 - raised a passing error, with attempts left: the same span again, after a wait.
-- raised a passing error, with no attempts left: the rows of the call die. They are not halved: what fails is behind the
-  model, and smaller calls would only multiply what it has to refuse.
+- raised a passing error, with no attempts left: the rows of the call die, without halving.
 - raised any other error: the rows are halved until the guilty ones are alone.
 """
 
@@ -31,7 +30,7 @@ class Attempts:
 
     def __init__(self, rows: int, policy: RetryPolicy, random: Random) -> None:
         self.bisection: Bisection[Exception] | None = None
-        """What became of which rows; None while nothing failed."""
+        """Which rows were scored and which died; None while nothing failed."""
         self.scores: FloatArray | None = None
         """The scores of all rows, where nothing failed."""
         self.span = slice(0, rows) if rows else None
@@ -46,6 +45,7 @@ class Attempts:
     def started(self, now: float) -> None:
         """Note that the call of `span` starts."""
         if self._failures:
+            # From the start of the call that failed: the call and the wait after it.
             self.retry_seconds += now - self._started
         self._started = now
 
@@ -69,6 +69,7 @@ class Attempts:
             self.wait_seconds = self._policy.wait_seconds(self._failures, self._random)
             return
         self.retry_seconds += now - self._started
+        # Not halved: the fault is behind the model, and smaller calls would only multiply what it has to refuse.
         self._bisected().given_up(AttemptsUsedUpError(error, self._failures))
         self._next(self._bisected())
 
@@ -81,4 +82,5 @@ class Attempts:
 
     def _next(self, bisection: Bisection[Exception]) -> None:
         self.span = bisection.next_span()
+        # Attempts count for one span: each half gets as many as the whole batch had.
         self._failures, self.wait_seconds = 0, 0.0

@@ -1,6 +1,6 @@
 """A batch as executors pass it on: prepared once, then sent through the model as often as its attempts ask for.
 
-What doesn't depend on where the model is called is here, so that executors differ in nothing else.
+Executors share this part, so that they differ only in where the model is called.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ class BatchScoring:
         self.record(self.result_of(span))
 
     def result_of(self, span: slice) -> FloatArray | Exception:
-        """Return what a sync model makes of `span`. Changes nothing, so that the call may be given up."""
+        """Return the scores of a sync model for `span`, or its error. Changes nothing."""
         try:
+            # Nothing is recorded here: a thread that was given up comes back from this call when another one has the
+            # batch.
             return self.context.transform.call(self.prepared, span)
         except Exception as error:
             return error

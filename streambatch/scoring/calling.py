@@ -1,10 +1,6 @@
 """Calls of steps and models, which are other people's code: what they are given, may raise and must return.
 
-A part that may write to its features is given a copy: a call that fails must not change those of the next one, and
-those of a table are shared with it.
-
-Whatever such code raises is an Exception afterwards, except for an interrupt from the keyboard: SystemExit would end a
-worker thread without a word, and its batch would never come back.
+Every error of such code is an Exception afterwards, except for an interrupt from the keyboard.
 """
 
 from __future__ import annotations
@@ -22,6 +18,8 @@ from streambatch.core.types import BoolArray, FloatArray
 
 def stepped(step: Step, x: FloatArray) -> tuple[FloatArray, BoolArray | None]:
     """Call a step and return its rows and its mask, with as many rows as it was given."""
+    # A copy for a step that may write to its input: a call that fails must not change the rows of the next call, and
+    # those of a table share its memory.
     result = _called(step, x if step.keeps_input else x.copy())
     y, mask = result if isinstance(result, tuple) else (result, None)
     _check_rows(step, x, y)
@@ -47,6 +45,7 @@ def _called(step: Step | StatefulStep, *args: Any) -> Any:
         return step(*args)
     except Exception:
         raise
+    # SystemExit, above all: it would end a worker thread without a word, and its batch would never come back.
     except BaseException as error:
         if is_interrupt(error):
             raise

@@ -19,6 +19,7 @@ def checked_scores(model: str, scores: object, n: int) -> FloatArray:
     Other numbers become floats: float16 as float32, integers and booleans as float64. What is not finite passes.
     Raises ShapeError for other shapes, ModelError for what are no numbers.
     """
+    # The exact type: subclasses, such as masked arrays, become plain arrays first.
     array = scores if type(scores) is np.ndarray else _as_array(model, scores)
     shape = array.shape
     if not 1 <= len(shape) <= 2 or shape[0] != n or (len(shape) == 2 and shape[1] == 0):
@@ -37,4 +38,5 @@ def _as_array(model: str, scores: object) -> np.ndarray[Any, Any]:
 def _as_floats(model: str, array: np.ndarray[Any, Any]) -> FloatArray:
     if array.dtype.kind not in _NUMBERS:
         raise ModelError(model, f"expected scores that are numbers, found an array of {array.dtype}")
+    # Integers need float64: float32 holds them exactly only up to 2**24.
     return array.astype(np.float32 if array.dtype == np.float16 else np.float64)

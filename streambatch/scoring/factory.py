@@ -36,9 +36,11 @@ def transform_for(
     Raises ShapeError or StepError for a part that doesn't fit.
     """
     formats = {source.name: _source_format(source.format, schema) for source in sources}
+    # The shape that a step gets is known only up to the first step that may change it; steps after that are not bound.
     known = takewhile(lambda step: step.keeps_shape, steps)
     bound = [step.bind(schema.feature_shape, schema.numpy_dtype) for step in known]
     if len(bound) == len(steps):
+        # No step changed the shape, so that the model gets that of the records.
         model.bind(schema.feature_shape)
     replying = _reply_encoder(schema, encoder) if any(source.reply for source in sources) else None
     return Transform(formats, [*bound, *steps[len(bound) :]], model, encoder, reply_encoder=replying, observer=observer)

@@ -33,6 +33,7 @@ def replies_of(batch: Batch, lines: bytes, places: IntArray, others: Mapping[int
     lines: the scores, one line each. places: (n,) ascending, where in the batch the record of each line is. others:
     the lines of all other records, by place.
     """
+    # Line n lies between ends[n] and ends[n + 1].
     ends = np.concatenate((np.zeros(1, np.int64), newlines(lines)))
     waiting = sorted(others)
     found, start = [], 0
@@ -41,6 +42,7 @@ def replies_of(batch: Batch, lines: bytes, places: IntArray, others: Mapping[int
         if chunk.origin is None:
             found.append(b"")
         else:
+            # Places ascend from chunk to chunk, so that each chunk has one stretch of the others.
             first, last = np.searchsorted(waiting, (start, stop)) if waiting else (0, 0)
             found.append(_between(start, stop, lines, ends, places, [(at, others[at]) for at in waiting[first:last]]))
         start = stop
@@ -51,6 +53,7 @@ def _between(
     start: int, stop: int, lines: bytes, ends: IntArray, places: IntArray, others: list[tuple[int, bytes]]
 ) -> bytes:
     """Return the lines of the places from `start` to `stop`."""
+    # Between which lines of scores each of the other lines goes.
     cuts = np.searchsorted(places, [start, *(place for place, _ in others), stop])
     offsets = ends[cuts].tolist()
     parts = [lines[offsets[0] : offsets[1]]]

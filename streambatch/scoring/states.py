@@ -70,6 +70,7 @@ def _read(steps: Steps, data: bytes) -> list[tuple[str, bytes]]:
         raise StepError(_one(names), f"its stored state can't be read: {error}") from error
     if dumped.version != _VERSION:
         raise StepError(_one(names), f"its state was stored in version {dumped.version}; this one reads {_VERSION}")
+    # In order too, since each step takes the state at its own place.
     found = [name for name, _ in dumped.steps]
     if found != names:
         problem = f"expected the stored state of {_listed(names)}, found that of {_listed(found)}"

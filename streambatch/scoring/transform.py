@@ -121,6 +121,7 @@ class Transform:
     def go_on_from(self, other: Transform) -> None:
         """Share the states of a transform of the same steps, whose batches come before."""
         if self.is_ordered:
+            # The object, not its states: batches that the other prepares meanwhile move them.
             self._memory = other._memory
 
     def prepare(self, batch: Batch, now: Now) -> Prepared:
@@ -140,6 +141,7 @@ class Transform:
             if len(prepared.ids):
                 self._preprocess(prepared, at)
         if self.is_ordered:
+            # Steps return new states and leave the old ones as they were, so that no copy is needed.
             prepared.states = self._memory.states
         stamps.preprocessed = now()
         return prepared
@@ -247,6 +249,7 @@ class Transform:
     def _preprocess(self, prepared: Prepared, at: int) -> None:
         step, x, states = self.steps[at], prepared.x, self._memory.states
         if step.is_stateful:
+            # An error is not narrowed down: a row that is left out would be missing from the states of all that follow.
             state, prepared.x = stepped_on(step, states[at], x)
             self._memory.states = (*states[:at], state, *states[at + 1 :])
             return
@@ -276,6 +279,7 @@ class Transform:
         if bisection is None:
             return np.empty(0) if attempts.scores is None else attempts.scores
         if bisection.guilty:
+            # A wrong model must not turn the whole input into dead letters.
             if prepared.batch.sequence == 0 and not bisection.results and not self.is_proven:
                 cause = bisection.guilty[0][1]
                 raise ModelError(self.model_name, f"failed on the whole first batch: {error_text(cause)}") from cause

@@ -8,7 +8,7 @@ from streambatch.scoring.executors.loop import LoopExecutor
 
 
 class InlineExecutor(LoopExecutor):
-    """Runs a batch in `submit` itself, but for what has to wait."""
+    """Runs a batch in `submit` itself; once it has to wait before a retry, a task does the rest."""
 
     def __init__(self, context: ScoringContext, done: Done) -> None:
         super().__init__(context, done, 1)
@@ -19,6 +19,7 @@ class InlineExecutor(LoopExecutor):
             scoring = BatchScoring(self._context, batch)
             while (span := scoring.attempts.span) is not None:
                 if scoring.attempts.wait_seconds:
+                    # `submit` can't wait before a retry, and must not hold up the loop: a task does the rest.
                     self._tasks.start_soon(self._finish, scoring)
                     return
                 scoring.call(span)

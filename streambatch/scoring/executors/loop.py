@@ -24,6 +24,8 @@ class LoopExecutor(ABC):
         self._quiet = np.errstate(all="ignore")
 
     async def __aenter__(self) -> Self:
+        # Before the task group is made, whose tasks then have the setting too; once, since it costs time on every
+        # batch.
         self._quiet.__enter__()
         self._tasks: TaskGroup = anyio.create_task_group()
         await self._tasks.__aenter__()

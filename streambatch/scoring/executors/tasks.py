@@ -33,6 +33,7 @@ class TaskExecutor(LoopExecutor):
         timeout = scoring.context.timeout
         assert timeout is not None  # calls of an async model always have a limit
         scoring.attempts.started(scoring.context.now())
+        # The result stays this if the scope ends the call.
         result: FloatArray | Exception = TimedOutError(timeout)
         with anyio.move_on_after(timeout):
             result = await self._result_of(scoring, span)
@@ -45,6 +46,8 @@ class TaskExecutor(LoopExecutor):
         except Exception as error:
             return error
         except anyio.get_cancelled_exc_class():
+            # If a cancel scope is behind it, the cancellation is raised again here. Else the model let the cancellation
+            # of a task of its own out, which must not end the run silently.
             await anyio.lowlevel.checkpoint_if_cancelled()
             if _is_cancelled_from_outside():
                 raise

@@ -90,6 +90,7 @@ class ThreadExecutor:
         """Give up calls that take too long: sleep until the first of them may be due, which is never sooner."""
         while True:
             now = self._context.now()
+            # A call that starts later than now can't be due before this.
             first_due = now + _timeout(self._context)
             for worker in list(self._threads.working):
                 call = worker.call
@@ -98,10 +99,12 @@ class ThreadExecutor:
                 due = call.started + _timeout(call.scoring.context)
                 if now < due:
                     first_due = min(first_due, due)
+                # The thread may have come back since the look above: then the claim fails, and the call was in time.
                 elif call.claim():
                     self._give_up(worker, call.scoring)
             with anyio.move_on_after(first_due - now):
                 await self._replaced.wait()
+            # An idle run wakes up for nothing: without a batch there is no call to time.
             if self._in_hand == 0:
                 await self._submitted.wait()
 
@@ -110,6 +113,8 @@ class ThreadExecutor:
         self._threads.give_up(worker)
         if self._threads.hanging > self._count:
             self._return(scoring.batch, self._too_many())
+            # The thread that was given up will not report that it left; if it was the last, nothing else would set
+            # `ended`.
             self._threads.end_if_none_works()
             return
         self.restarts += 1
@@ -119,6 +124,7 @@ class ThreadExecutor:
             "a call of the model hangs for longer than %s; another worker takes its place", format_duration(seconds),
             extra={"event": "worker_restarted", "fields": fields},
         )  # fmt: skip
+        # Safe without a lock: with the claim, the batch belongs to this task alone.
         scoring.record(TimedOutError(seconds))
         self._threads.hire(scoring)
 

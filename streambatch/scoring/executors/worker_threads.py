@@ -1,7 +1,7 @@
 """The worker threads of a `ThreadExecutor`: what runs in them, and which there are.
 
-A call of the model is over for whichever of two claims it first: the thread that comes back from it, or the event loop
-whose time limit is up. The winner goes on with the batch, and the other leaves it alone.
+A call of the model is claimed once: by the thread when it comes back from it, or by the event loop when the time limit
+is up. The first to claim it goes on with the batch, and the other leaves it alone.
 
 A worker is in one of these states:
 
@@ -57,6 +57,7 @@ class Call:
 
     def claim(self) -> bool:
         """Return whether the caller is the first to ask."""
+        # One atomic step: of the thread and the event loop, exactly one gets the lock, which is never released.
         return self._claim.acquire(blocking=False)
 
 
@@ -105,6 +106,7 @@ class WorkerThreads:
         worker = Worker()
         self.working.add(worker)
         name = f"streambatch-worker-{next(self._numbers)}"
+        # A daemon: a thread that hangs in the model must not keep the process from ending.
         threading.Thread(target=self._work, args=(worker, scoring), name=name, daemon=True).start()
 
     def dismiss(self) -> None:
@@ -126,6 +128,7 @@ class WorkerThreads:
 
     def _work(self, worker: Worker, scoring: BatchScoring | None) -> None:
         leave = partial(self._left, worker)
+        # The setting of numpy holds for one thread.
         with np.errstate(all="ignore"), contextlib.suppress(_GivenUp):
             if scoring is not None:
                 self._score(worker, scoring)
@@ -147,6 +150,7 @@ class WorkerThreads:
     def _prepared(self, batch: Batch, context: ScoringContext) -> BatchScoring:
         if not context.transform.is_ordered:
             return BatchScoring(context, batch)
+        # No deadlock: threads take batches in order, so that the batch whose turn it is has a thread already.
         with self._turn.of(batch.sequence):
             return BatchScoring(context, batch)
 
@@ -167,6 +171,7 @@ class WorkerThreads:
     def _call(self, worker: Worker, scoring: BatchScoring, span: slice) -> None:
         started = scoring.context.now()
         scoring.attempts.started(started)
+        # From here on the event loop may claim the call, and with it the batch.
         call = worker.call = Call(scoring, started)
         result = scoring.result_of(span)
         if not call.claim():
