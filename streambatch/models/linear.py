@@ -54,11 +54,13 @@ class LinearModel(Model):
             raise ShapeError(f"weights of model {_NAME}", "(d,) or (d, k)", self.weights.shape, self._hint)
         width = self.weights.shape[1:]
         if self.bias.shape not in ((), (1,), width):
+            # A dict keeps the order, and names the two shapes once where they are the same.
             wanted = " or ".join(map(str, {(): None, width: None}))
             raise ShapeError(f"bias of model {_NAME}", wanted, self.bias.shape, self._hint)
         if self.bias.shape == (1,):
             self.bias = self.bias.reshape(())
         self.digest = digest or hashlib.sha256(self.weights.tobytes() + self.bias.tobytes()).hexdigest()
+        # Cast once: a product of two types would make a float64 copy of each batch.
         self._casts = {np.dtype(kind): (self.weights.astype(kind), self.bias.astype(kind)) for kind in ("f4", "f8")}
 
     def bind(self, shape: tuple[int, ...]) -> None:
@@ -73,6 +75,7 @@ class LinearModel(Model):
         """
         if x.ndim != 2:
             x = x.reshape(len(x), prod(x.shape[1:]))
+        # Compared here since `_check` costs more, and is needed only for its message.
         if x.shape[1] != len(self.weights):
             self._check(x.shape[1:])
         weights, bias = self._casts[x.dtype]

@@ -39,7 +39,7 @@ class PythonModel(Model):
         return make, (self._target,)  # of a class, the other side loads an object of its own
 
     def score(self, x: FloatArray, /) -> Any:
-        """Return what the target makes of x."""
+        """Return the scores that the target gives for x, or an awaitable of them."""
         return self._score(x)
 
 

@@ -66,6 +66,7 @@ class ElementStep(Step):
         with np.errstate(over="ignore"):
             value = parameter.astype(dtype)
         lost = (np.isinf(value) & np.isfinite(parameter)) | ((value == 0) & (parameter != 0) & (name == "scale"))
+        # Infinite in the smaller type, or a scale that became 0: every record would come out as infinite or NaN.
         if lost.any():
             raise StepError(
                 self.name, f"{name}{first_place(lost)} = {parameter[lost][0]:g} is {value[lost][0]} as {dtype}"
@@ -131,6 +132,7 @@ class MinMax(ElementStep):
     def __init__(self, data_min: npt.ArrayLike, data_max: npt.ArrayLike, *, name: str = "minmax") -> None:
         fail = partial(StepError, name)
         low, high = _parameter("data_min", data_min, fail), _parameter("data_max", data_max, fail)
+        # To one shape, so that a message can name the place of a pair that doesn't fit.
         low, high = _together(name, "data_min", low, "data_max", high)
         if (high <= low).any():
             place = high <= low
@@ -254,6 +256,7 @@ def _shift_and_divide(x: FloatArray, y: FloatArray, shift: FloatArray, divisor: 
 
 
 def _clip(x: FloatArray, y: FloatArray, low: FloatArray, high: FloatArray) -> None:
+    # These two pass NaN on; np.fmax and np.fmin would put the bound in its place.
     np.maximum(x, low, out=y)
     np.minimum(y, high, out=y)
 

@@ -57,6 +57,7 @@ class PythonStep(Step):
             raise StepError(self.name, f"expected an array of numbers, found one of {y.dtype}")
         if y.shape[:1] != (len(x),) or (y.ndim == 1 and x.ndim > 1):
             raise ShapeError(f"preprocess step {self.name}", rows_text(x.shape[1:]), y.shape, f"n is {len(x)}")
+        # Steps and model get the dtype of the records, whatever numbers a function before them returns.
         return y.astype(x.dtype, copy=False)
 
     def _mask(self, result: object, x: FloatArray) -> BoolArray:

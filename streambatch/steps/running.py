@@ -80,11 +80,15 @@ class RunningStandardize(StatefulStep):
 
         x: (n, *shape); values that are not finite stay so and don't count. Raises ShapeError when the shape changed.
         """
+        # The initial state has the shape () and fits any record.
         if state.count.shape not in ((), x.shape[1:]):
             wanted = ("n", *map(str, state.count.shape))
             raise ShapeError(f"preprocess step {self.name}", f"({', '.join(wanted)})", x.shape)
+        # Without a row there is no last row of the sums, which is the state after.
         if len(x) == 0:
             return state, x
+        # Values that are not finite, or too large for float32, pass through the arithmetic: they are the model's to
+        # refuse.
         with np.errstate(over="ignore", invalid="ignore"):
             return _standardized(state, x)
 
@@ -118,11 +122,13 @@ def _standardized(state: RunningState, x: FloatArray) -> tuple[RunningState, Flo
     wide = x.astype(np.float64)
     is_known = np.abs(wide) < _LARGEST
     shift = _shift(state, wide, is_known)
+    # In place: `astype` made a copy, so that x stays as it is.
     wide -= shift
     known = np.where(is_known, wide, 0.0)
     count = _running(state.count, is_known.astype(np.float64))
     squares = _running(state.squares, np.square(known))
     total = _running(state.total, known)
+    # Copies, or the state would keep the sums of the whole batch in memory.
     after = RunningState(count=count[-1].copy(), shift=shift, total=total[-1].copy(), squares=squares[-1].copy())
     divisor = np.maximum(count, 1.0)
     mean = total / divisor
@@ -143,4 +149,5 @@ def _shift(state: RunningState, wide: FloatArray, is_known: BoolArray) -> FloatA
 
 def _running(before: FloatArray, values: FloatArray) -> FloatArray:
     values[0] += before
+    # One by one, unlike np.sum, which adds in pairs: the result doesn't depend on where batches were cut.
     return np.cumsum(values, axis=0, out=values)
