@@ -87,8 +87,7 @@ class RunningStandardize(StatefulStep):
         # Without a row there is no last row of the sums, which is the state after.
         if len(x) == 0:
             return state, x
-        # Values that are not finite, or too large for float32, pass through the arithmetic: they are the model's to
-        # refuse.
+        # Values that are not finite stay so, and pass through the arithmetic without a warning.
         with np.errstate(over="ignore", invalid="ignore"):
             return _standardized(state, x)
 
