@@ -73,6 +73,7 @@ class Unpacker(ABC):
             part = self._step(missing)
             parts.append(part)
             missing -= len(part)
+        # First the bytes before the fault are returned; the next call raises it.
         if self._fault is not None and not any(parts):
             raise self._fault
         return b"".join(parts)
@@ -87,6 +88,7 @@ class Unpacker(ABC):
         """Return up to `size` unpacked bytes; keep a fault for later."""
 
     def _skip_padding(self) -> None:
+        # Piece by piece: of data that holds no padding, only the first piece is looked at.
         rest = memoryview(self._input)[self._at : self._at + _PIECE]
         while len(rest) and not any(rest):
             self._at += len(rest)
@@ -102,6 +104,7 @@ class Gunzip(Unpacker):
     def _step(self, size: int) -> bytes:
         if self._member is None:
             self._member = zlib.decompressobj(_GZIP)
+        # A call that fails returns nothing. What the piece holds before the fault is unpacked from this copy.
         before = self._member.copy()
         piece = self._input[self._at : self._at + _PIECE]
         try:
@@ -115,6 +118,7 @@ class Gunzip(Unpacker):
         part: bytes = member.decompress(piece, size)
         # At its end a member may keep the same rest in both places.
         self._at += len(piece) - len(member.unused_data if member.eof else member.unconsumed_tail)
+        # A part of the full size may leave more in the decompressor, which comes out without further input.
         self._has_more_output = len(part) == size and not member.eof
         if member.eof:
             self._member = None
@@ -165,6 +169,7 @@ class PiecewiseUnpacker(Unpacker):
         """Return all or a part of what the next piece unpacks to."""
         if self._member is None:
             self._member = self._new_member()
+        # While xz and bz2 need no input, they hold output, and give it out when called with nothing.
         piece = b"" if self._has_buffered() else self._input[self._at : self._at + _SMALL_PIECE]
         try:
             out = self._decompress(piece)
@@ -173,6 +178,7 @@ class PiecewiseUnpacker(Unpacker):
             return b""
         self._at += len(piece)
         if self._member.eof:
+            # The bytes after its end are those of the next member.
             self._at -= len(self._member.unused_data)
             self._member = None
             self._members += 1
@@ -234,6 +240,7 @@ class Unzstd(PiecewiseUnpacker):
         return out
 
     def _has_buffered(self) -> bool:
+        # zstandard gives out at once all that a piece unpacks to.
         return False
 
     def _error(self) -> type[Exception]:
@@ -252,10 +259,12 @@ def detect(head: bytes) -> Compression:
     """Return how a file is compressed, by its first bytes; 10 are enough."""
     if head.startswith(b"\x1f\x8b"):
         return "gzip"
+    # The second one is a skippable frame (RFC 8878, 3.1.2): 0x184D2A50 to 0x184D2A5F, little-endian.
     if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
         return "zstd"
     if head.startswith(b"\xfd7zXZ\0"):
         return "xz"
+    # BZh alone may be text. After the level, a block starts with the digits of pi; an empty file has those of its root.
     if head.startswith(b"BZh") and head[4:10] in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90"):
         return "bz2"
     return "none"

@@ -8,9 +8,7 @@ from streambatch.core.types import FloatArray
 
 
 def all_finite(x: FloatArray) -> bool:
-    """Whether `x`, of any shape, holds neither NaN nor infinity.
-
-    A sum of squares is finite only if every term is; where it overflows, the numbers are looked at one by one.
-    """
+    """Whether `x`, of any shape, holds neither NaN nor infinity."""
     flat = x.ravel()
+    # A sum of squares is finite only if every term is. Where large numbers make it overflow, each is looked at.
     return math.isfinite(np.vdot(flat, flat)) or bool(np.isfinite(flat).all())

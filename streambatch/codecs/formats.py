@@ -53,6 +53,7 @@ class Format:
         return codec
 
 
+# Imported when called: pyarrow takes long to import, and pipelines of text formats don't need it.
 def _arrow_stream(compression: Compression, header: bytes) -> Container:
     from streambatch.codecs.table.container import ArrowStream
 

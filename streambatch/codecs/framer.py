@@ -42,6 +42,7 @@ class PartitionFramer:
         received: how many of its bytes came, if not all.
         """
         allowed, found = format_size(self.max_record_bytes), format_size(size)
+        # Rounded, the two may look alike: "at most 1 MiB, found 1 MiB" would help nobody.
         if allowed == found:
             allowed, found = f"{self.max_record_bytes} B", f"{size} B"
         kept = head[:KEPT_OF_OVERSIZE]

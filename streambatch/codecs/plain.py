@@ -20,9 +20,11 @@ def plain_values(column: Any) -> list[Any]:
         return _nanosecond_texts(column)
     try:
         if (pa.types.is_time64(kind) or pa.types.is_duration(kind)) and kind.unit == "ns":
+            # Python's own times end at microseconds; pyarrow would refuse to make them of nanoseconds.
             microseconds = pa.time64("us") if pa.types.is_time64(kind) else pa.duration("us")
             column = column.cast(microseconds, safe=False)
         return column.to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
+    # One value that Python has no type for, such as a date past the year 9999, fails the whole column.
     except (ValueError, OverflowError, pa.ArrowException):
         return [_text(column.slice(at, 1)) for at in range(len(column))]
 
@@ -39,6 +41,7 @@ def plain_row(row: Any) -> dict[str, Any]:
 def _nanosecond_texts(column: Any) -> list[Any]:
     """Return times to the nanosecond, which Python's own don't hold."""
     zone = "Z" if column.type.tz else ""
+    # Without its zone: strftime then writes the stored number, which is UTC.
     utc = column.view(pa.timestamp("ns"))
     return pc.strftime(utc, f"%Y-%m-%dT%H:%M:%S{zone}").to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
 

@@ -44,6 +44,7 @@ def living(chunks: Sequence[Chunk], schema: RecordSchema) -> tuple[Sequence[Chun
     """
     if not any(chunk.fault for chunk in chunks):
         return chunks, None, []
+    # np.concatenate needs one array at least, even if all chunks died.
     live, places, rejects, start = [], [np.empty(0, np.int64)], [], 0
     for chunk in chunks:
         if chunk.fault is None:
@@ -92,6 +93,7 @@ def array_of(values: Sequence[float | None], dtype: np.dtype[np.floating[Any]]) 
     try:
         # A quarter faster than np.fromiter, which asks numpy's slow path about every single number.
         struct.pack_into(f"{len(x)}{dtype.char}", x.data, 0, *values)
+    # There is a None, or a number too large for float32.
     except (struct.error, OverflowError):
         with np.errstate(over="ignore"):
             x[:] = np.array(values, np.float64)
@@ -106,6 +108,7 @@ def validate(rows: Rows, chunks: Sequence[Chunk], schema: RecordSchema, strip: S
     x = rows.x
     if all_finite(x):
         return rows
+    # Where numbers may be missing, NaN stands for one that is.
     wrong: BoolArray = np.isinf(x) if schema.missing == "nan" else ~np.isfinite(x)
     is_bad = np.asarray(wrong.reshape(len(x), -1).any(axis=1))
     if not is_bad.any():

@@ -19,6 +19,7 @@ RATIO_MAX = 200
 RATIO_COUNTS_FROM = 1 << 20
 """Unpacked bytes up to which any ratio will do."""
 ZSTD_WINDOW_BYTES = 8 << 20
+"""The most that a sender may ask for in a body of content encoding zstd (RFC 9659)."""
 
 
 class TooLarge(Exception):
@@ -68,6 +69,7 @@ class Unpacking:
         self._unpacked += len(piece)
         if self._unpacked > self._size_max:
             raise TooLarge(f"the body has more than {format_size(self._size_max)}")
+        # 1 GiB of zeros is 1 MiB of gzip: by its size alone, the largest body would cost a sender next to nothing.
         if self._unpacked > max(RATIO_COUNTS_FROM, RATIO_MAX * self._packed):
             raise TooLarge(f"the body unpacks to more than {RATIO_MAX} times its size")
         return piece

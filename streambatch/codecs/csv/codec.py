@@ -63,6 +63,7 @@ class CsvDecoder:
         schema = self._schema
         live, index, rejects = living(chunks, schema)
         tables, kept, start = [], [np.empty(0, np.int64)], 0
+        # One batch may hold files of different headers: each run of chunks is decoded by its own columns.
         for columns, run in groupby(live, _columns_of):
             group = list(run)
             stop = start + sum(chunk.count for chunk in group)
@@ -83,6 +84,7 @@ class CsvDecoder:
         """Decode chunks that have the same columns; make rejects of bad records. Returns the others, and their places
         among all."""
         if self._are_lines and layout.problem is None:
+            # All at once, which is the usual case; only if some record is bad, each alone.
             whole = table(joined(chunks), len(places), layout, self._schema)
             if whole is not None:
                 return whole, places

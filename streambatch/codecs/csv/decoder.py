@@ -59,6 +59,7 @@ class Row(NamedTuple):
 
 def layout_of(columns: tuple[str, ...] | None, schema: RecordSchema) -> CsvLayout:
     """Return where a record with these columns has what the schema asks for; a name that comes twice is the first."""
+    # Backwards, so that of two columns of one name the first one stays.
     where = {name: at for at, name in reversed(list(enumerate(columns or ())))}
     features = [schema.features] if isinstance(schema.features, str) else schema.features
     needed = [*([] if schema.id is None else [schema.id]), *(features if schema.missing == "reject" else [])]
@@ -83,6 +84,7 @@ def table(data: bytes | memoryview, count: int, layout: CsvLayout, schema: Recor
     except UnicodeDecodeError:
         return None
     wanted = [at for at in (layout.id, *layout.features, *layout.carry) if at is not None]
+    # Commas and newlines may stand inside of quotes, where a plain split would cut.
     fields = None if '"' in text else _split(text, data, count, layout.width, wanted)
     if fields is None:
         fields = _parsed(text, count, layout.width, wanted)
@@ -130,21 +132,25 @@ def _split(text: str, data: bytes | memoryview, count: int, width: int, wanted: 
     """Return the wanted columns of records without a quote; None if not every record has `width` fields."""
     if "\r" in text:
         text = text.replace("\r\n", "\n")
+        # A lone carriage return ends nothing and is refused outside of quotes: left to the parsers.
         if "\r" in text:
             return None
     codes = np.frombuffer(data, np.uint8)
     is_newline = codes[(codes == _COMMA) | (codes == _NEWLINE)] == _NEWLINE
     if len(is_newline) != count * width or np.count_nonzero(is_newline) != count:
         return None
+    # The number of fields is right in all; now every newline must be the last of its record too.
     if not is_newline[width - 1 :: width].all():
         return None
     fields = text.replace("\n", ",").split(",")
+    # Up to the last: the text ends with a newline, after which the split finds one more empty field.
     return [fields[at:-1:width] for at in wanted]
 
 
 def _parsed(text: str, count: int, width: int, wanted: list[int]) -> list[list[str]] | None:
     """Return the wanted columns of any records; None if one is malformed or has not `width` fields."""
     try:
+        # A blank line, which the reader gives as no fields, is no record.
         rows = [row for row in csv.reader(io.StringIO(text, newline="\n"), strict=True) if row]
     except csv.Error:
         return None
@@ -160,10 +166,12 @@ def _numbers(texts: list[str], schema: RecordSchema) -> Sequence[float | None] |
     """
     listing = ",".join(texts)
     values = _listed(_NUMBERS, listing, len(texts))
+    # A field that says `null` is text, and must not pass for a missing number.
     if values is None and schema.missing == "nan" and "null" not in listing:
         values = _listed(_NUMBERS_OR_NULL, ",".join([text or "null" for text in texts]), len(texts))
     if values is not None:
         return values
+    # Python takes more for a number than JSON does: `+1`, `.5`, `1.`.
     slowly: list[float | None] = []
     for text in texts:
         value = _number(text, schema)
@@ -186,6 +194,7 @@ def _number(text: str, schema: RecordSchema) -> float | None:
     """Return the number that a field is, NaN for an empty one that may be missing; None if it is none."""
     if not text.strip():
         return np.nan if schema.missing == "nan" else None
+    # `float` takes 1_000 and the digits of other scripts, which other readers of CSV don't.
     if "_" in text or not text.isascii():
         return None
     try:

@@ -24,6 +24,7 @@ State = Literal["field_start", "unquoted", "quoted", "quote_seen"]
 _BOM = b"\xef\xbb\xbf"
 _NEWLINE, _QUOTE, _COMMA = b'\n",'
 
+# All repeats are possessive (`*+`): they never backtrack, so that no input costs more than its length warrants.
 _REST_OF_UNQUOTED = re.compile(rb"[^,\n]*+")
 _REST_OF_QUOTED = re.compile(rb'[^"]*+(?:""[^"]*+)*+"(?=[^"])')
 _RECORD = re.compile(
@@ -63,6 +64,7 @@ class CsvFramer(LinesFramer):
             raise ValueError(f"{start.partition}: the columns are needed to read CSV from byte {start.position} on")
         super().__init__(start)
         self._state: State = "field_start"
+        # A byte order mark can only stand at the very start of a partition.
         self._opening: bytes | None = None if start.position else b""
 
     def feed(self, block: bytes, now: float) -> list[Chunk]:
@@ -76,6 +78,7 @@ class CsvFramer(LinesFramer):
     def end(self, now: float, *, cut_off: bool = False) -> list[Chunk]:
         """Return the unterminated last record, if there is one; a header that was cut off is no record."""
         if self._opening:
+            # The whole partition is shorter than a mark, and looked like the start of one.
             opening, self._opening = self._opening, None
             super().feed(opening, now)
         chunks = super().end(now, cut_off=cut_off)
@@ -90,6 +93,7 @@ class CsvFramer(LinesFramer):
             return b""
         self._opening = None
         if opening.startswith(_BOM):
+            # Positions count the bytes of the file, those of the mark included.
             self._start += len(_BOM)
         return opening.removeprefix(_BOM)
 
@@ -99,11 +103,13 @@ class CsvFramer(LinesFramer):
         self.columns = _names(payload[: int(ends[0])])
         if len(ends) > 1:
             chunk = self._chunk(payload, ends, base, now)
+            # The header is no record: it is taken off, and positions go on behind it.
             chunk.split_off(1)
             chunks.append(chunk)
 
     def _put_oversize(self, head: bytes, size: int, position: int, now: float, chunks: list[Chunk]) -> None:
         if self.columns is None:
+            # Too long to be read: no column has a name then, and every record becomes a reject that says so.
             self.columns = ()
         super()._put_oversize(head, size, position, now, chunks)
 
@@ -116,11 +122,14 @@ class CsvFramer(LinesFramer):
 
     def _boundaries(self, block: bytes) -> IntArray:
         if b'"' not in block:
+            # Without a quote nothing can end a quoted field; after a quote that was seen last, the field turns out to
+            # be closed.
             if self._state == "quoted":
                 return np.empty(0, np.int64)
             self._state = _state_after(block)
             return newlines(block)
         ends = self._by_parity(block)
+        # The scan is right for any bytes, and slower: it runs only where quotes stand in odd places.
         return self._by_scan(block) if ends is None else ends
 
     def _by_parity(self, block: bytes) -> IntArray | None:
@@ -128,16 +137,20 @@ class CsvFramer(LinesFramer):
         codes = np.frombuffer(block, np.uint8)
         quotes = np.flatnonzero(codes == _QUOTE)
         is_open = self._state == "quoted"
+        # Quotes take turns, if all are as they should be; a doubled one closes and opens again.
         opening, closing = quotes[int(is_open) :: 2], quotes[int(not is_open) :: 2]
         if len(opening) and opening[0] == 0:
+            # A quote within an unquoted field is an ordinary character, and opens nothing.
             if self._state == "unquoted":
                 return None
             opening = opening[1:]
+        # The byte after it is in the next block: the state `quote_seen` stands for that.
         if len(closing) and closing[-1] == len(block) - 1:
             closing = closing[:-1]
         if not (_MAY_PRECEDE[codes[opening - 1]].all() and _MAY_FOLLOW[codes[closing + 1]].all()):
             return None
         ends = newlines(block)
+        # An odd number of quotes before a newline means that it is inside of some.
         is_inside = (np.searchsorted(quotes, ends) + is_open) & 1
         if (len(quotes) + is_open) & 1:
             self._state = "quoted"

@@ -90,6 +90,8 @@ class TableChunk(Chunk):
         """Return how many of the first rows fit into that many records and bytes."""
         if records <= 0 or size < 0:
             return 0
+        # The largest `last` whose bytes stay within. `_bytes_to` rounds down: it is at most n as long as _bytes * last
+        # is less than (n + 1) * _rows.
         last = ((self._bytes_to(self.first) + size + 1) * self._rows - 1) // self._bytes
         return min(records, self.count, last - self.first)
 
@@ -99,6 +101,7 @@ class TableChunk(Chunk):
         )
 
     def _bytes_to(self, row: int) -> int:
+        # Whole numbers from the start of the batch: however it is split, the sizes of the parts add up to all bytes.
         return self._bytes * row // self._rows
 
 

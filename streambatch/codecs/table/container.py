@@ -46,11 +46,14 @@ class ArrowStream:
         batches = _batches(payload)
         schema = _schema_for(batches, self._schema, is_first=is_first)
         start = schema.serialize().size
+        # Already the bytes that the file needs: not written once more.
         if len(batches) == 1 and self._codec is None and batches[0].schema.equals(schema):
             stream = payload
         else:
             stream = self._written(_joined(batches, schema))
+        # Only now that nothing can fail any more: after a Misfit, the file's own columns stay.
         self._schema = schema
+        # The columns stand at the start of the file only, and the end mark is written once, by `end`.
         return stream[0 if is_first else start : -len(STREAM_END)]
 
     def end(self) -> None:
@@ -117,6 +120,7 @@ class ParquetFile:
 
     def _write_row_groups(self) -> None:
         if self._writer is None:
+            # Made this late because the columns are known only with the first payload.
             self._writer = pq.ParquetWriter(self._out, self._schema, compression=self._compression)
         if self._pending:
             self._writer.write_table(pa.concat_tables(self._pending), row_group_size=ROW_GROUP_ROWS)
@@ -182,6 +186,7 @@ def _wider_type(known: Any, found: Any) -> Any:
     for is_one in (pa.types.is_signed_integer, pa.types.is_unsigned_integer, pa.types.is_floating):
         if is_one(known) and is_one(found):
             return known if known.bit_width > found.bit_width else found
+    # Most types can be cast to text; for the others `_joined` raises Misfit.
     return pa.string()
 
 

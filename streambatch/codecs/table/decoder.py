@@ -95,6 +95,7 @@ class TableDecoder:
             return concatenated([_ids_by_position(chunk) for chunk in chunks])
         at = layout.id
         if at is None:
+            # Every row becomes a reject then: the layout has a problem.
             return [None] * rows.num_rows
         ids = rows.column(at)
         if pa.types.is_dictionary(ids.type):
@@ -168,6 +169,7 @@ def _may_be_id(kind: Any) -> bool:
 
 def _joined(chunks: Sequence[Chunk], layout: TableLayout) -> Any:
     """Return the columns of all chunks that are asked for, each once; copied only if there are several chunks."""
+    # Only the columns that are asked for: joining copies all that there are.
     slices = [chunk.data().select(layout.wanted) for chunk in chunks]  # type: ignore[union-attr]  # record batches
     if len(slices) == 1:
         return slices[0]
@@ -180,6 +182,7 @@ def _stored(column: Any) -> Any:
 
 def _ids_by_position(chunk: Chunk) -> Any:
     """Return `<partition>:<position>` for the rows of a chunk."""
+    # A record is named by where it ends: the number of the row after it.
     first = chunk.position - chunk.count + 1
     positions = pa.array(np.arange(first, first + chunk.count)).cast(pa.string())
     return pc.binary_join_element_wise(chunk.partition.name, positions, ":")

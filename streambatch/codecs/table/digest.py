@@ -39,10 +39,12 @@ class TableDigest:
         if isinstance(column, pa.ExtensionArray):
             return self._take(name, column.storage)
         if pa.types.is_dictionary(kind):
+            # The same values may have another dictionary in each batch.
             return self._take(name, column.dictionary_decode())
         if column.null_count or pa.types.is_null(kind):
             self._add(f"{name} missing", np.asarray(pc.is_null(column).cast(pa.uint8())))
         else:
+            # Also where none is missing: whether a batch has a null depends on where rows were cut.
             self._add(f"{name} missing", np.zeros(len(column), np.uint8))
         if pa.types.is_null(kind):
             return None
@@ -64,10 +66,12 @@ class TableDigest:
     def _take_values(self, name: str, column: Any) -> None:
         kind = column.type
         if pa.types.is_boolean(kind):
+            # The memory under a null may hold anything. It must not count, here and below.
             self._add(name, np.asarray(pc.fill_null(column, False).cast(pa.uint8())))
             return
         if _is_variable(kind):
             present = pc.drop_null(column)
+            # One type for text and bytes of any kind, with offsets of 64 bits.
             present = present.cast(pa.large_binary())
             self._add(f"{name} lengths", np.asarray(pc.binary_length(present).cast(pa.int64())))
             self._add(name, _bytes_of(present))
@@ -98,6 +102,7 @@ def _bytes_of(column: Any) -> memoryview:
     _, offsets, data = column.buffers()
     if data is None or not len(column):
         return memoryview(b"")
+    # A slice shares the buffers of its batch: its own offsets start at `column.offset`.
     ends = np.frombuffer(offsets, np.int64, len(column) + 1, column.offset * 8)
     return memoryview(data)[ends[0] : ends[-1]]
 

@@ -75,6 +75,7 @@ def _ids(ids: Column) -> Any:
         try:
             return array.cast(pa.int64() if pa.types.is_integer(array.type) else pa.string())
         except pa.ArrowInvalid:
+            # Unsigned integers may be too large for int64: then all ids of the batch are text.
             return array.cast(pa.string())
     try:
         return pa.array(ids, pa.int64() if isinstance(ids[0], int) else pa.string())
@@ -104,6 +105,7 @@ def _carried(column: Column, kind: str | None) -> Any:
 def _of_list(column: Column, kind: str) -> Any:
     """Return what can be made of all values in one go, None if one needs a look of its own."""
     if all(type(value) is Raw or value is UNSET for value in column):
+        # One call of the decoder for all values, which are JSON as it was written.
         data = b",".join([b"null" if value is UNSET else value for value in column])
         try:
             return pa.array(msgspec.json.decode(b"[%b]" % data, type=_LIST_TYPES[kind]))
@@ -123,6 +125,7 @@ def _cast(array: Any, kind: str) -> Any:
         try:
             return array.cast(_TYPES[kind])
         except pa.ArrowInvalid:
+            # pyarrow takes no text without a zone for a type with one.
             array = array.cast(pa.timestamp("us"))
     return array.cast(_TYPES[kind])
 
@@ -145,6 +148,7 @@ def _without_dictionary(array: Any) -> Any:
     """Return an array without a dictionary: in one stream, dictionaries of several batches would be mixed up."""
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
+    # A dictionary inside of lists or structs, which `dictionary_decode` doesn't reach.
     if "dictionary<" in str(array.type):
         array = pa.array(array.to_pylist())
     return array.storage if isinstance(array, pa.ExtensionArray) else array

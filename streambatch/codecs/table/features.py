@@ -90,6 +90,7 @@ def list_features(column: Any, schema: RecordSchema, faults: Faults) -> tuple[Fl
         except _Fault as fault:
             before = np.arange(len(column)) if rows is None else rows
             _tell(fault, before, schema, faults)
+            # The rows of this fault go, and the others are tried again: each round takes out at least one.
             rows = before[~fault.rows]
             column = column.filter(pa.array(~fault.rows))
     return np.empty((0, *schema.feature_shape), schema.numpy_dtype), rows
@@ -99,6 +100,7 @@ def _array(column: Any, schema: RecordSchema) -> FloatArray:
     """Return the numbers of rows of which every one has the right shape. Raises _Fault at the first level of lists
     where one hasn't."""
     rows, shape = len(column), schema.feature_shape
+    # A tensor type holds each row in one flat list, whatever its shape.
     sizes = shape if _is_list(column.type.value_type) or len(shape) == 1 else (prod(shape),)
     for depth, size in enumerate(sizes):
         _check(_nulls(column), rows, "missing_field", "null", depth)
@@ -106,6 +108,7 @@ def _array(column: Any, schema: RecordSchema) -> FloatArray:
             length, start, count = column.type.list_size, column.offset, len(column)
             if length != size:
                 _check(np.ones(count, bool), rows, "wrong_shape", np.full(count, length), depth)
+            # `values` are those of all rows that share the memory: cut to the rows of this slice.
             column = column.values.slice(start * length, count * length)
         else:
             offsets = column.offsets.to_numpy()
@@ -149,6 +152,7 @@ def _note_nulls(column: Any, at: int, schema: RecordSchema, faults: Faults) -> N
 
 def _nulls(column: Any) -> BoolArray | None:
     """Return the mask of null values; None if there are none."""
+    # A null may lie in the dictionary itself, where the column's own null_count doesn't see it.
     if pa.types.is_dictionary(column.type) and column.dictionary.null_count:
         column = column.dictionary_decode()
     return np.asarray(column.is_null().to_numpy(zero_copy_only=False)) if column.null_count else None

@@ -34,6 +34,7 @@ class Text:
         text = self._header + payload if is_first and self._header else payload
         if self._compression == "none" or not text:
             return text
+        # Without the time, the same scores give the same bytes in every run.
         return gzip.compress(text, GZIP_LEVEL, mtime=0) if self._compression == "gzip" else self._framed(text)
 
     def end(self) -> None:

@@ -83,9 +83,11 @@ class JsonDecoder:
             if not all(map(_is_ascii, chunks)):
                 str(data, "utf-8")  # msgspec doesn't check the strings of fields that are not used
             values = [decoder.decode_lines(data) for decoder in self._decoders]
+        # msgspec raises RecursionError for JSON that is nested too deep.
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         count = sum([chunk.count for chunk in chunks])
+        # See `_are_objects`: with as many values as lines, each line holds one.
         return values if all(len(column) == count for column in values) else None
 
     def _decode_each(
@@ -181,9 +183,11 @@ def _layers(uses: Sequence[_Use]) -> list[list[_Use]]:
 
 
 def _struct(name: str, uses: Sequence[_Use]) -> type[Any]:
+    # A struct takes no field without a default behind one with a default.
     required_first = sorted(uses, key=lambda use: use.default is not NODEFAULT)
     fields = [(use.attribute, use.type, msgspec_field(default=use.default)) for use in required_first]
     try:
+        # Without garbage collection: records of JSON hold no cycles, and tracking them would only cost time.
         return msgspec.defstruct(name, fields, rename={use.attribute: use.field for use in uses}, gc=False)
     except ValueError as error:
         raise OptionError(
@@ -219,6 +223,7 @@ def _are_objects(data: bytes | memoryview, ends: IntArray) -> bool:
     if data[0] != _OPEN or codes.take(ends[:-1]).tobytes().count(b"{") != len(ends) - 1:
         return False
     last = codes.take(ends - 2)
+    # Lines that end in \r\n have their brace one byte earlier. If they don't all end alike, each is decoded alone.
     if last[0] == _RETURN and len(data) > 2:
         last = codes.take(ends - 3)
     return last.tobytes().count(b"}") == len(ends)

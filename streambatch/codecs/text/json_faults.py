@@ -81,6 +81,7 @@ def _id(fields: dict[str, bytes], schema: RecordSchema) -> tuple[RecordId | None
             kind
             if kind != "a number"
             else "an integer out of range"
+            # Behind the first character, which may be a sign.
             if raw[1:].isdigit()
             else "a number that is not one"
         )

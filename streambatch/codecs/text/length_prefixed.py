@@ -47,6 +47,7 @@ class LengthPrefixedFramer(PartitionFramer):
         self._read_to += len(block)
         if self._oversize_bytes:
             self._frame(block, self._pass_over(block, 0, chunks, now), chunks, now)
+        # Appended without a look: joining at each block would copy a large record again and again.
         elif len(self._tail) + len(block) < self._wanted:
             self._tail += block
         else:
@@ -76,6 +77,7 @@ class LengthPrefixedFramer(PartitionFramer):
         while at < len(data):
             ends, stop = self._whole(data, at)
             if ends:
+                # The usual case, a block of whole records, is not copied.
                 payload = data if stop - at == len(data) else data[at:stop]
                 base = self._read_to - len(data) + at
                 chunks.append(self._chunk(payload, np.array(ends, np.int64), base, now))
@@ -84,6 +86,7 @@ class LengthPrefixedFramer(PartitionFramer):
             if length <= self.max_record_bytes:
                 self._tail, self._wanted = bytearray(data[stop:]), _LENGTH.size + length
                 return
+            # The length is trusted, however large: it is the only way to find the next record.
             self._tail, self._oversize_bytes, self._passed = bytearray(), length, 0
             at = self._pass_over(data, stop + _LENGTH.size, chunks, now)
 

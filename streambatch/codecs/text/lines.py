@@ -89,6 +89,7 @@ class LinesFramer(PartitionFramer):
         """Return the unterminated last record, if there is one."""
         chunks: list[Chunk] = []
         size, ended = len(self._tail) + self._skipped, self._start + len(self._tail) + self._skipped
+        # A \r at the very end may be half of a line ending, and doesn't count.
         last = self._skipped_last if self._skipped else self._tail[-1] if self._tail else 0
         size -= last == _RETURN
         if size > self.max_record_bytes:
@@ -140,6 +141,8 @@ class LinesFramer(PartitionFramer):
         else:
             used = self._put_runs(payload, ends, now, chunks)
         self._restart(self._start + used)
+        # Behind a record that was ended by force, the boundaries found before don't hold: quotes may have another
+        # meaning.
         if used < len(payload):
             self._resynchronised()
             return payload[used:] + block[cut:]
@@ -149,6 +152,7 @@ class LinesFramer(PartitionFramer):
         """Whether surely no line is blank and none oversize."""
         longest_max = self.max_record_bytes + 1
         if len(ends) == 1:
+            # Lines of one or two bytes may be blank: \n or \r\n.
             return 2 < int(ends[0]) <= longest_max
         sizes = ends.copy()
         sizes[1:] -= ends[:-1]
@@ -161,6 +165,7 @@ class LinesFramer(PartitionFramer):
         """
         starts = np.concatenate((np.zeros(1, np.int64), ends[:-1]))
         sizes = ends - starts - 1
+        # Only where there is something before the newline: else the byte looked at is of the line before.
         sizes -= (sizes > 0) & (np.frombuffer(payload, np.uint8)[ends - 2] == _RETURN)
         done = 0
         for at in np.flatnonzero(sizes > self.max_record_bytes).tolist():
@@ -190,6 +195,7 @@ class LinesFramer(PartitionFramer):
         limit; 0 if there is none from `searched` on."""
         first = start + self.max_record_bytes + 1
         at = data.find(b"\n", max(first, searched))
+        # Without its \r, a record that ends here would be just within the limit.
         if at == first and data[at - 1] == _RETURN:
             at = data.find(b"\n", at + 1)
         return at + 1
@@ -198,6 +204,7 @@ class LinesFramer(PartitionFramer):
         """Keep a block that ends no record. Returns the bytes after a record that it ends by force."""
         tail, held = self._tail, len(self._tail)
         tail += block
+        # One more, for the \r that the ending may have.
         if len(tail) <= self.max_record_bytes + 1:
             return b""
         end = self._forced_end(tail, 0, held)
@@ -210,6 +217,7 @@ class LinesFramer(PartitionFramer):
             self._resynchronised()
             return rest
         if len(tail) > self._tail_bytes_max:
+            # The last byte is kept: if it is a \r and the next block starts with \n, it is of the ending.
             self._skipped, self._skipped_last = len(tail) - KEPT_OF_OVERSIZE, tail[-1]
             del tail[KEPT_OF_OVERSIZE:]
         return b""
