@@ -1,4 +1,4 @@
-"""What the stages of one run have in common."""
+"""The objects that the stages of one run share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streambatch.pipeline.feedback import Feedback
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """One run's."""
+    """The objects of one run."""
 
     run_id: str
     clock: Clock

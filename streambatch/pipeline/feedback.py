@@ -1,4 +1,4 @@
-"""What goes back in a run, against the flow of the records: slots that are free again, and what ends the run early.
+"""The way back in a run, against the flow of the records: slots that are free again, and reasons to end the run early.
 
 Records go one way, from Reading over the inbox to Cutting and on to Delivering. No stage calls one before it: an
 earlier stage learns about the later ones from here.
@@ -15,7 +15,7 @@ from streambatch.microbatch.inflight import InFlight
 
 
 class Feedback:
-    """One run's."""
+    """The way back of one run."""
 
     def __init__(self, in_flight: InFlight) -> None:
         self.in_flight = in_flight

@@ -115,7 +115,7 @@ class Pipeline:
 
     @property
     def model(self) -> Any:
-        """What scores, as it was built last."""
+        """The model, as it was built last."""
         return self._run.settings.model
 
     @property
@@ -148,7 +148,7 @@ class Pipeline:
 
     @property
     def report(self) -> RunReport | None:
-        """What the run did, once it has ended."""
+        """The report of the run, once it has ended."""
         return self._run.report
 
     def stop(self) -> None:

@@ -1,7 +1,7 @@
 """One start-to-stop of a pipeline: its stages, in one task group.
 
-Whatever ends it, every record received is by then scored, dead-lettered, dropped by config, or counted as unacked. It
-knows what parts are, never a concrete source, model or sink.
+At its end, however it came, every record received is scored, dead-lettered, dropped by config, or counted as unacked.
+A run knows the interfaces of parts, never a concrete source, model or sink.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Run:
         self.cutting = Cutting(context, settings, transform, inbox, window, self.delivering.outbox)
         self._tasks: anyio.abc.TaskGroup | None = None
         self.report: RunReport | None = None
-        """What the run did, once it has ended."""
+        """The report of the run, once it has ended."""
 
     @property
     def id(self) -> str:
@@ -238,6 +238,7 @@ class Run:
 
     async def _resume(self) -> None:
         outbox = self.delivering.outbox
+        # Before the outputs are opened: they get the marks of the last checkpoint, and cut their files back to those.
         if self._checkpointed is not None:
             readings = {source.name: source.reading() for source in self._description.sources}
             readers = list(self.reading.readers.values())
@@ -267,7 +268,6 @@ class Run:
         report = self.report = self._report(ended, error)
         # After the report was made: who waits for the end may read it at once.
         self.lifecycle.end("failed" if ended == "failed" else "stopped")
-        # Before the outputs are opened: they get the marks of the last checkpoint, and cut their files back to those.
         if self._checkpointed is not None:
             outages = self.delivering.outbox.outages
             with anyio.move_on_after(LAST_SYNC_SECONDS, shield=True):

@@ -1,4 +1,4 @@
-"""What a pipeline is made from: what stays as it is, and what can be changed while it runs."""
+"""The description of a pipeline, which stays as it is, and its settings, which can be changed while it runs."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Description:
     observer: Observer
     clock: Clock
     folder: Path
-    """What relative paths of parts start at."""
+    """Relative paths of parts start here."""
 
     @property
     def state_path(self) -> Path | None:

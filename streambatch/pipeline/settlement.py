@@ -1,4 +1,4 @@
-"""What happens in a run once a batch is written, and once it is durable."""
+"""The steps that follow in a run once a batch is written, and once it is durable."""
 
 from __future__ import annotations
 
