@@ -315,7 +315,7 @@ class Inbox:
         try:
             while True:
                 if lane.is_hungry:
-                    self._changed.notify()  # whoever waits for this lane may have to make room
+                    self._changed.notify()  # the task that waits for this lane may have to make room
                 await waiter.called.wait()
                 # Replaced before room is looked for: a call that comes from here on is a new one.
                 waiter.called = anyio.Event()

@@ -1,4 +1,4 @@
-"""What a running source pushes into: counts a chunk, then waits with it for room in the inbox.
+"""The way of a running source into the inbox: counts a chunk, then waits with it for room.
 
 A chunk is counted before anything is awaited. From then on its records are batched or, where the source is configured
 so, counted as dropped.

@@ -1,8 +1,8 @@
 """Planned batches: what the journal says was sent and not acked goes out again, cut as it was cut before.
 
 Pure: chunks in, batches out. Of a partition, a planned range takes the records that end after the range before it and
-no later than its own end, so that none is lost or doubled whatever comes. Planned batches leave in planned order; what
-belongs to none of them is held and follows. A batch keeps its id only if it holds what was planned. At a stop those
+no later than its own end, so that none is lost or doubled in any case. Planned batches leave in planned order; records
+that belong to none of them are held and follow. A batch keeps its id only if it holds what was planned. At a stop those
 that are not complete are postponed to the next run, and with them all that can be read again, for no record may
 overtake those before it.
 
@@ -101,7 +101,7 @@ class PlannedBatches:
         """resumable: the sources whose records can be read again by a later run."""
         self.resumable = resumable
         self.unplanned = UnplannedChunks()
-        """What belongs to no planned batch."""
+        """The records that belong to no planned batch."""
         self.postponed: Sequence[PlannedBatch] = ()
         """The planned batches that a later run is to cut, once `postpone` was called."""
         self.changed = 0

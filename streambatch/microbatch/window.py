@@ -111,7 +111,6 @@ class Window:
     def _reset(self) -> None:
         self._chunks: list[Chunk] = []
         self._count = self._size = 0
-        # No deadline while the window is empty: time counts from a batch's first record, not from the last batch, or a
-        # steady trickle of records would get batches at the wrong time.
+        # No deadline while the window is empty: time counts from a batch's first record, never from the last batch.
         self._opened = self.deadline = inf
         self._is_overfull = False
