@@ -26,9 +26,9 @@ class ReadAhead(ABC):
         self._state: ReadAheadState = "new"
         self._tasks: TaskGroup | None = None
         self._error: Exception | None = None
-        """What the source raised while it was read."""
+        """The error that the source raised while it was read."""
         self._late_error: Exception | None = None
-        """What it raised as it was left."""
+        """The error that it raised as it was left."""
 
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
@@ -73,7 +73,7 @@ class ReadAhead(ABC):
 
     @abstractmethod
     def _stopped(self) -> None:
-        """Take note that nothing more is read, and wake whoever waits for it."""
+        """Take note that nothing more is read, and wake the task that waits for it."""
 
     async def _run(self) -> None:
         try:

@@ -111,7 +111,7 @@ class Batched(Generic[Row, Score]):
 
 
 class BatchedMethod(Protocol[OwnerIn, Row, Score]):
-    """What type checkers see in a class body; on an object it is a `Batched`."""
+    """The type of a batched method in a class body; on an object it is a `Batched`."""
 
     @overload
     def __get__(self, owner: None, kind: type, /) -> Self: ...

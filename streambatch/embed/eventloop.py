@@ -17,16 +17,16 @@ Body = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Turn(Protocol):
-    """What one task awaits until another ends it."""
+    """An awaitable on which one task waits until another ends it."""
 
     def __await__(self) -> Generator[Any, Any, None]: ...
 
 
 class Task(Protocol):
-    """A task that outlives whoever started it."""
+    """A task that outlives the task that started it."""
 
     def cancel(self) -> None:
-        """Ask it to end, by what its event loop raises in a task that is cancelled."""
+        """Request its end, by the exception that its event loop raises in a cancelled task."""
         ...
 
     async def ended(self) -> None:

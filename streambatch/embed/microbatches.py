@@ -67,7 +67,7 @@ def microbatches(
 
     Of an asynchronous iterable a batch is a list of its items; of a source it is a SourceBatch. It closes at
     `max_records`, at `max_bytes` (sources only), or `max_wait` seconds after its first record arrived if it is asked
-    for by then; until then it goes on filling. What the source raised is raised once the batches before it are
+    for by then; until then it goes on filling. An error of the source is raised once the batches before it are
     out. Left early, by break, exception or cancellation, it ends what it started; an asynchronous generator is closed,
     and what it raises then is raised too.
 
