@@ -21,7 +21,7 @@ Done = Callable[[Batch, Outcome | Exception], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringContext:
-    """What batches are scored with, wherever that is."""
+    """The transform and limits that batches are scored with, in any executor."""
 
     transform: Transform
     now: Now

@@ -16,7 +16,7 @@ _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 def checked_scores(model: str, scores: object, n: int) -> FloatArray:
     """Return a model's scores as float32 or float64 of shape (n,) or (n, k), k at least 1.
 
-    Other numbers become floats: float16 as float32, integers and booleans as float64. What is not finite passes.
+    Other numbers become floats: float16 as float32, integers and booleans as float64. Numbers that are not finite pass.
     Raises ShapeError for other shapes, ModelError for what are no numbers.
     """
     # The exact type: subclasses, such as masked arrays, become plain arrays first.

@@ -1,9 +1,9 @@
-"""What runs the transform, and what every kind of it keeps.
+"""The interface of all executors, which run the transform, and the promises that each of them keeps.
 
 An executor holds at most `capacity` batches, running or waiting for a worker; its caller submits no more. Every batch
 submitted comes back once, through `done`, on the event loop, with its outcome or with the error that ends the run;
-batches come back in any order. Only a hard stop leaves batches behind. What numpy would warn of while a batch is scored
-is not worth a warning: numbers that are not finite become rejects.
+batches come back in any order. Only a hard stop leaves batches behind. Warnings of numpy are off while a batch is
+scored: numbers that are not finite become rejects.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What executors have in common that call the model on the event loop."""
+"""The common part of executors that call the model on the event loop."""
 
 from __future__ import annotations
 

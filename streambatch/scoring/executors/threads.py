@@ -104,7 +104,7 @@ class ThreadExecutor:
                     self._give_up(worker, call.scoring)
             with anyio.move_on_after(first_due - now):
                 await self._replaced.wait()
-            # An idle run wakes up for nothing: without a batch there is no call to time.
+            # Without a batch there is no call to time: an idle run is not woken again and again.
             if self._in_hand == 0:
                 await self._submitted.wait()
 
