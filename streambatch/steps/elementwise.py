@@ -1,6 +1,6 @@
 """Preprocess steps: pure functions from arrays of features (n, *shape) to arrays of the same dtype.
 
-A step never changes the array it is given. What is wrong with its parameters is found when it is built or bound to
+A step never changes the array it is given. Faults of its parameters are found when it is built or bound to
 the shape and dtype of the records, not while records flow.
 """
 

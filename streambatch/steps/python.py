@@ -19,7 +19,7 @@ from streambatch.core.wrapping_scoring import built, check_takes_one, is_async, 
 class PythonStep(Step):
     """A step written in Python: a function of x, an object that can be called with x, or a class of such objects.
 
-    It returns n rows, or those and a mask (n,) of booleans: the rows to keep. What it returns is made of the dtype of
+    It returns n rows, or those and a mask (n,) of booleans: the rows to keep. The rows are cast to the dtype of
     x. Raises StepError when it can't be used.
     """
 
