@@ -24,7 +24,7 @@ which can't be told how much to give: 128 KiB for each 4 bytes of it, at worst."
 _STEP = 64 << 10
 """Bytes asked of xz and bz2 at once."""
 _XZ_MEMORY = 128 << 20
-"""What an xz file may ask for: twice what `xz -9` makes."""
+"""Memory that an xz file may ask for: twice as much as files of `xz -9` do."""
 
 
 class Corrupt(Exception):
@@ -104,7 +104,7 @@ class Gunzip(Unpacker):
     def _step(self, size: int) -> bytes:
         if self._member is None:
             self._member = zlib.decompressobj(_GZIP)
-        # A call that fails returns nothing. What the piece holds before the fault is unpacked from this copy.
+        # A call that fails returns nothing. The bytes before the fault are then unpacked from this copy.
         before = self._member.copy()
         piece = self._input[self._at : self._at + _PIECE]
         try:

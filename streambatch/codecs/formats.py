@@ -1,6 +1,6 @@
 """The table of formats: how each one frames and codes records, and what a source or a sink can do with it.
 
-A further format is one more entry, and its name in the aliases. What is said of formats elsewhere derives from here.
+A further format is one more entry, and its name in the aliases. Other modules derive from here what depends on it.
 Codecs are no plugins: a source's or sink's options list the formats that they take, and stored positions count in them.
 """
 

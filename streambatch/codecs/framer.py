@@ -1,4 +1,4 @@
-"""What all framers share: their position in the partition, and how they make chunks.
+"""The common part of all framers: their position in the partition, and how they make chunks.
 
 Invariant: the chunks of a framer, in the order it hands them out, hold every record of its partition once, in order;
 `position` is where the last of them ended. The payload of a chunk with a fault is the record's own bytes, unframed.
@@ -42,7 +42,7 @@ class PartitionFramer:
         received: how many of its bytes came, if not all.
         """
         allowed, found = format_size(self.max_record_bytes), format_size(size)
-        # Rounded, the two may look alike: "at most 1 MiB, found 1 MiB" would help nobody.
+        # Rounded, the two may look alike: "at most 1 MiB, found 1 MiB" would say nothing.
         if allowed == found:
             allowed, found = f"{self.max_record_bytes} B", f"{size} B"
         kept = head[:KEPT_OF_OVERSIZE]

@@ -1,4 +1,4 @@
-"""What all decoders share: they set dead chunks aside, put numbers into an array, and make rejects of faulty records.
+"""The common part of decoders: they set dead chunks aside, put numbers into an array, and make rejects of bad records.
 
 Invariant: each record of the chunks a decoder is given becomes either a row or a reject, and `Rows.index` and
 `Reject.index` together name each of their places once.

@@ -198,7 +198,7 @@ def _table(allowed: bytes) -> BoolArray:
 
 
 _MAY_PRECEDE = _table(b',\n"')
-"""What stands before a quote that opens a field; a quote there has just closed, so that the two are one pair."""
+"""Bytes that stand before a quote that opens a field; a quote there has just closed, so that the two are one pair."""
 _MAY_FOLLOW = _table(b',\n\r"')
 
 

@@ -1,8 +1,8 @@
 """Arrow and Parquet files from payloads that are IPC streams.
 
 All rows of a file have the same columns: what comes later is widened to them (an integer id becomes text where text is,
-float32 becomes float64), and what can't be is a Misfit, for which a new file is begun. What a file was widened to is
-what the next one starts with, so that mixed ids don't begin a file each.
+float32 becomes float64), and a payload that can't be is a Misfit, for which a new file is begun. The next file starts
+with the columns that the last one was widened to, so that mixed ids don't begin a file each.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class ParquetFile:
 
     @property
     def backlog(self) -> bytes:
-        """What the writer made; its setter empties it."""
+        """The bytes that the writer made; its setter empties it."""
         return bytes(self._out.made)
 
     @backlog.setter

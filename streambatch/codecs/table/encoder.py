@@ -21,7 +21,7 @@ from streambatch.core.text import encodable
 from streambatch.core.types import FloatArray
 
 STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
-"""What ends an IPC stream."""
+"""The end mark of an IPC stream."""
 
 _TYPES = {
     "bool": pa.bool_(),
@@ -50,8 +50,8 @@ class TableEncoder:
 
     Columns: `id`, int64 if all ids of the batch are such integers, else string; `score`, float32 or float64 as the
     model has it, a list of k for scores of width k; carried fields of their declared type, where none is declared as
-    they come from a table and else as text. Text is a string's own, JSON for other values. What is absent, or isn't of
-    the declared type, is null.
+    they come from a table and else as text. Text is a string's own, JSON for other values. A value that is absent, or
+    isn't of the declared type, is null.
     """
 
     def __init__(self, schema: RecordSchema) -> None:

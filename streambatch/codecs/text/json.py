@@ -142,7 +142,7 @@ class JsonEncoder:
 
 
 class _Use(NamedTuple):
-    """What a field of a record is decoded for: as which attribute and type."""
+    """The use of a field of a record: the attribute and type as which it is decoded."""
 
     attribute: str
     field: str
