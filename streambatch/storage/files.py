@@ -72,6 +72,7 @@ class AppendFile:
         """Create the file and its folders where missing and claim it. HeldError when another process has it."""
         with self._naming_errors(), anyio.CancelScope(shield=True):
             self._unsynced_folders = await to_thread.run_sync(_make_folders, self.path)
+            # Unbuffered: a write that fails says so itself, and leaves nothing that a later flush would write.
             handle = await aiofiles.open(self.path, "a+b", buffering=0)
             try:
                 self.length = await to_thread.run_sync(_claim, handle.fileno(), self.path)
@@ -79,6 +80,7 @@ class AppendFile:
                 await handle.close()
                 raise
         self._handle = handle
+        # Dirty from the start: what an earlier process wrote may not be durable.
         self._is_dirty, self._is_torn, self._lost = True, False, None
 
     async def head(self, size: int) -> bytes:
@@ -108,6 +110,7 @@ class AppendFile:
         with self._naming_errors(), anyio.CancelScope(shield=True):
             if self._is_torn:
                 await self._cut(self.length)
+            # Before the write: whatever happens to it, part of it may be in the file.
             self._is_dirty = self._is_torn = True
             try:
                 await self._put(payload)
@@ -136,6 +139,7 @@ class AppendFile:
             self._lost = SinkError(self.owner, problem)
             raise self._lost from error
         self._unsynced_folders = []
+        # A write may have gone on during the fsync.
         self._is_dirty = self._is_torn or self.length != length
         return length
 
@@ -215,9 +219,11 @@ def _claim(fd: int, path: Path) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "neither a file nor a device; to write to a pipe use the sink stdout", str(path))
     try:
+        # The system drops the lock with the process, also when that is killed.
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise HeldError(f"{path} is being written by {_holder(status)}; stop that, or choose another path") from None
+    # Looked up again: the last holder may have written after the first look.
     return os.fstat(fd).st_size
 
 
@@ -225,6 +231,7 @@ def _rename(old: Path, new: Path) -> None:
     """Rename a file that only this process names, so that what is there can't come in between."""
     if new.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(new))
+    # It would replace another file without a word, hence the look before.
     os.rename(old, new)
 
 

@@ -41,6 +41,8 @@ class StateFolder:
     def __exit__(self, *_: object) -> None:
         self._entered -= 1
         if not self._entered and self._lock is not None:
+            # The file stays: were it removed, two processes could each hold a lock, one on the old file and one on a
+            # new one.
             lock, self._lock = self._lock, None
             os.close(lock)
 
@@ -52,6 +54,7 @@ class StateFolder:
             raise _unusable(error, error.filename) from error
         try:
             self._take(lock)
+            # Only once it is held: until then the file names its holder.
             os.truncate(lock, 0)
             os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         except BaseException as error:
@@ -79,6 +82,7 @@ def held_by(folder: Path) -> str | None:
     except OSError:
         return None
     try:
+        # Shared, so that several processes may look at once; closing the file gives it back.
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return _named_in(lock)

@@ -58,6 +58,7 @@ class SegmentNames:
         stem = Path(parts).stem or path.name
         ending = path.name[len(stem) :]
         self._path, self._stem, self._ending = path, stem, ending
+        # Eight digits or more: numbers go on after 99999999.
         self._pattern = re.compile(rf"{re.escape(stem)}-(\d{{8,}}){re.escape(ending)}")
 
     @property
@@ -217,6 +218,7 @@ class SegmentedFile:
         self._segment.number = mark.segment
         if mark.is_replacing:
             await self._clear(found)
+        # A segment that is closing may have its name already.
         elif later := [path for number, path in found.items() if number + (not mark.is_closing) > mark.segment]:
             raise self._mismatch(f"{later[-1]} is newer than its state")
         elif mark.is_closing:
@@ -341,6 +343,7 @@ class SegmentedFile:
             elif closed in found.values():
                 if (length := (await anyio.Path(closed).stat()).st_size) < mark.length:
                     raise self._mismatch(f"{closed} has {length} bytes, and was stored with {mark.length}")
+                # It has its name, which may not be durable: the process may have ended between rename and sync.
                 await to_thread.run_sync(sync_folder, closed.parent)
         except OSError as error:
             raise disk_error(self.owner, error, closed) from error
