@@ -26,6 +26,7 @@ MAGIC = b"SBk1"
 KEY_BYTES = 16
 
 _MARK = struct.Struct("<4sI")
+# The fields of BlockHeader after its offset, in their order; little-endian and without gaps on any machine.
 _FACTS = struct.Struct("<IQQIIIdB")
 HEADER_BYTES = _MARK.size + _FACTS.size
 _ENDS = np.dtype("<u4")
@@ -78,7 +79,9 @@ class NewBlock:
 
 def block_of(chunk: Chunk, arrived_at: float) -> NewBlock:
     """Return a chunk's records, ready to be written."""
+    # Counted from the block's first record, so that 4 bytes are enough.
     ends = (chunk.ends[chunk.first : chunk.last] - chunk.start).astype(_ENDS)
+    # Most blocks have nothing to say of their records, and spend no bytes on it.
     plain = chunk.columns is None and chunk.fault is None
     about = b"" if plain else _encoder.encode(BlockInfo(chunk.columns, chunk.fault))
     packed = (about, ends.tobytes(), bytes(chunk.data()))
@@ -104,6 +107,7 @@ def pack_header(block: NewBlock, packed: Sequence[bytes], *, position: int, sync
     facts = _FACTS.pack(
         block.body_bytes, position, synced, block.count, block.size, block.info_bytes, block.arrived_at, flags
     )
+    # One checksum over header and content: neither passes with the other of another block.
     crc = crc32(facts)
     for piece in packed:
         crc = crc32(piece, crc)
@@ -177,18 +181,19 @@ def chunks_of(
 ) -> list[Chunk]:
     """Return the records of consecutive blocks that end after a position; blocks of one kind become one chunk.
 
-    wall, now: what the clock shows, in wall and in monotonic seconds. A wall clock that was set back since makes no
-    arrival later than now: a batch would wait for it.
+    wall, now: the clock's time, in wall and in monotonic seconds.
     """
     chunks = []
     for run, kind in _alike(data, headers):
         payload = b"".join(bytes(data[header.next_offset - header.size : header.next_offset]) for header in run)
         begins = run[0].position
         ends = np.concatenate([ends_of(data, header) + (header.position - begins) for header in run])
+        # A wall clock that was set back since must make no arrival later than now: a batch would wait for it.
         arrived_at = now - max(0.0, wall - run[0].arrived_at)
         chunk = Chunk(
             Partition(source, PARTITION), payload, ends, begins, arrived_at, columns=kind.columns, fault=kind.fault
         )
+        # The first of them may be acked already; `split_off` leaves the rest in the chunk.
         known = int(np.searchsorted(ends, after - begins, side="right"))
         if known == chunk.count:
             continue
@@ -200,6 +205,7 @@ def chunks_of(
 
 def tally(source: str, count: int, size: int, base: int, arrived_at: float) -> Chunk:
     """Return what counts as so many records without holding them; all end where the last one does."""
+    # A view of one number: a backlog of millions of records takes no memory.
     ends = np.broadcast_to(np.int64(size), (count,))
     return Chunk(Partition(source, PARTITION), b"", ends, base, arrived_at)
 
@@ -227,6 +233,7 @@ def _alike(data: memoryview, headers: Sequence[BlockHeader]) -> Iterator[tuple[l
             continue
         found = info_of(data, header)
         size = header.end - run[0].position if run else 0
+        # A fault is about one record, whose chunk holds no other.
         apart = found != kind or found.fault is not None or size > _MERGED_BYTES
         if run and (apart or header.position != run[-1].end):
             yield run, kind
@@ -273,7 +280,9 @@ def scan_segment(data: memoryview, first: int, *, acked: int, known_to: int, end
                 keys.append((header.arrived_at, key))
         length, end = request[-1].next_offset, request[-1].end
     has_rest = length < len(data)
+    # Less is here than was known to be safe, or than the next segment begins after; what is acked may be missing.
     is_damaged = (known_to if ends_at is None else ends_at) > max(end, acked)
+    # A segment that another one follows was complete and durable: none of it can be a torn end.
     is_damaged = is_damaged or (has_rest and (ends_at is not None or _was_safe(data, length)))
     return SegmentScan(
         length, end, records_end, (records[0], records[1]), keys, has_rest and not is_damaged, is_damaged
@@ -301,18 +310,17 @@ def _ending_after(data: memoryview, header: BlockHeader, position: int) -> int:
 
 
 def _was_safe(data: memoryview, offset: int) -> bool:
-    """Whether a later block says that what lies at `offset` had been durable before it was written.
-
-    Records may hold what looks like blocks, and each look reads a block. After many looks in vain it is taken for
-    damage, which puts the segment aside and throws nothing away.
-    """
+    """Whether a later block says that what lies at `offset` had been durable before it was written."""
     held = bytes(data[offset:])
     at = held.find(MAGIC, 1)
+    # Records may hold what looks like blocks, and each look reads a block. After many looks in vain it is taken for
+    # damage, which puts the segment aside and throws nothing away.
     for _ in range(_LOOKS_MAX):
         if at < 0:
             return False
         header = block_at(data, offset + at)
         if header is not None and header.synced > offset:
             return True
+        # Over a whole block in one step: the records in it may look like blocks.
         at = held.find(MAGIC, at + 1 if header is None else header.next_offset - offset)
     return True

@@ -35,6 +35,7 @@ RETRIES = RetryPolicy(longest_seconds=5.0, jitter=0.0)
 """A full disk is tried again until there is space, and no other spool waits for the same moment."""
 LAST_SECONDS = 2.0
 """How long a stop, also a hard one, waits for space on a full disk."""
+# A quota that is used up is a full disk to those who write.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 T = TypeVar("T")
@@ -86,8 +87,10 @@ class SpoolDisk:
 
     async def _pause(self, seconds: float) -> None:
         if self.is_hurried:
+            # There are LAST_SECONDS in all: too few for waits that grow.
             await anyio.sleep(RETRIES.first_seconds)
         else:
+            # A stop ends this wait, which may be long.
             with anyio.move_on_after(seconds):
                 await self._hurried.wait()
 

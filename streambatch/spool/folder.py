@@ -108,6 +108,7 @@ class _ActiveSegment:
         """Begin to write at the end of what is durable: cut what an earlier write left that failed."""
         if self._is_torn:
             os.ftruncate(self._fd, self.segment.length)
+        # Until `sync`: whatever fails from here on may leave something behind.
         self._is_torn = True
 
     def write(self, data: bytes, offset: int) -> None:
@@ -158,6 +159,7 @@ class SegmentFile:
             return memoryview(b""), [_skipped(limit - offset, segment.end)]
         data = os.pread(fd, min(size, limit - offset), offset)
         length = block_bytes(memoryview(data), 0)
+        # One block is always read whole, however long it is.
         if length is not None and len(data) < length <= limit - offset:
             data = os.pread(fd, length, offset)
         view, at, headers = memoryview(data), 0, []
@@ -199,6 +201,7 @@ class SpoolFolder:
     @property
     def size(self) -> int:
         """Bytes of all segments but those put aside."""
+        # A copy of the list: another thread may change it meanwhile.
         return sum(segment.length for segment in tuple(self.segments) if not segment.is_aside)
 
     @property
@@ -247,6 +250,7 @@ class SpoolFolder:
                         packed = (_staged(request.staged, block, staged_offset),)
                         staged_offset += block.body_bytes
                     more = at + 1 < len(request.blocks)
+                    # `segment.length` and not `length`: what was durable before this group.
                     header = pack_header(block, packed, position=end, synced=segment.length, more=more)
                     active.write(b"".join((header, *packed)), length)
                     length += block.block_bytes
@@ -269,6 +273,7 @@ class SpoolFolder:
         doomed = self.removable(acked)
         if not doomed:
             return
+        # First: a key must be in a key file before the segment that holds it is gone.
         self.keys.save([entry for segment in doomed for entry in segment.keys], now)
         for segment in doomed:
             segment.is_doomed = True
@@ -349,6 +354,7 @@ class SpoolFolder:
 
 
 def _scanned(segment: SpoolSegment, size: int, acked: int, known_to: int, ends_at: int | None) -> SegmentScan:
+    # An empty file can't be mapped.
     if size == 0:
         return scan_segment(memoryview(b""), segment.first, acked=acked, known_to=known_to, ends_at=ends_at)
     with (

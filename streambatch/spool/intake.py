@@ -65,6 +65,7 @@ class SpoolIntake(Intake):
         while (earlier := self._under_way.get(hashed_key)) is not None:
             await earlier.wait()
         found = self._log.keys.find(hashed_key, self.clock.wall())
+        # Only a request that is stored holds up later ones: a repeated one is compared, and changes nothing.
         if found is None:
             self._under_way[hashed_key] = anyio.Event()
         return self._request(_Identity(hashed_key, found))
@@ -88,7 +89,9 @@ class _Identity:
         self._has_columns = False
 
     def add(self, chunk: Chunk) -> None:
-        """Digest the records, however the body was cut, and once what gives their fields names."""
+        """Add records to the digest, which is the same however their body was cut."""
+        # Names of columns belong to the records, and count once: how many chunks repeat them depends on how the body
+        # was cut.
         if chunk.columns is not None and not self._has_columns:
             self._has_columns = True
             self._digest.update(msgspec.json.encode(chunk.columns))
@@ -144,6 +147,7 @@ class _OpenRequest(StoredRequest):
         self._count += chunk.count
         if self._identity is not None:
             self._identity.add(chunk)
+            # A repeated request is only compared: its records are in the spool already.
             if self._identity.earlier is not None:
                 self.memory.give(chunk.size)
                 return
@@ -153,6 +157,7 @@ class _OpenRequest(StoredRequest):
             raise RequestTooLarge(f"the request takes more than {format_size(most)} of the spool; send it in parts")
         held.add(block, chunk)
         self._intake.held += chunk.size
+        # Clients that send slowly may keep many requests open: together they hold a share of the memory, and no more.
         if held.size > KEPT_BYTES or self._intake.held > self.memory.capacity // SHARE:
             await self._stage()
 
@@ -167,6 +172,7 @@ class _OpenRequest(StoredRequest):
                     return earlier.received
                 key = RequestKey(identity.key, identity.digest(), self._count)
                 self._held.add_key(key_block(key, self.clock.wall(), is_alone=not self._held.blocks))
+            # A request without records and without a key has nothing to store.
             if self._held.blocks:
                 await self._store(key)
             return self._count
@@ -202,7 +208,10 @@ class _OpenRequest(StoredRequest):
     async def _store(self, key: RequestKey | None) -> None:
         request = SpoolRequest(self._held.blocks, self._staging.fileno(), key)
         pending = PendingRequest(request, self._held.chunks, is_awaited=True)
-        self._disown()  # the log gives the bytes back from now on
+        # The log gives the bytes back from now on: `discard`, which comes after, must not do it again.
+        self._disown()
+        # Until it is durable: `discard` closes the staged file that the writer copies from, and lets the next request
+        # with this key go on, which must find this one stored.
         with anyio.CancelScope(shield=True):
             await self._log.append(pending)
             await pending.durable()

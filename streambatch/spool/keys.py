@@ -52,6 +52,7 @@ class SpoolKeys:
 
     def add(self, at: float, key: RequestKey) -> None:
         """Remember a key, and forget those that no longer count."""
+        # Out and in again: a dict keeps a key at its first place, and the oldest must be first.
         self._known.pop(key.key, None)
         self._known[key.key] = (at, key)
         while self._known:
@@ -63,12 +64,14 @@ class SpoolKeys:
     def load(self) -> None:
         """Read the key files. Raises OSError."""
         matches = [(_NAME.fullmatch(name), name) for name in os.listdir(self._folder)]
+        # In the order in which they were written: of a key that is there twice, the younger entry counts.
         for number, path in sorted((int(match[1]), self._folder / name) for match, name in matches if match):
             entries = _entries(path.read_bytes())
             for at, key in entries:
                 self.add(at, key)
             self._files.append((path, len(entries), max((at for at, _ in entries), default=0.0)))
             self._number = number
+        # A file that was found is never appended to: its end may be torn.
         self._number += 1
 
     def save(self, keys: Iterable[tuple[float, RequestKey]], now: float) -> None:
@@ -80,6 +83,7 @@ class SpoolKeys:
         while self._files:
             path, count, newest = self._files[0]
             younger -= count
+            # A file goes once none of its keys counts, or the files after it hold as many keys as are remembered.
             if younger < KEYS_MAX and newest + self._window > now:
                 break
             path.unlink(missing_ok=True)
@@ -92,10 +96,12 @@ class SpoolKeys:
         count = 0 if is_new else self._files[-1][1]
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
+            # After the entries that are whole: what a failed write left there is overwritten.
             write_whole(fd, b"".join(entries), count * _ENTRY_BYTES)
             os.fsync(fd)
         finally:
             os.close(fd)
+        # The keys are nowhere else once their segments are removed: a crash must not lose the file's name.
         if is_new:
             sync_folder(self._folder)
         else:
@@ -108,6 +114,7 @@ class SpoolKeys:
 def write_whole(fd: int, data: bytes, offset: int) -> None:
     """Write all of `data` at an offset. Raises OSError."""
     written = os.pwrite(fd, data, offset)
+    # A write may be short, as on a disk that is almost full; the next one then raises the reason.
     while written < len(data):
         written += os.pwrite(fd, memoryview(data)[written:], offset + written)
 
@@ -119,6 +126,7 @@ def _packed(at: float, key: RequestKey) -> bytes:
 
 def _entries(data: bytes) -> list[tuple[float, RequestKey]]:
     found = []
+    # All entries have one size: the next is found after a damaged one, and a torn last one is left out.
     for start in range(0, len(data) - _ENTRY_BYTES + 1, _ENTRY_BYTES):
         if _CRC.unpack_from(data, start + _ENTRY.size)[0] == crc32(data[start : start + _ENTRY.size]):
             key, digest, received, at = _ENTRY.unpack_from(data, start)

@@ -60,6 +60,8 @@ class SpoolLog:
         self._source, self._memory, self._clock, self._observer = source, memory, clock, observer
         self._received = received
         share = memory.capacity // SHARE
+        # Room comes back by whole segments: with few large ones, acked records would long keep the room that others
+        # wait for.
         segment_bytes = min(SEGMENT_BYTES, max_bytes // SEGMENTS_MIN)
         self._folder = SpoolFolder(folder, segment_bytes, SpoolKeys(folder, window))
         self._disk = SpoolDisk(source, folder, clock, observer)
@@ -110,6 +112,7 @@ class SpoolLog:
         waited = self._clock.monotonic() - since
         if waited > BLOCKED_SECONDS_MIN:
             self._observer.source_blocked(self._source, waited)
+        # Looked at after the wait, which a failure ends.
         if self._queue.failure is not None:
             self._memory.give(pending.held)
             raise self._queue.failure
@@ -136,6 +139,7 @@ class SpoolLog:
         try:
             await self._writer.run()
         except OSError as error:
+            # Before `_give_up`, which keeps the first failure: senders are told why, and not that the spool is closed.
             self._queue.failure = self._disk.failure(error)
             raise self._queue.failure from error
         except SourceError as error:
@@ -167,11 +171,13 @@ class SpoolLog:
             request = pending.request
             for block, chunk in zip(request.blocks, pending.chunks, strict=True):
                 place = next(place_of)
+                # A block that ends a request with a key has no records to count.
                 if block.count:
                     self._reader.backlog += block.count
                     now = self._clock.monotonic()
                     self._received(tally(self._source, block.count, block.size, place.base, now))
                 self._reader.keep(chunk, block, place)
+            # The block with the key is the last one of its request.
             if request.key is not None:
                 self.keys.add(request.blocks[-1].arrived_at, request.key)
             pending.settle()

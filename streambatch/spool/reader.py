@@ -122,10 +122,12 @@ class SpoolReader:
     def keep(self, chunk: Chunk | None, block: NewBlock, place: BlockPlace) -> None:
         """Keep records that have become durable in memory, if they are next and few enough; else let them go."""
         reached = self._ready.end if self._ready else self._cursor.position
+        # A block that is not kept leaves a gap: none after it is next until reading from disk has caught up.
         is_next = place.base == reached and not self._ready.is_full
         if is_next and (chunk is not None or not block.count):
             again = None if chunk is None else respooled(self._source, chunk, place.base)
             self._ready.add(_Ready(again, place, place.base + block.size))
+        # It is read back from disk later, and takes memory then.
         elif chunk is not None:
             self._memory.give(chunk.size)
 
@@ -145,6 +147,7 @@ class SpoolReader:
         cursor = self._cursor
         while self._ready:
             chunk, place, end = self._ready.pop()
+            # The cursor moves along over what comes from memory too, so that a read from disk begins after it.
             if place.segment is not cursor.segment:
                 cursor.enter(place.segment)
             cursor.offset = place.next_offset
@@ -168,7 +171,10 @@ class SpoolReader:
         if segment is None:
             self._cursor.position = self._durable_to  # what lies between was put aside earlier
             return
+        # The length is taken once: the writer moves it on, and what lies before it is durable.
         cursor, limit = self._cursor, segment.length
+        # Reserved before the read, and replaced below by what came of it: one block may be larger, and acked records
+        # are left out.
         await self._memory.reserve(READ_BYTES)
         chunks: list[Chunk] = []
         try:
@@ -183,6 +189,7 @@ class SpoolReader:
         finally:
             self._memory.take(sum(chunk.size for chunk in chunks))
             self._memory.give(READ_BYTES)
+        # Offsets in the headers count from where the read began.
         cursor.offset += headers[-1].next_offset
         cursor.reach(headers[-1].end)
         for chunk in chunks:
@@ -192,6 +199,7 @@ class SpoolReader:
         cursor, at = self._cursor, self._cursor.segment
         if at is not None and cursor.offset < at.length and at.end > cursor.position:
             return at
+        # A copy: the writer's thread may remove segments meanwhile.
         for segment in tuple(self._folder.segments):
             if segment.end > cursor.position and segment is not at:
                 cursor.enter(segment)
@@ -203,6 +211,7 @@ class SpoolReader:
         """Put a damaged segment aside and continue after it; what was not read of it is lost."""
         if not segment.is_aside:
             await self._put_aside(segment)
+        # Records that were handed out before the damage was found are not lost.
         lost = segment.records - self._cursor.records
         self.backlog -= lost
         self._lost(lost)

@@ -82,6 +82,7 @@ class RequestQueue:
 
     async def room(self) -> None:
         """Wait until the queue is not full, or is hurried, or has failed."""
+        # A loop, since all that wait are woken, and the first of them may fill the queue again.
         while self.is_full and not self._is_hurried and self.failure is None:
             await self._room.wait()
 
@@ -107,8 +108,9 @@ class RequestQueue:
         self.wake()
 
     def fail(self, error: Exception) -> list[PendingRequest]:
-        """Take nothing in from now on. Returns what was left; it stays counted, so that the queue remains full."""
+        """Take nothing in from now on. Returns what was left."""
         self.failure = self.failure or error
+        # What was left stays counted: a queue that was full remains full, so that no source takes the failure for room.
         left = list(self._requests)
         self._requests.clear()
         self.wake()

@@ -43,10 +43,12 @@ class SpoolSpace:
 
     def fits(self, block_bytes: int) -> bool:
         """Whether there is room for blocks; an empty spool takes a request of any size."""
+        # Else a request larger than the spool would wait for ever.
         return self._folder.size == 0 or block_bytes <= self.free
 
     def is_crowded(self, acked: int) -> bool:
         """Whether the segment that is written must make room, being acked already."""
+        # Every segment is a file: one is closed early only where its room is needed.
         is_large = 2 * self._folder.size > self.max_bytes or (
             len(self._queue) > 0 and not self.fits(self._queue.first.block_bytes)
         )

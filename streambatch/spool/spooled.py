@@ -100,6 +100,8 @@ class SpooledReader(Reader):
             try:
                 await self._reader.run(SpoolIntake(intake, log, self._options.max_bytes, self.folder))
             finally:
+                # In this order: the reader has ended, so nothing more is appended; the writer stores what is left; the
+                # hand-over stops; and what is in memory goes on into the pipeline, since it is durable.
                 log.stop()
                 with anyio.CancelScope(shield=True):
                     await written.wait()
@@ -138,6 +140,7 @@ def reader_of(source: Source, site: Site) -> Reader:
 
 async def _write(log: SpoolLog, written: anyio.Event) -> None:
     try:
+        # `stop` ends the writer, and no cancellation: what the source has read is stored first.
         with anyio.CancelScope(shield=True):
             await log.write()
     finally:
@@ -155,6 +158,7 @@ async def _hurry_when_cancelled(log: SpoolLog) -> None:
 async def _hand_over(log: SpoolLog, intake: Intake, ended: anyio.Event) -> None:
     try:
         while True:
+            # What `next` returned is in the spool's memory no more: a stop must not come between it and the pipeline.
             chunk = await log.next()
             with anyio.CancelScope(shield=True):
                 await intake.enqueue(chunk)

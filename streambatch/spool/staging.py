@@ -36,11 +36,14 @@ class Staging:
         self._space.staged += len(data)
         try:
             if self._file is None:
+                # On the disk of the spool, whose room it takes; and without a name, so that a crash leaves nothing to
+                # remove.
                 unnamed = partial(tempfile.TemporaryFile, buffering=0, dir=self._folder)
                 self._file = await to_thread.run_sync(unnamed)
             await to_thread.run_sync(write_whole, self._file.fileno(), data, offset)
         except OSError as error:
             raise SpoolFull(f"the spool can't be written: {error.strerror or error}") from error
+        # An empty `packed` says that the block's bytes are in the file.
         for block in blocks:
             block.packed = ()
 

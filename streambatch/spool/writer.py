@@ -75,6 +75,7 @@ class SpoolWriter:
         """Write until stopped. Raises SourceError when nothing can be stored any more, OSError as `SpoolDisk.do`."""
         while self._queue or not self._is_stopping:
             self._woken = anyio.Event()
+            # A wake from here on is kept until the wait below: what it is about may have come too late for this round.
             await self._tidy()
             if self._queue:
                 await self._write_group()
@@ -89,6 +90,7 @@ class SpoolWriter:
             done.set()
         if self._is_tidy_due():
             if self._space.is_crowded(self._acked):
+                # The active segment is never removed; closed, it can be.
                 await to_thread.run_sync(self._folder.roll)
             await self._disk.do(partial(self._folder.remove, self._acked, self._clock.wall()), can_wait=True)
 
@@ -98,18 +100,22 @@ class SpoolWriter:
     async def _write_group(self) -> None:
         """Write what waits, as much as fits, with one fsync; wait where nothing does."""
         if not self._space.fits(self._queue.first.block_bytes):
+            # Acks make room and wake this task; so does a stop, for which there is always room.
             await self._woken.wait()
             return
         group = self._next_group()
         try:
             places = await self._disk.do(partial(self._folder.append, [pending.request for pending in group]))
         except OSError as error:
+            # Only a sender that waits can be told no. Records that were written behind can't be given back: the run
+            # fails.
             if error.errno not in FULL or not all(pending.is_awaited for pending in group):
                 raise
             for _ in group:
                 self._queue.pop()
             self._refused(group, error)
             return
+        # Only now: until they are on disk, requests count as queued, so that what they hold in memory is bounded.
         for _ in group:
             self._queue.pop()
         self._stored(group, places or ())
