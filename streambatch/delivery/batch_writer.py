@@ -51,6 +51,7 @@ class BatchWriter:
         now = self._clock.monotonic()
         self.writing_since, self.last_written_wall = None, self._clock.wall()
         if committer is not None:
+            # Right after the write, so that the marks cover these batches and no later ones.
             committer.look()
         for batch, outcome in finished:
             batch.stamps.sink_started, batch.stamps.written = started, now
@@ -89,6 +90,7 @@ class BatchWriter:
     async def _post(self, finished: list[Finished]) -> None:
         sink = self._outputs.sink
         if self.committer is not None:
+            # Before any is sent: after a crash, those whose answer did not come are cut again, under the same ids.
             intend = partial(self.committer.checkpoints.intend, [batch for batch, _ in finished])
             await sink.outlast(intend)
         for batch, outcome in finished:

@@ -152,12 +152,14 @@ class Committer:
     async def _commit_sink(self, mark: OutputMark) -> None:
         """Ack all that was written: it is in what the sink has synced and is about to close."""
         async with self._turn:
+            # The checkpoint acks whole batches: their dead letters must be durable too.
             await self._outputs.dead_letters.sync()
             await self._commit(len(self._unsynced), {**self._marks, SINK: mark}, self.checkpoints.point())
             self._marks = {**self._marks, SINK: mark}
 
     async def _commit_dead_letters(self, mark: OutputMark) -> None:
         """Ack all that was written before the segment of dead letters is closed that holds what died of it."""
+        # Outside of the turn, which `sync_all` takes itself.
         if self._unsynced:
             await self.sync_all()
         async with self._turn:
@@ -169,6 +171,7 @@ class Committer:
         finished = [each for group in islice(self._unsynced, groups) for each in group.finished]
         await self._outputs.outages.outlast(STATE, partial(self.checkpoints.commit, finished, marks, point))
         self.last_synced_wall = self._clock.wall()
+        # Only once they are stored: after a failure the next sync finds them all.
         for _ in range(groups):
             group = self._unsynced.popleft()
             self._unsynced_batches -= len(group.finished)

@@ -143,6 +143,7 @@ class DeadLetterFile(Writer):
     async def _claim(self) -> None:
         try:
             if not self._file.is_open:
+                # Another process may have closed segments since: their numbers are taken.
                 await self._file.look()
             await self._file.begin()
             await self._go_on()
@@ -161,5 +162,6 @@ class DeadLetterFile(Writer):
 def _prepare_folder(folder: Path) -> None:
     """Create the folder, and fail now rather than at the first dead letter if nothing can be created in it."""
     folder.mkdir(parents=True, exist_ok=True)
+    # Asked, and not tried: a file that is created to see would have to be removed again.
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))

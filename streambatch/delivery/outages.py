@@ -77,6 +77,7 @@ class OutputOutages:
             await call()
             tasks.cancel_scope.cancel()
             return True
+        # Reached if `_give_up` cancelled the scope, which keeps the cancellation to itself.
         return False
 
     def reasons(self, now: float) -> list[str]:

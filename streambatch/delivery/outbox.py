@@ -99,6 +99,7 @@ class Outbox:
             if queue.size < WRITE_SIZE and not queue.is_closed and self._owner.is_busy:
                 await anyio.sleep(LINGER)
             await self.write_ready()
+        # First: scores in an open segment may be durable, and acked, only once it is closed.
         await self._outputs.finish()
         if self._committer is not None:
             self._committer.look()

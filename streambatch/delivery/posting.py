@@ -25,6 +25,7 @@ async def post(sink: HeldOutput, batch: Batch, outcome: Outcome, batch_id: str, 
     try:
         await sink.write_batch(payload, batch_id)
     except SinkRefused as error:
+        # With a line for each score, a line's place says which record it is of; else no record could be blamed.
         if len(ends_of_lines(payload)) != sum(outcome.scored.values()):
             raise
         for row, why in await _bisected(sink, Refusals(payload, batch_id, error)):
