@@ -80,8 +80,10 @@ class CheckpointedRun:
         readings: by source, the options that decide how its bytes become records.
         Raises HeldError, StateError, or StepError for steps that don't fit their stored state.
         """
+        # Entered here and left in `end`: it is held for as long as the run lasts, over many calls.
         self._folder.__enter__()
         found = await self._open(outbox.outages)
+        # Before any part is given its state: under other options, its positions mean other records.
         for name, reading in readings.items():
             self._store.check_reading(name, reading)
         transform.restore(found.state.steps)
@@ -98,6 +100,7 @@ class CheckpointedRun:
             postponed=partial(postponed_ids, planned),
         )
         outbox.restore(self._checkpointer, found.state.outputs)
+        # Only now: a start that fails before leaves no run behind.
         await outbox.outages.outlast(STATE, partial(self._begin, readings))
         self._checkpointer.start()
         return planned
@@ -133,17 +136,18 @@ class CheckpointedRun:
     async def end(self, report: RunReport, ledger: Ledger, outages: OutputOutages, *, has_failed: bool) -> None:
         """Store how the run ended, and give the folder back.
 
-        Raises StateError, unless the run failed anyhow: nothing is to hide why.
+        Raises StateError, unless the run failed anyhow.
         """
         try:
             if self._has_begun:
                 await outages.outlast(STATE, partial(self._end, report, ledger))
         except StateError:
-            if not has_failed:
+            if not has_failed:  # else it would hide why the run failed
                 raise
         finally:
             if self._checkpointer is not None:
                 self._checkpointer.close()
+            # The folder last: once it is given back, another process may open the store.
             self._store.close()
             self._folder.__exit__()
 

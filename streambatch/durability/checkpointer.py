@@ -81,6 +81,7 @@ class Checkpointer:
     def written(self, batch: Batch, outcome: Outcome, place: OutputMark) -> None:
         """Note a batch whose bytes are about to be released."""
         for chunk in batch.chunks:
+            # Records that can't be read again can't be verified, so they are not hashed.
             if chunk.partition.source in self._positions.resumable:
                 self._digests.add(chunk)
         self._unacked.note(batch, self._numbers.number_of(batch), outcome, place)
@@ -123,6 +124,7 @@ class Checkpointer:
         self, finished: Sequence[Finished], marks: Mapping[str, OutputMark], *, with_digests: bool
     ) -> Checkpoint | None:
         """Return what there is to store at this moment; None if all of it is."""
+        # No await from here on: reading, scoring and writing go on in every one, and all of this is of one moment.
         counts = self._ledger.after(finished)
         entries = self._unacked.first(len(finished))
         self._positions.look()
@@ -131,12 +133,14 @@ class Checkpointer:
         outputs = {name: mark for name, mark in marks.items() if self._outputs.get(name) != mark}
         if not entries and not outputs and not partitions and counts == self._counts:
             return None
+        # Batches are in order: the last one's states are those after all of them.
         steps = finished[-1][1].states if finished else None
         postponed = [number_in(id) for id in self._postponed()]
         return Checkpoint(
             at=self._clock.wall(),
             counts=counts,
             partitions=partitions,
+            # After `advance`: this checkpoint may ack the last record of a partition.
             forgotten=self._positions.acked_and_over(),
             outputs=outputs,
             steps=self._dump(steps) if steps is not None else None,

@@ -46,6 +46,7 @@ class Digests:
     """Running digests by partition. `add` and `point` are called in the order of records, on the event loop."""
 
     def __init__(self) -> None:
+        # Without a bound of its own: `settle` bounds it by bytes, and what is put must never block the event loop.
         self._queue: SimpleQueue[list[_Stretch] | DigestPoint | Partition | None] = SimpleQueue()
         self._points: deque[DigestPoint] = deque()  # those whose digests were not returned yet
         self._stretches: list[_Stretch] = []
@@ -73,12 +74,10 @@ class Digests:
         return point
 
     async def until(self, point: DigestPoint) -> dict[Partition, str]:
-        """Wait for a point. Returns the digests that changed up to it and were not returned before.
-
-        Earlier points are included: a wait for one of them may have been cancelled.
-        """
+        """Wait for a point. Returns the digests that changed up to it and were not returned before."""
         await point.reached()
         digests: dict[Partition, str] = {}
+        # Earlier points are included, since a wait for one of them may have been cancelled.
         while point in self._points:
             digests |= self._points.popleft().digests
         return digests
@@ -95,6 +94,7 @@ class Digests:
 
     def start(self) -> None:
         """Start the thread."""
+        # A daemon, so that it keeps no process alive that ends without `close`.
         self._thread = threading.Thread(target=self._work, name="streambatch-digests", daemon=True)
         self._thread.start()
 
@@ -119,6 +119,7 @@ class Digests:
             elif isinstance(item, Partition):
                 self._digests.pop(item, None)
                 self._changed.discard(item)
+            # After a failure nothing more is hashed: a digest that leaves records out would be taken for one of all.
             elif failure is None:
                 try:
                     for stretch in item:
@@ -147,6 +148,7 @@ class DigestPoint:
     async def reached(self) -> dict[Partition, str]:
         """Wait for the digests. Raises what kept the thread from making them."""
         if not self._reached.is_set():
+            # The thread that waits can't be cancelled: it is left to end when the point is reached.
             await to_thread.run_sync(self._reached.wait, abandon_on_cancel=True)
         if self._failure is not None:
             raise self._failure

@@ -20,6 +20,7 @@ class BatchNumbers:
         """Return a batch's number: a new one, unless an earlier run gave it one."""
         number = self._numbers.get(batch.sequence)
         if number is None:
+            # It is cut again after a crash, and keeps the number under which it was intended.
             if batch.id is not None:
                 number = number_in(batch.id)
             else:

@@ -39,6 +39,7 @@ class PartitionPositions:
         """Take in which partitions are new, were read on, or are over."""
         for partition, (begun, reached) in self._ledger.reached().items():
             known = self._known(partition, begun)
+            # Records are read again after a restart: what was received before may lie further than this run has come.
             self._change(partition, known, read_to=max(known.read_to, reached))
         for name, reader in self.resumable.items():
             for partition_name, notes in reader.notes().items():
@@ -65,6 +66,7 @@ class PartitionPositions:
         for (source, name), position in acked.items():
             if source in self.resumable:
                 partition = Partition(source, name)
+                # A digest of more records than are acked could not be verified against them.
                 digest = self._digests.get(partition) if with_digests else None
                 known = self._known(partition, position)
                 read_to = max(known.read_to, position)
@@ -79,8 +81,9 @@ class PartitionPositions:
         return [each for each in self._over if self._is_acked(each)]
 
     def stored(self, partitions: Mapping[Partition, PartitionProgress]) -> None:
-        """Take note that progress is in a checkpoint; what moved on meanwhile stays to be stored."""
+        """Take note that progress is in a checkpoint; what has changed meanwhile stays to be stored."""
         for partition, progress in partitions.items():
+            # Progress is replaced by each change: another object has changed since.
             if self._partitions.get(partition) is progress:
                 self._changed.discard(partition)
 

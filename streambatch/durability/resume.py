@@ -19,6 +19,7 @@ def resume_readers(readers: Sequence[Reader], state: StoredState, ledger: Ledger
             continue
         saved = state.partitions.get(reader.name, {})
         reader.resume(saved)
+        # A spool tells the intake itself, since it knows what it holds.
         if reader.counts_recovered:
             continue
         for name, partition in saved.items():
@@ -29,14 +30,12 @@ def resume_readers(readers: Sequence[Reader], state: StoredState, ledger: Ledger
 def plan_batches(
     state: StoredState, intended: Sequence[IntendedBatch], readers: Sequence[Reader]
 ) -> PlannedBatches | None:
-    """Return the batches that were about to be sent and are not acked, to be cut again; None if there are none.
-
-    Nothing is waited for of sources that are gone, or can't be read again.
-    """
+    """Return the batches that were about to be sent and are not acked, to be cut again; None if there are none."""
     if not intended:
         return None
     resumable = {reader.name for reader in readers if reader.is_resumable}
     planned = PlannedBatches([_planned(state.state_id, batch) for batch in intended], resumable)
+    # Their records don't come again: a batch that waits for them would wait for ever.
     for gone in planned.awaited - resumable:
         planned.expect_no_more(gone)
     return planned

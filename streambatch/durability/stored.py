@@ -106,7 +106,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredPartition(SavedPartition, frozen=True, kw_only=True):
-    """A saved partition, with what only the state's readers want to know."""
+    """A saved partition, with details for those who read the state."""
 
     records: int
     """Its acked records, of all runs."""

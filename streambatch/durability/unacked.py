@@ -53,6 +53,7 @@ class UnackedBatches:
 
     def intended(self, batches: Sequence[tuple[Batch, int, int]]) -> list[IntendedBatch]:
         """Return what batches will be noted as that are written next, given with their number and revision."""
+        # A copy, since these batches are not written yet: `note` moves the original on.
         cut_to = dict(self._cut_to)
         return [IntendedBatch(number, _ranges_of(batch, cut_to), revision) for batch, number, revision in batches]
 

@@ -43,6 +43,7 @@ _PASSING = {
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL,
 }  # fmt: skip
+# Final: the system may have dropped the data and cleared the error, so that another try would seem to succeed.
 _FSYNC = {sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC}
 _MISUSE = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.NotSupportedError)
 
@@ -100,6 +101,7 @@ class Database:
                 raise
 
     def _transaction(self) -> Iterator[Transaction]:
+        # IMMEDIATE takes the lock for writing at once. Else the first write does, and fails half-way if another has it.
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             changes = Transaction(self._connection)
@@ -107,6 +109,7 @@ class Database:
             changes.finish()
             self._connection.execute("COMMIT")
         except BaseException:
+            # SQLite rolls back by itself after some errors, such as a full disk.
             if self._connection.in_transaction:
                 with suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
@@ -181,6 +184,7 @@ def check_header(path: Path) -> None:
         header = file.read(100)
     if len(header) < 100 or not header.startswith(_MAGIC):
         raise DamagedStateError(path, "not an SQLite file" if header else "an empty file")
+    # Bytes 68 to 71 of an SQLite file hold `PRAGMA application_id`.
     found = int.from_bytes(header[68:72], "big")
     if found != APPLICATION_ID:
         raise StateError(
@@ -195,6 +199,7 @@ def as_state_error(path: Path, error: sqlite3.Error) -> StateError:
     code = getattr(error, "sqlite_errorcode", None)
     if code in _FSYNC:
         return StateError(path, f"what was stored last may be lost: {error}; start again")
+    # An extended code has the primary one in its lowest byte.
     if code is not None and code & 0xFF in _PASSING:
         return StateOutage(path, str(error))
     return DamagedStateError(path, str(error))
@@ -227,10 +232,12 @@ def _make(path: Path) -> None:
     partial = path.with_name(f"{path.name}.new")
     for side in ("", *_SIDES):
         partial.with_name(partial.name + side).unlink(missing_ok=True)
+    # Whatever a process left here that was killed while it made the file is gone by now.
     with closing(_connected(partial, "mode=rwc")) as connection:
         _write_ahead(connection)
         climb(connection)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # `close` would do it too, and keep quiet if it fails
+    # In this order: the name appears only once the file is whole on disk.
     _fsync(partial)
     partial.rename(path)
     sync_folder(path.parent)
@@ -254,8 +261,12 @@ def _opened(path: Path) -> Database:
 
 
 def _connected(path: Path, option: str) -> sqlite3.Connection:
+    # Quoted: a path may hold `?`, `#` or `%`, and bytes that are no Unicode.
     uri = f"file:{quote(os.fsencode(path.absolute()))}?{option}"
+    # No isolation level, or the module would begin transactions of its own; any thread, since `Database` has them take
+    # turns.
     connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    # Damage is found on the page where it is, and a schema that was tampered with can call no functions.
     connection.execute("PRAGMA cell_size_check = ON")
     connection.execute("PRAGMA trusted_schema = OFF")
     return connection
@@ -264,6 +275,7 @@ def _connected(path: Path, option: str) -> sqlite3.Connection:
 def _write_ahead(connection: sqlite3.Connection) -> None:
     """Use a write-ahead log, so that others read while this one writes, and fsync every transaction."""
     connection.execute("PRAGMA journal_mode = WAL")
+    # NORMAL would not fsync the log at a commit: the last transactions could be lost with the machine's power.
     connection.execute("PRAGMA synchronous = FULL")
 
 
@@ -287,6 +299,7 @@ def _snapshot(path: Path) -> sqlite3.Connection:
     """
     is_at_rest = not path.with_name(f"{path.name}-wal").exists()
     connection = _connected(path, "immutable=1" if is_at_rest else "mode=ro")
+    # The first read decides what is seen, and this keeps it so for all later ones.
     connection.execute("BEGIN")
     return connection
 

@@ -110,6 +110,7 @@ class StateReader:
             seals = sum(seal_of("reads", msgspec.structs.astuple(read)) for read in reads)
             if len(reads) != progress.reads or seal(seals) != progress.reads_seal:
                 raise DamagedStateError(self.path, f"run {run}: what it read is not what was stored")
+            # After the seal was checked, which is over names as they are stored.
             named = [msgspec.structs.replace(read, name=loaded_name(read.name)) for read in reads]
         return build_manifest(begun, progress, self._why(progress), named)
 
@@ -118,6 +119,7 @@ class StateReader:
         query = """SELECT begun, progress.* FROM runs JOIN progress USING (number)
             WHERE instr(begun, ?1) OR instr(detail, ?1)"""
         with self._reading() as database:
+            # The query only narrows it down: the digest may also stand in a config, or anywhere else in a row's text.
             for begun, *progress in database.rows(query, sha256):
                 start, detail = msgspec.convert(from_json(begun), RunStart), detail_of(RunProgress(*progress))
                 models = [start.model, *(change.model for change in detail.changes)]
@@ -137,10 +139,12 @@ class StateReader:
         """Yield a run's acked batches, in the order of their acks. Raises StateError for a run that isn't kept."""
         _, progress = self._found(run)
         next_id = progress.journal_from
+        # Page by page: a journal may be larger than memory, and writers wait while rows are read.
         while next_id <= progress.journal_to:
             with self._reading() as database:
                 query = "SELECT * FROM journal WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
                 rows = database.rows(query, next_id, progress.journal_to, _PAGE_ROWS)
+                # Rows that are missing are damage too: one that can't be right stands for them.
                 pages = [self._entries(run, next_id + at, row) for at, row in enumerate(rows or [(None,) * 4])]
             for entries in pages:
                 yield from entries
@@ -180,6 +184,7 @@ class StateReader:
         ended = end_of(progress)
         if ended is not None:
             return ended.ended
+        # A process that was killed has stored no end, and its lock is gone with it.
         is_last = progress.number == self._opened().head().runs
         return "running" if is_last and held_by(self.folder) else "interrupted"
 

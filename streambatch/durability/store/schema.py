@@ -78,6 +78,7 @@ class StoreHead(msgspec.Struct):
 
 
 def _create(connection: sqlite3.Connection) -> None:
+    # One by one: `executescript` would first commit the transaction that `climb` has begun.
     for statement in _VERSION_1.split(";\n"):
         if statement.strip():
             connection.execute(statement)
@@ -141,6 +142,7 @@ def is_sealed_rightly(connection: sqlite3.Connection) -> bool:
 
 def sum_of_seals(connection: sqlite3.Connection) -> int:
     """Return the sum of the digests of all sealed rows."""
+    # A sum, in any order: a transaction adds and subtracts its own rows, and need not read the others.
     return sum(seal_of(table, row) for table, row in _sealed_rows(connection)) & _SEAL_MASK
 
 

@@ -70,6 +70,7 @@ class StateStore(StateReader):
                 transaction.put("sources", source, as_json(reading))
             for source, *counts in transaction.connection.execute("SELECT * FROM counts").fetchall():
                 total = counts_of_all_runs(*counts)
+                # `unacked` is of one run, and not added up.
                 total.unacked = 0
                 transaction.put("counts", source, as_json(total), as_json(Counts()))
             return head.runs
@@ -130,6 +131,7 @@ class StateStore(StateReader):
         with self._writing() as transaction:
             for intent in intents:
                 transaction.put("intents", intent.batch, pack_intent(intent))
+                # Stored with the intent: after a crash, no other batch may get this number.
                 transaction.head.next_batch = max(transaction.head.next_batch, intent.batch + 1)
 
     def reset(self, source: str | None = None) -> None:
@@ -158,9 +160,10 @@ class StateStore(StateReader):
     def prune(self, keep_seconds: float, now: float) -> int:
         """Forget journal rows and runs older than this, the last run excepted. Returns how many runs went.
 
-        now: wall seconds. Works in short transactions, so that a checkpoint needn't wait long.
+        now: wall seconds.
         """
         cutoff = now - keep_seconds
+        # In short transactions, so that a checkpoint needn't wait long.
         while self._prune_journal(cutoff):
             pass
         with self._writing() as transaction:
@@ -170,6 +173,7 @@ class StateStore(StateReader):
             for (number,) in old:
                 transaction.drop("runs", number)
                 transaction.drop("progress", number)
+                # Past `drop`: reads have no seal in the store's, but one in the progress row that goes with them.
                 transaction.connection.execute("DELETE FROM reads WHERE number = ?", (number,))
             return len(old)
 
