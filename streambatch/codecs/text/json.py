@@ -104,8 +104,8 @@ class JsonDecoder:
                     str(record, "utf-8")
                     decoded = [decoder.decode(record) for decoder in self._decoders]
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                    verdict = explain(record, self._schema, error)
-                    rejects.append(reject(chunk, at, place, verdict, record, self._schema))
+                    rejection = explain(record, self._schema, error)
+                    rejects.append(reject(chunk, at, place, rejection, record, self._schema))
                     continue
                 for column, value in zip(values, decoded, strict=True):
                     column.append(value)
