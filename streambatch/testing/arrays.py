@@ -15,6 +15,7 @@ SIZES = (1, 2, 3, 64, LARGE)
 
 def features(rows: int, shape: Sequence[int], dtype: str) -> FloatArray:
     """Return (rows, *shape) normally distributed numbers, the same for the same arguments."""
+    # The number of rows is the seed: a second run, and another process, test the same numbers.
     return np.random.default_rng(rows).normal(size=(rows, *shape)).astype(dtype)
 
 
@@ -39,5 +40,6 @@ def alike(x: FloatArray, y: FloatArray, tolerance: float) -> bool:
     """Whether shapes are equal and numbers differ by at most `tolerance` times the largest."""
     if np.shape(x) != np.shape(y):
         return False
+    # Relative to the largest number: one next to zero may change much, relatively, by rounding alone.
     largest = float(np.max(np.abs(np.nan_to_num(y)), initial=0.0))
     return bool(np.allclose(x, y, rtol=tolerance, atol=tolerance * largest, equal_nan=True))

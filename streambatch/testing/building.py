@@ -52,6 +52,7 @@ def pickled(options: Options) -> Options:
 
 def check_builds_again(options: Source | RunningSource | Sink | WritingSink) -> None:
     """Skip a test if all running parts of these options are one object."""
+    # Options of others are no subclass of ours: only sources have `is_finite`.
     wrapped = as_source(options) if hasattr(options, "is_finite") else as_sink(options)  # type: ignore[arg-type]
     if isinstance(wrapped, WrappedSource | WrappedSink) and not dataclasses.is_dataclass(options):
         skip("it is its own running part, and no dataclass that could be copied")

@@ -68,9 +68,11 @@ async def _in_time(test: Callable[[Path], Awaitable[None]], folder: Path, second
 @asynccontextmanager
 async def nothing_left_behind(part: object) -> AsyncIterator[None]:
     """Check that the code inside leaves no task, file or socket open, nor leaves one to the garbage collector."""
+    # What earlier tests left is not to be blamed on this part.
     gc.collect()
     opened: set[Any] = set()
     running: set[Any] = set()
+    # Open files by number and target: a number that was closed may be given to another file.
     descriptors, tasks = _descriptors(), _tasks()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ResourceWarning)
@@ -81,6 +83,7 @@ async def nothing_left_behind(part: object) -> AsyncIterator[None]:
             if not opened and not running:
                 break
             await anyio.sleep(SETTLE_SECONDS)
+        # A handle that is dropped and not closed warns only when it is collected.
         gc.collect()
     what = type(part).__name__
     assert not running, f"{what} leaves tasks running: {running}"

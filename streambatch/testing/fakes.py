@@ -23,6 +23,7 @@ from streambatch.core.intake import Intake
 class CountingMemory(Budget):
     """A budget that records its highest and lowest use; below 0, bytes were given back that were never taken."""
 
+    # On the class: `Budget` sets `used` while an instance has none of them yet.
     peak = lowest = _used = 0
 
     @property
@@ -120,6 +121,7 @@ class CollectingIntake(Intake):
                 raise self.failure
             await self._pass()
         finally:
+            # Also when `put` raises or is cancelled: the chunk was taken over with the call.
             self.memory.give(chunk.size)
 
     def stall(self) -> None:
@@ -134,6 +136,7 @@ class CollectingIntake(Intake):
 
     async def holds(self, count: int) -> None:
         """Wait until `count` records were put."""
+        # A loop: the event is set for each chunk, and by each caller that begins to wait.
         while self.count < count:
             await self._changed.wait()
 
@@ -153,5 +156,6 @@ class CollectingIntake(Intake):
             self.waiting -= 1
 
     def _notify(self) -> None:
+        # An event can't be unset: those who wait again, wait for the next one.
         self._changed.set()
         self._changed = anyio.Event()

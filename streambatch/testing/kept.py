@@ -33,9 +33,11 @@ class Kept:
 
     async def checkpoint(self, writer: Writer) -> None:
         """Ack what is durable, as a pipeline does while the output is written."""
+        # Before the sync, as in a pipeline: what is written during it belongs to the next checkpoint.
         mark, count = writer.mark(), len(self.written)
         await writer.sync()
         if writer.is_segmented:
             count = min(count, self._at_open + writer.durable_writes)
+        # `commit` may have acked more already, with the mark of a segment that was closed.
         if count >= len(self.acked):
             self.mark, self.acked = mark, self.written[:count]

@@ -61,6 +61,7 @@ class ModelConformance(Conformance):
                 assert alike(alone, scores[row], self.tolerance), (
                     f"row {row} scores {alone} alone and {scores[row]} among 64"
                 )
+            # A copy: a reversed view has negative strides, which some libraries refuse.
             turned = self._scored(model, x[::-1].copy())
             assert alike(turned[::-1], scores, self.tolerance), "scores don't follow the order of rows"
 

@@ -34,6 +34,7 @@ class AckedRecords:
             name: SavedPartition(
                 position=self._acked_to(name),
                 read_to=self._read_to.get(name, 0),
+                # Through JSON, as in a state folder: what JSON can't hold is found here.
                 notes=msgspec.json.decode(msgspec.json.encode(notes)),
             )
             for name, notes in self._notes.items()

@@ -53,6 +53,7 @@ def check_same(rows: Sequence[Row], expected: Sequence[Row]) -> None:
 
 
 def _rows_of_table(output: bytes, output_format: str) -> list[Row]:
+    # Imported here: a sink of lines is tested without pyarrow.
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -347,6 +347,7 @@ class SourceConformance(Conformance):
         try:
             await self.send(part_of(reader), records)
         except Exception:
+            # Once the reader is stopped, or its pipeline has given up, its client has reason to fail.
             if not scope.cancel_called and intake.failure is None:
                 raise
 

@@ -81,6 +81,7 @@ class StepConformance(Conformance):
         for dtype in self.dtypes:
             x = self.features(64, dtype)
             y, mask = self._stepped(self._step(), x)
+            # Sizes that leave rows over, and one that is all but the whole batch.
             for size in (1, 7, 63):
                 parts = self._in_batches(self._step(), x, size)
                 kept = np.concatenate([part for _, part in parts])
@@ -97,7 +98,7 @@ class StepConformance(Conformance):
             y, _ = self._stepped(step, x)
             try:
                 after, mask = self._stepped(step, with_nan(x, 7))
-            except AssertionError:
+            except AssertionError:  # of this suite, about what the step returned
                 raise
             except Exception:  # then the batch is halved until the row is alone
                 continue
@@ -181,4 +182,5 @@ def _checked(result: object, rows: int) -> tuple[FloatArray, BoolArray]:
     assert isinstance(mask, np.ndarray), f"expected a mask that is an array, found {type(mask).__name__}"
     assert mask.shape == (rows,), f"the mask has shape {mask.shape}; expected ({rows},)"
     assert mask.dtype == np.bool_, f"the mask is of {mask.dtype}; expected bool"
+    # A copy, since tests change masks.
     return y, mask.copy()

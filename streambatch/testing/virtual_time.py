@@ -31,6 +31,7 @@ def run_in_virtual_time(test: Callable[..., Awaitable[T]], *arguments: Any) -> T
 
     Don't use threads, sockets or files in it: they take real time, and the clock doesn't wait for them.
     """
+    # Imported here, since trio is needed by tests only.
     from trio.testing import MockClock
 
     return anyio.run(test, *arguments, backend="trio", backend_options={"clock": MockClock(autojump_threshold=0)})
