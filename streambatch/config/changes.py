@@ -45,6 +45,7 @@ def changes_between(before: Config, after: Config) -> list[Change]:
         for key in dict.fromkeys([*old, *new])
         if old.get(key) != new.get(key)
     ]
+    # Sections, by the first part of a key: `batch.max_records`, `preprocess[0].type`.
     listed = {change.key.partition(".")[0].partition("[")[0] for change in changes}
     # A secret is redacted in both effective configs, so that only the options themselves can tell that it changed.
     secret = [section for section in _differing(before, after) if section not in listed]

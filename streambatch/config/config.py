@@ -147,6 +147,7 @@ def _redact(value: Any, key: str, secrets: set[str]) -> Any:
         return {inner: _redact(value[inner], f"{key}.{inner}".lstrip("."), secrets) for inner in value}
     if isinstance(value, list):
         return [_redact(inner, f"{key}[{at}]", secrets) for at, inner in enumerate(value)]
+    # A number or a switch is no secret, whatever its key is called, unless it came from one.
     if value is not None and (key in secrets or (isinstance(value, str) and looks_secret(name))):
         return REDACTED
     return redacted(value) if isinstance(value, str) else value

@@ -170,6 +170,7 @@ def _match_parts(patterns: tuple[str, ...], parts: tuple[str, ...]) -> bool:
         return not parts and all(pattern == "**" for pattern in patterns)
     pattern, part = patterns[0], parts[0]
     is_hidden = part.startswith(".") and not pattern.startswith(".")
+    # It stands for no folder, or for this one and any number more.
     if pattern == "**":
         return _match_parts(patterns[1:], parts) or (not is_hidden and _match_parts(patterns, parts[1:]))
     return not is_hidden and fnmatchcase(part, pattern) and _match_parts(patterns[1:], parts[1:])

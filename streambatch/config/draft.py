@@ -50,6 +50,7 @@ class Draft:
         """Note a problem; the first one of a key counts. A key from outside the file is shown with its origin."""
         origin = self.origins.get(key)
         name = f"{key} ({origin})" if origin else key
+        # One mistake is often found by several checks; what the first one says is nearest to it.
         if name not in {problem.key for problem in self.problems}:
             line = None if origin else line_of(self.text, key)
             self.problems.append(ConfigProblem(name, repr_encodable(found), allowed, meant, line))

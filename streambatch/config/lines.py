@@ -16,6 +16,7 @@ def line_of(text: str, key: str) -> int | None:
     best, found = 0, None
     lines = text.split("\n")
     for number, steps in _statements(lines):
+        # The test of the lines before comes last, since it parses them all.
         if best < len(steps) and steps == wanted[: len(steps)] and _begins_statement(lines[: number - 1]):
             best, found = len(steps), number
     return found

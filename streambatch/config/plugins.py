@@ -41,6 +41,7 @@ def _registered(group: Group) -> list[EntryPoint]:
 def _imported(entry: EntryPoint) -> type[Any]:
     try:
         part = entry.load()
+    # Of any kind: it is the code of another package that fails here.
     except Exception as error:
         found = f"{entry.name!r}, which can't be imported ({type(error).__name__}: {error})"
         raise OptionError("type", found, f"a part whose package, here {_package(entry)}, works") from error

@@ -137,6 +137,7 @@ def _in_units(schema: Schema) -> Schema:
 def _written(unit: str, value: float) -> str | float:
     """Return a quantity as text in the largest unit that gives a whole number."""
     read, names, _ = _UNITS[unit]
+    # Only a text that is read as the same number again: rounding must not change a default.
     for name in names:
         text = f"{value / read(f'1{name}'):.0f}{name}"
         if read(text) == value and not text.startswith("0"):
