@@ -76,6 +76,7 @@ def _run(folder: Path, seconds: float, ended: list[int]) -> None:
     try:
         demo = _run_on(PORT, folder, seconds, ended)
     except PortTakenError:
+        # Only tried: whoever looks first whether a port is free may find it taken a moment later.
         demo = _run_on(0, folder, seconds, ended)
     _summarise(folder, demo)
 
@@ -122,6 +123,7 @@ class Demo:
         """Append records to the input as a producer would, for some seconds or until a signal."""
         started, tick = time.monotonic(), 0
         while not ended and (elapsed := time.monotonic() - started) < seconds:
+            # What is due and not what a tick's rate gives: a tick that comes late is made up for.
             count = due(elapsed, seconds) - self.fed
             feed.write(rides(self._rng, self.fed + 1, count, broken_every=BROKEN_EVERY))
             self.fed += count
@@ -176,6 +178,7 @@ class Demo:
         self._give_up(what)
 
     def _give_up(self, what: str) -> NoReturn:
+        # The pipeline is another process: why it failed is only in its log.
         last = self._log.read_text(errors="replace").splitlines()[-3:]
         kind = PortTakenError if last and os.strerror(EADDRINUSE).lower() in last[-1].lower() else DemoError
         raise kind("\n".join([f"the pipeline did not {what}; its log ends with", *last]))

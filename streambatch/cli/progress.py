@@ -80,6 +80,7 @@ class ProgressBar:
 
     def __exit__(self, *_: object) -> None:
         with suppress(OSError):
+            # A terminal that was closed can't be restored.
             self._bar.stop()
 
     def update(self, snapshot: Snapshot) -> None:

@@ -28,6 +28,7 @@ def list_runs(path: Path, overrides: Sequence[str], *, is_json: bool) -> int:
     """Print the stored runs, oldest first. Returns the exit code."""
     folder = load_config(path, overrides=overrides).state_dir
     runs: list[RunSummary] = []
+    # Before the first run there is no state, which is no error here.
     if (folder / FILE_NAME).exists():
         with StateStore.read(folder) as store:
             runs = store.runs()

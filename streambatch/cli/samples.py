@@ -37,6 +37,7 @@ def rides(rng: np.random.Generator, first: int, count: int, *, broken_every: int
 
 def write_model(path: Path) -> None:
     """Write the model of the fares, as `weights` and `bias` for standardized features."""
+    # The pipeline standardizes features first: x = scaled * scale + mean, put into the fare's formula.
     np.savez(path, weights=_FARE * _SCALE, bias=_BASE_FARE + _FARE @ _MEAN)
 
 

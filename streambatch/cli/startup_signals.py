@@ -21,6 +21,7 @@ def exiting_on_signals() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        # It may come inside a group, as task groups raise the errors of their tasks.
         if isinstance(first_cause(error), _Stopped):
             raise SystemExit(0) from None
         raise

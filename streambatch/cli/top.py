@@ -59,6 +59,7 @@ def _print_once(watchers: Sequence[Watcher], console: Console, *, as_json: bool)
 
 
 def _look(watchers: Sequence[Watcher]) -> None:
+    # Side by side: each may take as long as its time-out.
     threads = [threading.Thread(target=watcher.look) for watcher in watchers]
     for thread in threads:
         thread.start()
