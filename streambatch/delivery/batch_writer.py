@@ -42,6 +42,8 @@ class BatchWriter:
             if not self._has_begun:
                 await committer.begin()
                 self._has_begun = True
+            # Batches are held until they are acked: a sink that seldom closes a segment would let them grow without
+            # end.
             if committer.has_too_many:
                 await committer.sync_all()
         started = self.writing_since = self._clock.monotonic()
@@ -95,6 +97,7 @@ class BatchWriter:
             await sink.outlast(intend)
         for batch, outcome in finished:
             await post(sink, batch, outcome, self._id_of(batch), self._owner.refused)
+            # Once for the batch, which may have been sent in parts.
             sink.writes += 1
 
     def _id_of(self, batch: Batch) -> str:

@@ -147,6 +147,7 @@ class Committer:
         if not groups or is_durable(self._unsynced[groups - 1]):  # so are all before it
             return groups, marks
         done = list(takewhile(is_durable, islice(self._unsynced, groups)))
+        # The marks noted with the last of them: later marks cover groups that may still be lost.
         return len(done), dict(done[-1].marks) if done else {}
 
     async def _commit_sink(self, mark: OutputMark) -> None:

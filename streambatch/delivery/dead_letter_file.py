@@ -154,6 +154,7 @@ class DeadLetterFile(Writer):
 
     async def _go_on(self) -> None:
         """Write after what the file holds, on a line of its own."""
+        # A process that was killed may have left half a line.
         await self._file.file.end_line()
         if self._file.length:
             self._file.begin_record()

@@ -87,6 +87,7 @@ def stop_share(options: DeadLetterOptions, *, is_finite: bool) -> float:
 def too_many_dead(totals: Counts, stop_at: float) -> TooManyDeadError | None:
     """Return the error that ends a run in which more than the share `stop_at` of the records died."""
     settled = totals.scored + totals.dead_lettered
+    # A share of few records says little: one bad record at the start must not end a run.
     if settled < SHARE_COUNTS_FROM or totals.dead_lettered <= stop_at * settled:
         return None
     return TooManyDeadError(totals.dead_lettered, settled, stop_at)
@@ -100,6 +101,7 @@ def _dead_letter(reject: Reject, at: str, pipeline: str, run: str) -> DeadLetter
         run=run,
         stage=reject.stage,
         reason=reject.reason,
+        # Texts from outside may hold lone surrogates, which JSON can't.
         error=encodable(reject.error),
         source=reject.partition.source,
         partition=encodable(reject.partition.name),

@@ -1,7 +1,7 @@
 """Outages of the outputs and of the state: a call that meets one is made again until it succeeds.
 
-An outage elsewhere is no reason to lose, to double or to kill a record, nor to stop. Whoever makes the call waits, and
-so does everything behind it. Each output, and the state, is `up` or `out`, by its name:
+An outage elsewhere is no reason to lose, to double or to kill a record, nor to stop. The task that makes the call
+waits, and so does everything behind it. Each output, and the state, is `up` or `out`, by its name:
 
 | state | what happens | next | the observer is told |
 | --- | --- | --- | --- |
@@ -59,6 +59,7 @@ class OutputOutages:
                 known = self.current.get(name)
                 self.first.set()
                 self.current[name] = Outage(known.since if known else self._clock.monotonic(), error)
+                # The other side may have said how long it wants to be left alone.
                 await anyio.sleep(backoff.failed(error.retry_after or 0.0))
                 self._observer.sink_retried(name)
             except Exception as error:
