@@ -232,7 +232,7 @@ def _make(path: Path) -> None:
     partial = path.with_name(f"{path.name}.new")
     for side in ("", *_SIDES):
         partial.with_name(partial.name + side).unlink(missing_ok=True)
-    # Whatever a process left here that was killed while it made the file is gone by now.
+    # The file of a process that was killed while it made one was removed above.
     with closing(_connected(partial, "mode=rwc")) as connection:
         _write_ahead(connection)
         climb(connection)
