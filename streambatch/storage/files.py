@@ -110,7 +110,7 @@ class AppendFile:
         with self._naming_errors(), anyio.CancelScope(shield=True):
             if self._is_torn:
                 await self._cut(self.length)
-            # Before the write: whatever happens to it, part of it may be in the file.
+            # Before the write: part of it may be in the file, however it ends.
             self._is_dirty = self._is_torn = True
             try:
                 await self._put(payload)
