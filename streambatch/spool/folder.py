@@ -108,7 +108,7 @@ class _ActiveSegment:
         """Begin to write at the end of what is durable: cut what an earlier write left that failed."""
         if self._is_torn:
             os.ftruncate(self._fd, self.segment.length)
-        # Until `sync`: whatever fails from here on may leave something behind.
+        # Until `sync`: a write that fails from here on may leave something behind.
         self._is_torn = True
 
     def write(self, data: bytes, offset: int) -> None:
