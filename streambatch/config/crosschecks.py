@@ -23,6 +23,7 @@ from streambatch.net.addresses import parse_address
 from streambatch.observe.drift import DriftOptions, watched_features
 from streambatch.storage.segments import first_written
 
+# Listening on one of these takes the port on every address.
 _ANY_HOST = ("0.0.0.0", "::")
 
 
@@ -162,6 +163,7 @@ def _check_outputs(draft: Draft, taken: Sequence[_Taken]) -> None:
 
 def _matches(pattern: str, path: str) -> bool:
     """Whether a glob finds a path, part by part; `**` stands for any number of folders, `*` for none hidden."""
+    # By their texts alone, since the files need not be there yet.
     return _match_parts(Path(normpath(pattern)).parts, Path(normpath(path)).parts)
 
 

@@ -50,7 +50,6 @@ class Draft:
         """Note a problem; the first one of a key counts. A key from outside the file is shown with its origin."""
         origin = self.origins.get(key)
         name = f"{key} ({origin})" if origin else key
-        # One mistake is often found by several checks; what the first one says is nearest to it.
         if name not in {problem.key for problem in self.problems}:
             line = None if origin else line_of(self.text, key)
             self.problems.append(ConfigProblem(name, repr_encodable(found), allowed, meant, line))
@@ -84,6 +83,7 @@ def read_draft(path: Path, overrides: Sequence[str], environ: Mapping[str, str])
 def _read(path: Path) -> tuple[TomlTable, str]:
     text = ""
     try:
+        # Some editors begin a file with a byte order mark, which TOML doesn't allow.
         text = path.read_bytes().decode("utf-8-sig")
         return tomllib.loads(text), text
     except tomllib.TOMLDecodeError as error:
@@ -140,6 +140,7 @@ def _value(text: str) -> Any:
     value = document["value"]
     # `12:30`, `nan` or `inf` on a command line is more likely a text.
     is_meant = not isinstance(value, date | time) and not (isinstance(value, float) and not isfinite(value))
+    # A text of several lines could bring keys of its own.
     return value if len(document) == 1 and is_meant else text
 
 

@@ -30,11 +30,13 @@ def _statements(lines: Sequence[str]) -> Iterator[tuple[int, Steps]]:
         if line.lstrip().startswith("["):
             steps = _steps_in(line)
             if steps and line.lstrip().startswith("[["):
+                # A table in a list of tables is named by its index: `preprocess[0]`.
                 tables_of[steps] += 1
                 steps = (*steps, str(tables_of[steps] - 1))
             if steps:
                 table = steps
                 yield number, table
+        # The key with any value, since its own may go on over several lines.
         elif (match := _KEY.match(line)) and (steps := _steps_in(f"{match[1]} = 0")):
             yield number, (*table, *steps)
 

@@ -280,6 +280,7 @@ class _SectionReader:
 
     def _build(self, key: str, cls: Callable[..., T], table: Mapping[str, Any], *, name: str | None = None) -> T | None:
         """Return the options that a table holds, or None after noting every wrong or unknown key."""
+        # A part's name is the last word of its table's header, and no key in the table.
         known = [option.name for option in option_fields(cls) if option.name != "name"]
         before = len(self._draft.problems)
         self._check_keys(key, table, known)
@@ -300,6 +301,7 @@ class _SectionReader:
         return built if len(self._draft.problems) == before else None
 
     def _blame(self, key: str, option: str, found: str, allowed: str) -> None:
+        # Pydantic names an item of a list `path.0`, a config `path[0]`.
         full = _INDEX.sub(r"[\1]", f"{key}.{option}") if option else key
         self._draft.problem(full, self._draft.shown(full, found), allowed)
 
