@@ -37,6 +37,7 @@ _JsonOption = Annotated[bool, typer.Option("--json", help="Print all of it as JS
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
+        # Not standalone, or typer would print errors and exit in its own way.
         code = app(prog_name="streambatch", standalone_mode=False)
     except StreambatchError as error:
         code = _refuse(str(error))
@@ -73,6 +74,7 @@ def demo(
     Makes a feed, a model and a config in a temporary folder, runs the pipeline on them, shows its progress and ends
     with a summary. Exit codes: 0 done; 1 failed.
     """
+    # Here, as in each command: the others need not wait for imports that only this one uses.
     from streambatch.cli.demo import run_demo
 
     raise typer.Exit(run_demo(seconds, keep=keep))

@@ -139,6 +139,7 @@ class _Taken(Intake):
 
     def __init__(self, records: int) -> None:
         self.clock: Clock = SystemClock()
+        # Without a limit: the sample is kept, and gives nothing back.
         self.memory: MemoryBudget = Budget(1 << 62)
         self.observer, self.run_id = Observer(), "check"
         self.scope = anyio.CancelScope()

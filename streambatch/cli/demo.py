@@ -76,7 +76,7 @@ def _run(folder: Path, seconds: float, ended: list[int]) -> None:
     try:
         demo = _run_on(PORT, folder, seconds, ended)
     except PortTakenError:
-        # Only tried: whoever looks first whether a port is free may find it taken a moment later.
+        # Only tried: a port that was free at a look may be taken a moment later.
         demo = _run_on(0, folder, seconds, ended)
     _summarise(folder, demo)
 
@@ -86,6 +86,7 @@ def _run_on(port: int, folder: Path, seconds: float, ended: list[int]) -> Demo:
         demo = Demo(process, folder)
         url = demo.start()
         print(f"watch it live at {url}/, its metrics are at {url}/metrics; Ctrl-C ends it early", flush=True)
+        # Unbuffered: records are in the file when they are due.
         with _progress() as show, (folder / "feed.jsonl").open("ab", buffering=0) as feed:
             demo.feed(feed, seconds, show, ended)
             demo.catch_up(show)

@@ -12,6 +12,7 @@ from streambatch.core.text import encodable
 def print_rows(rows: Iterable[tuple[str, object]]) -> None:
     """Print a line for each row."""
     for word, text in rows:
+        # Names of files may hold bytes that are no text.
         print(encodable(f"{word:<14}{text}"))
 
 
