@@ -1,4 +1,4 @@
-"""The suite for models: one score per row, its own, whatever else is in the batch, from however many threads."""
+"""The suite for models: one score per row, which no other row of the batch and no other thread changes."""
 
 from __future__ import annotations
 

@@ -311,6 +311,7 @@ class SinkConformance(ReadsRows):
                     for batch in _batches(2 * round, start=1000 * round):
                         await write(batch)
                         kept.written.append(batch)
+                        # Not after each: what follows the last checkpoint must be taken back.
                         if len(kept.written) % 2:
                             await kept.checkpoint(writer)
             async with self._open(folder, kept) as (writer, write):
