@@ -1,4 +1,4 @@
-"""What lets a past run be looked at again: its input, where it can still be read, and the files of its output."""
+"""Access to a past run: its input, where it can still be read, and the files of its output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a source is known and was not handed over yet, as far as the source can tell."""
+"""Input that a source knows of and has not handed over yet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one call of the model sees: chunks put together, and when they passed each point of their way."""
+"""Batches: the chunks of one call of the model, and when they passed each point of their way."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Stamps:
 
 
 class Batch:
-    """What one scoring call sees: chunks in order, when the first of them came, why and when it closed.
+    """The records of one scoring call: chunks in order, when the first of them came, why and when it closed.
 
     id: what an earlier run called the batch, if this is the same one cut again.
     """

@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of sources and outputs, and gives back to them at the next start.
+"""The parts of a checkpoint that sources and outputs store, and get back at the next start.
 
 Everything here can be written as JSON: numbers, text, lists and tables of them.
 """

@@ -25,7 +25,7 @@ KEPT_OF_OVERSIZE = 64 << 10
 
 
 class Partition(msgspec.Struct, frozen=True):
-    """What a position counts in: one file or connection of one source."""
+    """One file, connection or request of one source. A position counts within it."""
 
     source: str
     name: str

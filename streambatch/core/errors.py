@@ -61,7 +61,7 @@ class ModelError(StreambatchError):
 
 
 class RetryableError(StreambatchError):
-    """What a model raises for an error that will pass, such as a backend that is away: the call is tried again."""
+    """Raised by a model for an error that will pass, such as a backend that is away: the call is tried again."""
 
 
 class StepError(StreambatchError):
@@ -137,7 +137,7 @@ class TooManyDeadError(StreambatchError):
 
 
 class StateError(StreambatchError):
-    """What the state folder holds can't be used. Names the file."""
+    """The content of the state folder can't be used. Names the file."""
 
     def __init__(self, path: object, problem: str) -> None:
         self.path, self.problem = path, problem

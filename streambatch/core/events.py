@@ -82,7 +82,7 @@ class Observer:
         """Writing to the sink failed."""
 
     def sink_retried(self, sink: str) -> None:
-        """What failed for an outage is tried again."""
+        """A write that failed for an outage is tried again."""
 
     def sink_recovered(self, sink: str) -> None:
         """An outage of the sink is over."""

@@ -1,4 +1,4 @@
-"""What a pipeline gives a running source to push into."""
+"""The interface that a running source pushes records into."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MemoryBudget(Protocol):
 
 
 class Receiver(Protocol):
-    """What the chunks of one partition are put into: the intake itself, or a request that is stored whole."""
+    """Takes the chunks of one partition: the intake itself, or a request that is stored whole."""
 
     @property
     def clock(self) -> Clock: ...
@@ -47,7 +47,7 @@ class Receiver(Protocol):
 
 
 class Intake(ABC):
-    """What a running source pushes into."""
+    """Takes the chunks of a running source, and counts their records."""
 
     clock: Clock
     observer: Observer

@@ -1,4 +1,4 @@
-"""What became of the records of a batch: rows, scores, rejects."""
+"""Results of the records of a batch: rows, scores, rejects."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Rows(msgspec.Struct, frozen=True):
 
 
 class Outcome:
-    """What a transform made of a batch: encoded scores, rejects, and how many rows a step filtered, per source.
+    """The result of a transform for a batch: encoded scores, rejects, and how many rows a step filtered, per source.
 
     dead: rejects counted by source, stage and reason; it stays when the rejects are released.
     replies: for each chunk of the batch the lines to answer its records with; empty where no sender waits.

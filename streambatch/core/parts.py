@@ -1,4 +1,4 @@
-"""What sources, steps, models and sinks are to a pipeline.
+"""The interfaces of sources, steps, models and sinks.
 
 Options and parts are two things. A `Source` or `Sink` is options: frozen, picklable, checked when built. `build(site)`
 makes the running part, a `Reader` or a `Writer`, which is used once; so that a pipeline runs twice, and another process
@@ -47,7 +47,7 @@ class Site:
 
 
 class Claim(NamedTuple):
-    """What two parts of one pipeline must not both take."""
+    """An address, a path or standard input, which two parts of one pipeline must not both take."""
 
     kind: Literal["tcp", "udp", "socket", "stdin", "input", "output"]
     """An address, by its protocol; a path to listen on; standard input; a path or glob that is read; a file written."""
@@ -239,7 +239,7 @@ class ModelOptions(ABC):
 
 
 class Model(ModelOptions):
-    """What scores."""
+    """A model: it scores the records of a batch."""
 
     name: str
     format: str | None = None

@@ -1,4 +1,4 @@
-"""What a pipeline says of itself: counts, a snapshot while it runs, a report when it has ended."""
+"""Counts of records, the snapshot of a running pipeline, and the report of a run that has ended."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class DriverState(msgspec.Struct, frozen=True):
 
 
 class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What waits to be batched."""
+    """The queue of records that wait to be batched."""
 
     records: int
     size: int
@@ -215,7 +215,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunReport(msgspec.Struct, frozen=True):
-    """What a run did, from start to stop."""
+    """The summary of a run, from start to stop."""
 
     run: str
     pipeline: str

@@ -1,4 +1,4 @@
-"""What a record holds: its id, its features, and the fields that are copied to the output."""
+"""The fields of a record: its id, its features, and those that are copied to the output."""
 
 from __future__ import annotations
 

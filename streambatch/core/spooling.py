@@ -1,4 +1,4 @@
-"""What sockets and the spool behind them know of each other: options, and why a request is not stored."""
+"""Options of a spool, and the reasons why it stores no request: shared by sources and the spool behind them."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ LOST = (
 
 
 class Answer(NamedTuple):
-    """What a server answered. text: the beginning of the body, else what its status is called.
+    """The answer of a server. text: the beginning of the body, else the name of its status.
 
     retry_after: seconds that it asks to be left alone for. location: where it sends us instead.
     """

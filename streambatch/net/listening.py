@@ -1,4 +1,4 @@
-"""What all sources that listen on an address have in common: the types of their options, and the address itself.
+"""Option types, binding and address shared by all sources that listen on an address.
 
 An option's description is part of its type, so that it stands in one place for all of them.
 """

@@ -51,7 +51,7 @@ class _Opened(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """What was read from a file; then what begins it and its length, so that a cut before them shows."""
+    """Bytes read from a file, and its first bytes and length just after, so that a cut before them shows."""
 
     data: bytes
     head: bytes

@@ -36,7 +36,7 @@ class Home(NamedTuple):
 
 
 class FileStat(NamedTuple):
-    """What the system says of a file without opening it. If it changes, the file changed, or is another one."""
+    """The status of a file, taken without opening it. If it changes, the file changed, or is another one."""
 
     device: int
     inode: int
@@ -53,7 +53,7 @@ class FileStat(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What patterns match at one moment."""
+    """Files that patterns match at one moment."""
 
     stats: dict[str, FileStat]
     """Of the files that match, by path."""

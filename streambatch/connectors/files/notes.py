@@ -1,4 +1,4 @@
-"""What a source of files stores of each partition, for the next run to find its file again. Pure."""
+"""Notes that a source of files stores of each partition, for the next run to find its file again. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streambatch.core.checkpoints import PartitionNotes, SavedPartition, resolve
 
 @resolved_early
 class FileNotes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is stored of a file, under these names."""
+    """The notes of a file, stored under these names."""
 
     path: str = ""
     """Where it was last found, as a partition name."""
@@ -89,7 +89,6 @@ def known_files(saved: Mapping[str, SavedPartition]) -> list[KnownFile]:
 
 def _known(partition: str, saved: SavedPartition) -> KnownFile:
     notes = msgspec.convert({"path": partition, **saved.notes}, FileNotes)
-    # Before the first of its records is acked, a file that is read from its end has the position 0.
     position = max(saved.position, notes.start)
     return KnownFile(partition, position, saved.position >= saved.read_to, notes, notes.identity)
 

@@ -28,7 +28,7 @@ def is_passing(error: OSError) -> bool:
 
 
 class Outages:
-    """What of one source can't be read, and what the observer hears of it.
+    """The files and folders of one source that can't be read at the moment.
 
     A source has two states: it is readable, or out. It goes out with the first file or folder that can't be read, and
     is readable again once the last of them can. Only these two transitions are observed, in `_update`, so that a share

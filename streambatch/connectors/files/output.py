@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
-    """What an output is."""
+    """Options of an output."""
 
     path: Path
     owner: str

@@ -179,7 +179,7 @@ class _Unpacked(io.RawIOBase):
 
 
 class _Joined(io.RawIOBase):
-    """What was read of a file already, and the rest of it."""
+    """The bytes of a file that were read already, followed by the rest."""
 
     def __init__(self, head: bytes, rest: io.RawIOBase) -> None:
         self._head, self._rest = head, rest

@@ -24,7 +24,7 @@ from streambatch.core.events import FileEvent
 
 
 class Held(NamedTuple):
-    """What an open handle says of a file without a name that matches."""
+    """Length and number of names of an open file that no matching name leads to."""
 
     size: int
     links: int

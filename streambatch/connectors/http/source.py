@@ -56,7 +56,7 @@ CLOSE = {"connection": "close"}
 
 
 class BrokenTransfer(Exception):
-    """What a client sends is no HTTP any more."""
+    """A client stopped sending HTTP within its request."""
 
 
 @options

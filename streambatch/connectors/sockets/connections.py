@@ -1,4 +1,4 @@
-"""What all sources that accept connections have in common: their options, and a reader that listens until cancelled."""
+"""Options and reader shared by all sources that accept connections."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from streambatch.net.listening import IdleTimeout, ListeningReader, MaxConnectio
 
 @options
 class ConnectionSource(Source, ABC):
-    """What sources that accept connections have in common; they differ in how they listen."""
+    """Options of a source that accepts connections. Subclasses add the address that it listens on."""
 
     _: KW_ONLY
     name: str = "connections"

@@ -21,7 +21,7 @@ from streambatch.core.intake import Intake
 from streambatch.core.signal import Signal
 
 ANSWER_BYTES = 256
-"""What the answer to a record is reckoned at, besides the record's own size, before it is known."""
+"""Bytes reckoned for an answer that is not known yet, besides the size of its record."""
 ANSWER_SECONDS = 2.0
 """How long, at a stop, clients wait for an answer after the last one."""
 LAST_ANSWERS_SECONDS = 10.0
@@ -29,7 +29,7 @@ LAST_ANSWERS_SECONDS = 10.0
 
 
 class Replies:
-    """What one connection is owed: answers to records that were put, and the part of answers that is not sent."""
+    """Answers owed to one connection: those to records that were put, and the unsent part of others."""
 
     def __init__(self, sock: socket.socket, writer: ReplyWriter) -> None:
         self._sock, self._writer = sock, writer
