@@ -36,7 +36,7 @@ _LOOKS_MAX = 256
 
 
 class RequestKey(msgspec.Struct, frozen=True, array_like=True):
-    """An idempotency key, hashed, with what its request was: the hash of its records, and how many they were."""
+    """An idempotency key, hashed, with the hash and the number of its request's records."""
 
     key: bytes
     digest: bytes
@@ -115,7 +115,7 @@ def pack_header(block: NewBlock, packed: Sequence[bytes], *, position: int, sync
 
 
 class BlockHeader(NamedTuple):
-    """A block that is whole, where it lies, and what its header says."""
+    """A block that is whole: its offset, and the fields of its header."""
 
     offset: int
     body_bytes: int
@@ -163,7 +163,7 @@ def block_at(data: memoryview, offset: int) -> BlockHeader | None:
 
 
 def info_of(data: memoryview, header: BlockHeader) -> BlockInfo:
-    """Return what a block says of its records."""
+    """Return the information on a block's records."""
     if not header.info_bytes:
         return _NOTHING
     start = header.offset + HEADER_BYTES
@@ -204,7 +204,7 @@ def chunks_of(
 
 
 def tally(source: str, count: int, size: int, base: int, arrived_at: float) -> Chunk:
-    """Return what counts as so many records without holding them; all end where the last one does."""
+    """Return a chunk that counts as so many records without holding them; all end where the last one does."""
     # A view of one number: a backlog of millions of records takes no memory.
     ends = np.broadcast_to(np.int64(size), (count,))
     return Chunk(Partition(source, PARTITION), b"", ends, base, arrived_at)
@@ -245,7 +245,7 @@ def _alike(data: memoryview, headers: Sequence[BlockHeader]) -> Iterator[tuple[l
 
 
 class SegmentScan(NamedTuple):
-    """What a segment holds: whole requests up to an offset and a position, and what comes after."""
+    """The content of a segment: whole requests up to an offset and a position, and the state of the rest."""
 
     length: int
     """The offset where the last whole request ends."""
@@ -263,7 +263,7 @@ class SegmentScan(NamedTuple):
 
 
 def scan_segment(data: memoryview, first: int, *, acked: int, known_to: int, ends_at: int | None) -> SegmentScan:
-    """Return what a segment holds whose records begin at `first`.
+    """Scan a segment whose records begin at `first`.
 
     acked, known_to: where acked records end, and those known to have been safe. ends_at: where the segment's records
     are known to end, since another one follows; None for the last one, which alone may have a torn end.

@@ -105,7 +105,7 @@ class SpoolDisk:
             self._observer.source_recovered(self._source)
 
     def failure(self, error: OSError) -> SourceError:
-        """Return what to raise for an error of the disk."""
+        """Return the SourceError for an error of the disk."""
         return SourceError(self._source, f"its spool: {error.filename or self._path}: {error.strerror or error}")
 
     def _lost_some(self, error: SpoolSyncError) -> SourceError:

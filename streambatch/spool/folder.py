@@ -57,7 +57,7 @@ class SegmentDamaged(Exception):
 
 
 class SpoolSegment:
-    """One file, and what is known of it."""
+    """One file, with its state as far as it is known."""
 
     __slots__ = ("end", "first", "is_aside", "is_doomed", "keys", "length", "path", "records", "records_end")
 
@@ -171,7 +171,7 @@ class SegmentFile:
         return view, headers
 
     def close(self) -> None:
-        """Close what was read last."""
+        """Close the segment that was read last."""
         if self._segment is not None:
             os.close(self._fd)
         self._segment, self._fd = None, -1
@@ -210,7 +210,7 @@ class SpoolFolder:
         return max((segment.records_end for segment in tuple(self.segments)), default=0)
 
     def open(self, acked: int, known_to: int) -> RecoveredRecords:
-        """Read what is there, and repair it. acked, known_to: see `scan_segment`. Raises OSError."""
+        """Read the segments on disk, and repair them. acked, known_to: see `scan_segment`. Raises OSError."""
         _make(self._folder)
         self.keys.load()
         listed = self._listed()
@@ -269,7 +269,7 @@ class SpoolFolder:
         return places
 
     def remove(self, acked: int, now: float) -> None:
-        """Remove what is removable, the keys kept. now: wall seconds. Raises OSError."""
+        """Remove removable segments, and keep their keys. now: wall seconds. Raises OSError."""
         doomed = self.removable(acked)
         if not doomed:
             return
@@ -366,7 +366,7 @@ def _scanned(segment: SpoolSegment, size: int, acked: int, known_to: int, ends_a
 
 
 def _skipped(length: int, end: int) -> BlockHeader:
-    """Return what stands for so many bytes that end at a position and hold no records to read."""
+    """Return a header that stands for so many bytes, which end at a position and hold no records to read."""
     return BlockHeader(0, length - HEADER_BYTES, end, 0, 0, 0, 0, 0.0, 0)
 
 

@@ -1,4 +1,4 @@
-"""What a source with a spool pushes into: single chunks, and requests that are stored whole or not at all."""
+"""The intake of a source with a spool: single chunks, and requests that are stored whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from streambatch.spool.request import PendingRequest, SpoolRequest
 from streambatch.spool.staging import Staging
 
 KEPT_BYTES = 256 << 10
-"""What of a request is held in memory before it is staged in a file."""
+"""Bytes of a request that are held in memory before they are staged in a file."""
 SHARE = 16
 """One part in so many of the memory budget may be held by requests that are not complete."""
 REQUEST_SHARE = 4
@@ -28,7 +28,7 @@ REQUEST_SHARE = 4
 
 
 class SpoolIntake(Intake):
-    """Stores what is put, in turn.
+    """Stores chunks and requests in the order in which they come.
 
     A chunk is written behind: `put` returns before it is durable. A source that answers its clients puts their records
     into a request, whose `commit` waits.
@@ -79,7 +79,7 @@ class SpoolIntake(Intake):
 
 
 class _Identity:
-    """By what a request with a key is known again: the key, and a digest of its records."""
+    """The identity of a request with a key: the key, and a digest of its records."""
 
     def __init__(self, key: bytes, earlier: RequestKey | None) -> None:
         self.key = key
@@ -102,7 +102,7 @@ class _Identity:
 
 
 class _HeldRecords:
-    """What a request holds until its end: the blocks of its records, and those of its chunks that are in memory."""
+    """The records that a request holds until its end: all as blocks, and as chunks those that are in memory."""
 
     __slots__ = ("block_bytes", "blocks", "chunks", "size")
 
@@ -190,7 +190,7 @@ class _OpenRequest(StoredRequest):
             self._intake.ended(self._identity.key)
 
     async def _stage(self) -> None:
-        """Move what is held to disk, where the request waits for its end."""
+        """Move the chunks in memory to disk, where they wait for the end of the request."""
         if not self._intake.has_room:
             raise SpoolFull("the spool is full")
         await self._staging.write(self._held.unstaged())

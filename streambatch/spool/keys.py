@@ -28,7 +28,7 @@ _NAME = re.compile(r"(\d{10})\.keys")
 
 
 def hashed(text: str) -> bytes:
-    """Return what stands for an idempotency key."""
+    """Return the hash that stands for an idempotency key."""
     return blake2b(text.encode(), digest_size=KEY_BYTES).digest()
 
 
@@ -90,7 +90,7 @@ class SpoolKeys:
             del self._files[0]
 
     def _append(self, entries: list[bytes], now: float) -> None:
-        """Write entries after the others of this process; what stood for longer than it is never written again."""
+        """Write entries after the others of this process; files of earlier ones are not written again."""
         path = self._folder / f"{self._number:010}.keys"
         is_new = not self._files or self._files[-1][0] != path
         count = 0 if is_new else self._files[-1][1]

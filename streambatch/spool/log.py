@@ -95,7 +95,7 @@ class SpoolLog:
         )
 
     async def open(self, acked: int, known_to: int) -> RecoveredRecords:
-        """Recover what is there; reading begins after `acked`. Raises SourceError."""
+        """Recover the spool on disk; reading begins after `acked`. Raises SourceError."""
         self._writer.acked(acked)
         try:
             found = await to_thread.run_sync(self._folder.open, acked, known_to)
@@ -160,12 +160,12 @@ class SpoolLog:
         return self._reader.take_ready()
 
     async def close(self) -> None:
-        """Close every file and give back what is in memory; the writer has ended."""
+        """Close every file and give back the memory of records; the writer has ended."""
         self._reader.close()
         await to_thread.run_sync(self._folder.close)
 
     def _stored(self, group: Sequence[PendingRequest], places: Sequence[BlockPlace]) -> None:
-        """Count requests that have become durable, and keep of them in memory what is next."""
+        """Count requests that have become durable, and keep their records in memory if they are next."""
         place_of = iter(places)
         for pending in group:
             request = pending.request
@@ -184,7 +184,7 @@ class SpoolLog:
         self._reader.advance(self._folder.position)
 
     def _refused(self, group: Sequence[PendingRequest], error: OSError) -> None:
-        """Settle what a full disk did not take: its senders wait, and still have it."""
+        """Refuse requests that a full disk did not take: their senders wait, and still have the records."""
         for pending in group:
             self._memory.give(pending.held)
             pending.settle(SpoolFull(f"the spool can't be written: {error.strerror}"))
@@ -195,7 +195,7 @@ class SpoolLog:
         _log.error("source %s: its spool was damaged; what is left is in %s", self._source, segment.path, extra=fields)
 
     def _give_up(self) -> None:
-        """Settle what still waits: the writer has ended."""
+        """Fail the requests that still wait: the writer has ended."""
         for pending in self._queue.fail(closed(self._source)):
             self._memory.give(pending.held)
             pending.settle(self._queue.failure)

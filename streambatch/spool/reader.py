@@ -1,4 +1,4 @@
-"""The task that reads a spool: what was just written and is next comes from memory, the rest is read back from disk.
+"""The task that reads a spool: records just written come from memory if they are next, others are read back from disk.
 
 Nothing is handed out that is not durable.
 """
@@ -159,14 +159,14 @@ class SpoolReader:
         return None
 
     def close(self) -> None:
-        """Give back what is in memory."""
+        """Give back the memory of records."""
         while self._ready:
             chunk, _, _ = self._ready.pop()
             if chunk is not None:
                 self._memory.give(chunk.size)
 
     async def _read_back(self) -> None:
-        """Read what is next from disk into memory; put the segment aside that turns out to be damaged."""
+        """Read the next records from disk into memory; put the segment aside if it is damaged."""
         segment = self._segment_to_read()
         if segment is None:
             self._cursor.position = self._durable_to  # what lies between was put aside earlier
@@ -208,7 +208,7 @@ class SpoolReader:
         return None
 
     async def _pass_over(self, segment: SpoolSegment) -> None:
-        """Put a damaged segment aside and continue after it; what was not read of it is lost."""
+        """Put a damaged segment aside and continue after it; its records that were not handed out are lost."""
         if not segment.is_aside:
             await self._put_aside(segment)
         # Records that were handed out before the damage was found are not lost.

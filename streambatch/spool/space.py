@@ -1,4 +1,4 @@
-"""How much room a spool has on disk. Pure: it adds up what the others hold."""
+"""How much room a spool has on disk. Pure: it adds up the bytes that the other parts hold."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SpoolSpace:
 
     @property
     def free(self) -> float:
-        """How much there is room for; a stop stores what was read, however much that is.
+        """Bytes that there is room for; without a limit at a stop, which stores all that was read.
 
         What is staged takes its room until it is let go: while it is copied, it is on disk twice.
         """

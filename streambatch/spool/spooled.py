@@ -1,4 +1,4 @@
-"""The reader of a source with a spool: what it puts goes to disk first, and from there into the pipeline.
+"""The reader of a source with a spool: its records go to disk first, and from there into the pipeline.
 
 Records count as received once they are durable in the spool, and a client that is answered is answered then. All of a
 source's records are one partition, in the order in which they were stored; a restart goes on after the acked ones.
@@ -55,7 +55,7 @@ class SpooledReader(Reader):
         return await self._reader.listening()
 
     async def run(self, intake: Intake) -> None:
-        """Recover the spool, then run the reader and hand over what is stored, until cancelled.
+        """Recover the spool, then run the reader and hand over the stored records, until cancelled.
 
         Cancelled, it stores what the reader has read, hands over what is in memory, and leaves the rest in the spool.
         Raises what the reader raises, and SourceError when nothing can be stored any more.
@@ -79,7 +79,7 @@ class SpooledReader(Reader):
         self._saved = saved.get(PARTITION)
 
     def notes(self) -> Mapping[str, PartitionNotes | None]:
-        """Return what is to be stored of the spool; it is never over."""
+        """Return the spool's one partition, once; it is never over."""
         if self._is_noted:
             return {}
         self._is_noted = True

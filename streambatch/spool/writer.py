@@ -19,7 +19,7 @@ from streambatch.spool.request import PendingRequest, RequestQueue
 from streambatch.spool.space import SpoolSpace
 
 GROUP_BYTES = 8 << 20
-"""What is written with one fsync, and a request more."""
+"""Bytes written with one fsync; the request that reaches them is the last."""
 
 Stored = Callable[[Sequence[PendingRequest], Sequence[BlockPlace]], None]
 """Takes requests that have become durable, in order, and where their blocks lie."""
@@ -28,7 +28,7 @@ Refused = Callable[[Sequence[PendingRequest], OSError], None]
 
 
 class SpoolWriter:
-    """Writes what is in the queue, removes what is acked, puts aside what is damaged."""
+    """Writes queued requests, removes acked segments, puts damaged ones aside."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class SpoolWriter:
                 await self._woken.wait()
 
     async def _tidy(self) -> None:
-        """Put aside what was found damaged, and remove what is acked."""
+        """Put damaged segments aside, and remove acked ones."""
         while self._damaged:
             segment, done = self._damaged.pop()
             await to_thread.run_sync(self._folder.put_aside, segment)
@@ -133,5 +133,5 @@ class SpoolWriter:
 
 
 def closed(source: str) -> SourceError:
-    """Return what an append raises once the writer has ended."""
+    """Return the error that an append raises once the writer has ended."""
     return SourceError(source, "its spool is closed")
