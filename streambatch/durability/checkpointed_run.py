@@ -39,7 +39,7 @@ PRUNE_SECONDS = 3600.0
 
 
 class _Found(NamedTuple):
-    """What the last run left."""
+    """The state that the last run left."""
 
     state: StoredState
     intended: list[IntendedBatch]
@@ -207,7 +207,7 @@ def checkpointed_run(
     runs: RunsOptions | None,
     model: Model,
 ) -> CheckpointedRun | None:
-    """Return the state of a run in a folder; None without one. Of a model of unknown provenance its digest is noted."""
+    """Return the state of a run in a folder; None without one. Without a provenance, the model's digest is noted."""
     if folder is None:
         return None
     if provenance is None:

@@ -1,6 +1,6 @@
-"""Makes checkpoints: gathers what a pipeline says of the batches it writes, and stores it in one transaction.
+"""Makes checkpoints: gathers the facts on written batches, and stores them in one transaction.
 
-What a checkpoint says of one moment is true of that moment: counts, positions, lengths and journal are those after the
+A checkpoint is of one moment: counts, positions, lengths and journal are those after the
 batches it acks, though reading, scoring and writing go on meanwhile.
 """
 
@@ -55,7 +55,7 @@ class Checkpointer:
         self._outputs: Mapping[str, OutputMark] = dict(state.outputs)
 
     def start(self) -> None:
-        """Start to hash what is noted."""
+        """Start to hash the records that are noted."""
         self._digests.start()
 
     def close(self) -> None:
@@ -71,7 +71,7 @@ class Checkpointer:
             await self.commit([], {}, self.point())
 
     def id_of(self, batch: Batch) -> str:
-        """Return what names a batch, also if it is cut again after a crash."""
+        """Return the id of a batch, which is the same if it is cut again after a crash."""
         return self._numbers.id_of(batch)
 
     def changed(self, sequence: int, change: RunChange) -> None:
@@ -88,11 +88,11 @@ class Checkpointer:
         self._numbers.forget(batch)
 
     async def digested(self) -> None:
-        """Wait while what was noted holds too many bytes."""
+        """Wait while records that wait to be hashed hold too many bytes."""
         await self._digests.settle()
 
     def point(self) -> tuple[int, DigestPoint]:
-        """Return what stands for all that was noted until now."""
+        """Return a point that stands for all batches noted until now."""
         return self._unacked.noted, self._digests.point()
 
     async def intend(self, batches: Sequence[Batch]) -> None:
@@ -123,7 +123,7 @@ class Checkpointer:
     def _checkpoint(
         self, finished: Sequence[Finished], marks: Mapping[str, OutputMark], *, with_digests: bool
     ) -> Checkpoint | None:
-        """Return what there is to store at this moment; None if all of it is."""
+        """Return the checkpoint of this moment; None if the last one has all of it."""
         # No await from here on: reading, scoring and writing go on in every one, and all of this is of one moment.
         counts = self._ledger.after(finished)
         entries = self._unacked.first(len(finished))

@@ -29,7 +29,7 @@ class BatchNumbers:
         return number
 
     def id_of(self, batch: Batch) -> str:
-        """Return what names a batch outside of its state, also if it is cut again after a crash."""
+        """Return the id of a batch, which is the same if it is cut again after a crash."""
         return batch.id if batch.id is not None else batch_id(self._state_id, self.number_of(batch))
 
     def forget(self, batch: Batch) -> None:

@@ -51,7 +51,7 @@ class PartitionPositions:
                 self._change(partition, self._known(partition, int(notes.get("start", 0))), notes=notes)
 
     def look_for_late_starts(self) -> bool:
-        """Take in what is new. Returns whether a new partition is not read from its start."""
+        """Take in new partitions. Returns whether one of them is not read from its start."""
         known = set(self._partitions)
         self.look()
         return any(self._partitions[each].position for each in self._changed - known)
@@ -73,7 +73,7 @@ class PartitionPositions:
                 self._change(partition, known, position=position, read_to=read_to, digest=digest)
 
     def changed(self) -> dict[Partition, PartitionProgress]:
-        """Return what no checkpoint has."""
+        """Return the progress that no checkpoint has."""
         return {each: self._partitions[each] for each in self._changed}
 
     def acked_and_over(self) -> list[Partition]:

@@ -1,4 +1,4 @@
-"""What of a stored state each part of a pipeline is given at the start, so that it goes on where it was."""
+"""Give each part of a pipeline its share of the stored state at the start, so that it goes on where it was."""
 
 from __future__ import annotations
 

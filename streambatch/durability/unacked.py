@@ -16,7 +16,7 @@ from streambatch.durability.stored import IntendedBatch, JournalEntry, RecordRan
 
 
 class UnackedBatches:
-    """What the journal will say of batches, and the changes that began with them."""
+    """The journal entries of batches, and the changes that began with them."""
 
     def __init__(self) -> None:
         self.noted = 0
@@ -52,7 +52,7 @@ class UnackedBatches:
         )
 
     def intended(self, batches: Sequence[tuple[Batch, int, int]]) -> list[IntendedBatch]:
-        """Return what batches will be noted as that are written next, given with their number and revision."""
+        """Return the intents of batches that are written next, given with their number and revision."""
         # A copy, since these batches are not written yet: `note` moves the original on.
         cut_to = dict(self._cut_to)
         return [IntendedBatch(number, _ranges_of(batch, cut_to), revision) for batch, number, revision in batches]
@@ -78,7 +78,7 @@ class UnackedBatches:
 
 
 def _ranges_of(batch: Batch, cut_to: dict[Partition, int]) -> tuple[RecordRange, ...]:
-    """Return what a batch was cut from, in the order of its records, and advance in `cut_to` where partitions go on."""
+    """Return the ranges of a batch, in the order of its records, and advance the partitions' ends in `cut_to`."""
     ranges = []
     for partition, chunks in groupby(batch.chunks, _partition_of):
         first, *more = chunks
