@@ -25,18 +25,18 @@ from streambatch.delivery.owner import BatchOwner, Finished
 UNSYNCED_BATCHES_MAX = 32768
 """Batches that may wait for their ack."""
 STATE = "state"
-"""What outages of the state are called."""
+"""The name of the state in outages."""
 
 
 class Checkpoints(Protocol):
-    """Where it is stored what is durable."""
+    """The store of checkpoints."""
 
     async def begin(self) -> None:
-        """Store, before the first write, what no start without it would find again. Raises StateOutage."""
+        """Store, before the first write, facts that a later start could not find again. Raises StateOutage."""
         ...
 
     def id_of(self, batch: Batch) -> str:
-        """Return what names a batch, also if it is cut again after a crash."""
+        """Return the id of a batch, which is the same if it is cut again after a crash."""
         ...
 
     def written(self, batch: Batch, outcome: Outcome, place: OutputMark) -> None:
@@ -44,7 +44,7 @@ class Checkpoints(Protocol):
         ...
 
     async def digested(self) -> None:
-        """Wait while what was noted holds too many bytes."""
+        """Wait while noted batches hold too many bytes."""
         ...
 
     async def intend(self, batches: Sequence[Batch]) -> None:
@@ -52,7 +52,7 @@ class Checkpoints(Protocol):
         ...
 
     def point(self) -> Any:
-        """Return what stands for all that was noted until now."""
+        """Return a point that stands for all batches noted until now."""
         ...
 
     async def commit(self, finished: Sequence[Finished], marks: Marks, point: Any) -> None:
@@ -94,7 +94,7 @@ class Committer:
         self._marks = self._outputs.marks()
 
     async def begin(self) -> None:
-        """Store what must be known before the first write."""
+        """Store the checkpoint that is due before the first write, if one is."""
         async with self._turn:
             await self._outputs.outages.outlast(STATE, self.checkpoints.begin)
 
@@ -114,8 +114,7 @@ class Committer:
         return self._unsynced_batches > UNSYNCED_BATCHES_MAX
 
     async def sync(self) -> None:
-        """Make durable what was written until now, and ack what is: all of it, unless the sink has to close a segment
-        first."""
+        """Make durable what was written until now, and ack it, unless the sink has to close a segment first."""
         async with self._turn:
             # All of one moment: what is written while the outputs sync belongs to the next checkpoint.
             groups, marks, point = len(self._unsynced), dict(self._marks), self.checkpoints.point()

@@ -1,4 +1,4 @@
-"""Dead letters: what became of each record that could not be scored, one JSON line each.
+"""Dead letters: records that could not be scored, and why, one JSON line each.
 
 A dead letter holds the record's exact bytes, as text where they are UTF-8 and else as base64, so that it can be fixed
 and sent again.

@@ -36,11 +36,11 @@ class Outage(NamedTuple):
     since: float
     """Monotonic seconds."""
     error: StreambatchError
-    """What was raised last."""
+    """The last error."""
 
 
 class OutputOutages:
-    """What is out at the moment, by its name."""
+    """The outages that last, by the name of the output or state."""
 
     def __init__(self, clock: Clock, observer: Observer) -> None:
         self._clock, self._observer = clock, observer
@@ -82,7 +82,7 @@ class OutputOutages:
         return False
 
     def reasons(self, now: float) -> list[str]:
-        """Return what is out, for how long, and why, as text. now: monotonic seconds."""
+        """Return each outage with its duration and its error, as text. now: monotonic seconds."""
         return [f"{outage.error}; held for {now - outage.since:.0f} s" for outage in self.current.values()]
 
     async def _give_up(self, stop: anyio.Event, scope: anyio.CancelScope) -> None:

@@ -13,7 +13,7 @@ from streambatch.core.parts import Writer
 from streambatch.delivery.outages import OutputOutages
 
 SINK, DEAD_LETTERS = "sink", "dead_letters"
-"""What checkpoints call the two outputs."""
+"""The names of the two outputs in checkpoints."""
 
 Marks = Mapping[str, OutputMark]
 """How far the outputs go, by what checkpoints call them."""

@@ -1,4 +1,4 @@
-"""What the outbox and the pipeline are to each other."""
+"""The interface between the outbox and the pipeline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from streambatch.core.batches import Batch
 from streambatch.core.outcomes import Outcome, Reject
 
 Finished = tuple[Batch, Outcome]
-"""A batch and what was made of it."""
+"""A batch and its outcome."""
 
 
 class BatchOwner(Protocol):

@@ -38,7 +38,7 @@ class Refusals:
         self._bisection = Bisection.after(len(self._ends), error)
 
     def next_part(self) -> RowSpan | None:
-        """Return what to send next; None when all is known."""
+        """Return the part to send next; None when all guilty rows are known."""
         span = self._bisection.next_span()
         if span is None:
             return None
