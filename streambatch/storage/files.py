@@ -35,7 +35,7 @@ _LASTING = frozenset(
 
 
 def disk_error(owner: str, error: OSError, path: Path) -> SinkError:
-    """Return what to raise for an error of the disk: a SinkOutage if it may pass. path: where the error names none."""
+    """Return the SinkError for an error of the disk: a SinkOutage if it may pass. path: where the error names none."""
     kind = SinkError if error.errno in _LASTING or isinstance(error, _FsyncError) else SinkOutage
     return kind(owner, f"{error.filename or path}: {_told(error)}")
 

@@ -1,4 +1,4 @@
-"""The states of the segment that an output writes to, and what leads from one to the next."""
+"""The states of the segment that an output writes to, and the transitions between them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from streambatch.storage.files import AppendFile
 
 
 class SegmentState(Enum):
-    """What is true of the segment that is, or will be, written."""
+    """The state of the segment that is, or will be, written."""
 
     SHUT = auto()
     """The output is not open."""
@@ -58,7 +58,7 @@ class Segment:
         """From 1 on; 0 while the output is shut."""
         self.file: AppendFile | None = None
         self.content = 0
-        """Bytes of the file that hold whole records: what a checkpoint may say."""
+        """Bytes of the file that hold whole records: the length that a checkpoint may store."""
         self.begun_at: float | None = None
         """When its first record was written."""
 
