@@ -6,8 +6,6 @@ A run knows the interfaces of parts, never a concrete source, model or sink.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import anyio
 from anyio.lowlevel import checkpoint
 
@@ -133,9 +131,8 @@ class Run:
 
     def reload(self, settings: Settings, transform: Transform) -> None:
         """Go on by other settings, of which `transform` was made; see `Pipeline.reload`."""
-        # The transform's own model, not the one that `built` returns: options would load it a second time, as another
-        # object.
-        self.settings = replace(settings.built(self._description.site), model=transform.model)
+        # The transform's own model: options would load it a second time, on the event loop, as another object.
+        self.settings = settings.built_around(transform.model, self._description.site)
         self.reading.reload(self._description.queue_limits(settings))
         self.cutting.reload(settings, transform)
         self.delivering.reload(settings, transform)

@@ -12,7 +12,7 @@ from streambatch.core.clock import Clock, SystemClock
 from streambatch.core.errors import ConfigError, ConfigProblem, StepError
 from streambatch.core.events import Observer
 from streambatch.core.naming import distinctly_named
-from streambatch.core.parts import Sink, Site, Source
+from streambatch.core.parts import Model, Sink, Site, Source
 from streambatch.core.schema import RecordSchema
 from streambatch.core.wrapping import RunningSource, WritingSink, as_sink, as_source
 from streambatch.core.wrapping_scoring import as_model, as_step
@@ -56,8 +56,12 @@ class Settings:
 
         Raises what a part raises that can't be built.
         """
+        return self.built_around(self.model.build(site("model")), site)
+
+    def built_around(self, model: Model, site: Callable[[str], Site]) -> Settings:
+        """Return the same settings with steps built, and with a model that was built of them before."""
         steps = [step.build(site(f"preprocess[{at}]")) for at, step in enumerate(self.preprocess)]
-        return replace(self, preprocess=steps, model=self.model.build(site("model")))
+        return replace(self, preprocess=steps, model=model)
 
     def check_reload(self, running: Settings) -> None:
         """Raise ConfigError or StepError for what a pipeline that runs by other settings can't change into.

@@ -13,7 +13,9 @@ import pytest
 
 import streambatch as sb
 from streambatch.core.errors import ConfigError, StepError
+from streambatch.core.parts import Model, ModelOptions, Site
 from streambatch.core.types import FloatArray
+from streambatch.core.wrapping_scoring import as_model
 from streambatch.delivery.dead_letters import DeadLetterOptions
 from streambatch.durability.manifest import Provenance
 from streambatch.durability.options import Delivery
@@ -108,6 +110,24 @@ async def test_each_record_is_scored_by_one_model_and_models_follow_each_other(e
     assert scales == sorted(scales)
     assert set(scales) <= {1.0, 2.0, 3.0, 4.0, 5.0, 6.0}
     assert scales[-1] == 6.0
+
+
+class Loaded(ModelOptions):
+    """Options that count how often a model is loaded."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def build(self, site: Site) -> Model:
+        self.count += 1
+        return as_model(Scaled(float(self.count))).build(site)
+
+
+async def test_a_model_is_loaded_once_for_a_reload() -> None:
+    options = Loaded()
+    scores = await Reloading(settings_of(), settings_of(options)).scores()
+    assert options.count == 1
+    assert scores[-1] == RECORDS
 
 
 async def test_workers_come_and_go() -> None:
