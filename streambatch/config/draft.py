@@ -51,13 +51,17 @@ class Draft:
         origin = self.origins.get(key)
         name = f"{key} ({origin})" if origin else key
         if name not in {problem.key for problem in self.problems}:
-            line = None if origin else line_of(self.text, key)
+            line = None if self._is_from_outside(key) else line_of(self.text, key)
             self.problems.append(ConfigProblem(name, repr_encodable(found), allowed, meant, line))
 
     def shown(self, key: str, found: str) -> str:
         """Return `found` as a message may show it: not if the value at the key is a secret or holds one."""
         hides = any(secret == key or secret.startswith((f"{key}.", f"{key}[")) for secret in self.secrets)
         return "a secret value" if hides else found
+
+    def _is_from_outside(self, key: str) -> bool:
+        """Whether the file doesn't hold the value at a key: the key, or what it is in, was set from elsewhere."""
+        return any(key == outside or key.startswith((f"{outside}.", f"{outside}[")) for outside in self.origins)
 
 
 def read_draft(path: Path, overrides: Sequence[str], environ: Mapping[str, str]) -> Draft:

@@ -169,6 +169,12 @@ def test_an_override_is_named_where_it_is_wrong(load: Loader) -> None:
     assert load.problem(MINIMAL, "batch.max_records=0")[0] == "batch.max_records (from --set)"
 
 
+def test_what_lies_in_an_overridden_table_has_no_line_of_the_file(load: Loader) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(f'{MINIMAL}\n[[preprocess]]\ntype = "clip"\nlow = 0\n', 'preprocess=[{type="nope"}]')
+    assert str(caught.value).startswith(f"{load.path}: preprocess[0].type: found 'nope'")
+
+
 def test_an_unknown_variable_is_a_problem(load: Loader) -> None:
     key, _, allowed = load.problem(MINIMAL, environ={"STREAMBATCH_BATHC__MAX_RECORDS": "1"})
     assert key == "bathc (from STREAMBATCH_BATHC__MAX_RECORDS)"
