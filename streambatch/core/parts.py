@@ -12,6 +12,7 @@ nothing, unless a class overrides it. No code asks a part for its type or for th
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -249,9 +250,15 @@ class Model(ModelOptions):
     parameters: int | None = None
     """How many numbers it learnt; None if it can't tell."""
     is_async: bool = False
-    """Whether `score` is awaited on the event loop."""
+    """Whether `score` is awaited on the event loop; true by itself where `score` is a coroutine function."""
     keeps_input: bool = False
     """Whether it never writes to the array it is given; if it may, it is given a copy."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        # A coroutine function can only be awaited, whether or not its class says so as well.
+        if inspect.iscoroutinefunction(cls.__dict__.get("score")):
+            cls.is_async = True
 
     def build(self, site: Site) -> Model:
         """Return itself."""
@@ -281,8 +288,9 @@ class Sink(ABC):
         return ()
 
     def describe(self) -> Mapping[str, Any]:
-        """Return what a run's manifest says of it."""
-        return {"name": self.name, "path": None, "format": self.format}
+        """Return what a run's manifest says of it; its path is the first file that it claims."""
+        path = next((claim.value for claim in self.claims() if claim.kind == "output"), None)
+        return {"name": self.name, "path": path, "format": self.format}
 
     def conflict(self) -> Path | None:
         """Return a file that is there already and would keep a run without state from starting; None without one."""

@@ -147,6 +147,19 @@ def test_a_wrapped_source_gets_another_name_and_is_pickled() -> None:
     assert (source.name, again.name, again.build(Site()).name) == ("plain_2", "plain_2", "plain_2")
 
 
+def test_a_sink_that_claims_a_file_says_so_to_the_manifest() -> None:
+    class Claiming(sb.NoneSink):
+        def claims(self) -> list[Claim]:
+            return [
+                Claim("tcp", "address", "h:1"),
+                Claim("output", "path", "out.db"),
+                Claim("output", "log", "out.log"),
+            ]
+
+    assert Claiming().describe()["path"] == "out.db"
+    assert sb.NoneSink().describe()["path"] is None
+
+
 async def test_a_sink_that_has_no_more_than_it_must_can_do_nothing_else() -> None:
     sink = as_sink(PlainSink())
     assert isinstance(sink, Sink)

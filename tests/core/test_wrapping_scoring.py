@@ -225,3 +225,22 @@ def test_a_step_that_is_bound_refuses_other_shapes_also_once_pickled() -> None:
     bound = sb.Standardize([1.0, 2.0], 2.0).bind((2,), "f8")
     with pytest.raises(ShapeError):
         pickle.loads(pickle.dumps(bound))(np.zeros((1, 3)))
+
+
+@pytest.mark.anyio
+async def test_a_model_whose_score_is_a_coroutine_function_is_async() -> None:
+    class Awaited(Model):
+        name = "awaited"
+
+        async def score(self, x: FloatArray, /) -> Any:
+            return x.sum(axis=1)
+
+    class Derived(Awaited):
+        name = "derived"
+
+    assert (Awaited().is_async, Derived().is_async, sb.LinearModel([1.0, 2.0]).is_async) == (True, True, False)
+    pipeline = sb.Pipeline(
+        sources=[sb.MemorySource([LINES])], record=RECORD, model=Derived(), sink=(sink := sb.MemorySink())
+    )
+    assert (await pipeline.run()).records["scored"] == 2
+    assert sink.data() == b'{"id":1,"score":3.0}\n{"id":2,"score":7.0}\n'
