@@ -152,7 +152,10 @@ class Pipeline:
         return self._run.report
 
     def stop(self) -> None:
-        """Stop gracefully: take in no more, finish and ack what was received; `run` then returns."""
+        """Stop gracefully: take in no more, finish and ack what was received; `run` then returns.
+
+        Before the first run, that run ends at once; after a run has ended, it does nothing.
+        """
         self._run.stop()
 
     def abort(self) -> None:
@@ -179,7 +182,8 @@ class Pipeline:
     async def listening(self, source: str | None = None) -> str | None:
         """Wait until a source listens, and return its address; None if it never does, or if the run ends before.
 
-        source: its name; may be left out where there is one source. Raises OptionError for one that is not there.
+        Between two runs it waits for the next one. source: its name; may be left out where there is one source.
+        Raises OptionError for one that is not there.
         """
         # The address of a run that is over is of no use; the next run may get another.
         while self._run.lifecycle.ended.is_set():

@@ -37,7 +37,7 @@ _LASTING = frozenset(
 def disk_error(owner: str, error: OSError, path: Path) -> SinkError:
     """Return the SinkError for an error of the disk: a SinkOutage if it may pass. path: where the error names none."""
     kind = SinkError if error.errno in _LASTING or isinstance(error, _FsyncError) else SinkOutage
-    return kind(owner, f"{error.filename or path}: {_told(error)}")
+    return kind(owner, f"{error.filename or path}: {_reason_of(error)}")
 
 
 class AppendFile:
@@ -135,7 +135,7 @@ class AppendFile:
                 with self._naming_errors():
                     await to_thread.run_sync(_sync, fd, self._unsynced_folders)
         except _FsyncError as error:
-            problem = f"{self.path}: what was written since the last sync may be lost: {_told(error)}"
+            problem = f"{self.path}: what was written since the last sync may be lost: {_reason_of(error)}"
             self._lost = SinkError(self.owner, problem)
             raise self._lost from error
         self._unsynced_folders = []
@@ -198,7 +198,7 @@ class _FsyncError(OSError):
     """An fsync failed, after which the system may have thrown data away and forgotten that it did."""
 
 
-def _told(error: OSError) -> str:
+def _reason_of(error: OSError) -> str:
     return error.strerror or str(error)
 
 

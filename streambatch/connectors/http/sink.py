@@ -114,10 +114,10 @@ class HttpWriter(Writer):
     def _check(self, answer: Answer) -> None:
         if answer.is_success:
             return
-        status, told = answer.status, answer.text
-        problem = f"{self._client.where} answered {status}" + (f": {told}" if told else "")
+        status, text = answer.status, answer.text
+        problem = f"{self._client.where} answered {status}" + (f": {text}" if text else "")
         if status in REFUSALS:
-            raise SinkRefused(self.name, problem, status=status, reason=told)
+            raise SinkRefused(self.name, problem, status=status, reason=text)
         if status in OUTAGES or status >= 500:
             raise SinkOutage(self.name, problem, answer.retry_after)
         # A redirect that is followed would send the scores, and the headers with their secrets, to an address that the
