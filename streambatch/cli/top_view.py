@@ -66,6 +66,7 @@ def _fitting(lines: list[Text], width: int, height: int) -> list[Text]:
     """Return the lines that fit, counting how many rows each takes when wrapped."""
     room, kept = height, []
     for line in lines:
+        # Rounded up, and at least one: an empty line takes a row too.
         room -= max(1, -(-line.cell_len // width))
         if room < 0:
             break

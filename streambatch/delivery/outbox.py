@@ -93,6 +93,7 @@ class Outbox:
                 await self._outputs.close_due()
                 self._close_due_at = self._clock.monotonic() + CLOSE_DUE_SECONDS
             if queue.is_empty and not queue.is_closed:
+                # Not for ever: a segment grows old also while nothing is written.
                 with anyio.move_on_after(CLOSE_DUE_SECONDS):
                     await queue.changed()
                 continue

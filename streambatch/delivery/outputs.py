@@ -46,6 +46,7 @@ class HeldOutput:
     async def write(self, payload: bytes) -> None:
         """Write whole records."""
         await self.outlast(partial(self.writer.write, payload))
+        # Only now: a write that outlasts an outage is made several times and counts once.
         self.writes += 1
 
     async def write_batch(self, payload: bytes, batch_id: str) -> None:

@@ -76,6 +76,7 @@ class RunDetail(msgspec.Struct):
     def add_changes(self, changes: Sequence[RunChange]) -> None:
         """Add changes that came after those known."""
         self.changes.extend(changes)
+        # The oldest go, and are counted: the row is written with every checkpoint and must not grow without end.
         beyond = max(0, len(self.changes) - CHANGES_MAX)
         del self.changes[:beyond]
         self.changes_forgotten += beyond
@@ -231,6 +232,7 @@ def _checked_out_revision(git: Path) -> str | None:
     try:
         if git.is_file():  # a worktree's own folder is elsewhere
             git = (git.parent / git.read_text().removeprefix("gitdir:").strip()).resolve()
+        # HEAD holds a commit, or names a branch, whose commit is in a file of its own or among the packed ones.
         head = (git / "HEAD").read_text().strip()
         if not head.startswith("ref:"):
             return head or None
