@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import count
 
 from streambatch.core.parts import Source
 
 
-def distinctly_named(sources: Iterable[Source]) -> list[Source]:
+def distinctly_named(sources: Sequence[Source]) -> list[Source]:
     """Return the sources, each with a name of its own: a second `file` becomes `file_2`."""
-    seen: dict[str, int] = {}
+    # A name that somebody gave stays with its source, whatever comes before it: state is found again by it.
+    taken = {source.name for source in sources}
+    seen: set[str] = set()
     named = []
     for source in sources:
-        seen[source.name] = number = seen.get(source.name, 0) + 1
-        named.append(source if number == 1 else source.named(f"{source.name}_{number}"))
+        if source.name in seen:
+            source = source.named(_free(source.name, taken))
+        taken.add(source.name)
+        seen.add(source.name)
+        named.append(source)
     return named
+
+
+def _free(name: str, taken: set[str]) -> str:
+    return next(numbered for number in count(2) if (numbered := f"{name}_{number}") not in taken)
