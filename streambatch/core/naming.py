@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import count
 
 from streambatch.core.parts import Source
 
 
-def distinctly_named(sources: Sequence[Source]) -> list[Source]:
+def distinctly_named(sources: Iterable[Source]) -> list[Source]:
     """Return the sources, each with a name of its own: a second `file` becomes `file_2`."""
     # A name that somebody gave stays with its source, whatever comes before it: state is found again by it.
+    sources = list(sources)
     taken = {source.name for source in sources}
     seen: set[str] = set()
     named = []
