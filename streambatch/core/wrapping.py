@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from streambatch.core.checkpoints import CommitMark, OutputMark, PartitionNotes, SavedPartition
+from streambatch.core.errors import OptionError
 from streambatch.core.intake import Intake
 from streambatch.core.parts import Claim, Reader, Sink, Site, Source, Writer
 
@@ -57,14 +58,32 @@ class WritingSink(Protocol):
         ...
 
 
+_SOURCE = "a source, such as FileSource('in/*.jsonl'), or an object with name, format, is_finite and run(intake)"
+_SINK = "a sink, such as FileSink('scores.jsonl'), or an object with name, format, open, write, sync and close"
+
+
 def as_source(source: Source | RunningSource) -> Source:
-    """Return a source; one that runs itself is wrapped."""
-    return source if isinstance(source, Source) else WrappedSource(source)
+    """Return a source; one that runs itself is wrapped. Raises OptionError for any other object."""
+    if isinstance(source, Source):
+        return source
+    _check_is_part(source, "sources", _SOURCE)
+    return WrappedSource(source)
 
 
 def as_sink(sink: Sink | WritingSink) -> Sink:
-    """Return a sink; one that writes itself is wrapped."""
-    return sink if isinstance(sink, Sink) else WrappedSink(sink)
+    """Return a sink; one that writes itself is wrapped. Raises OptionError for any other object."""
+    if isinstance(sink, Sink):
+        return sink
+    _check_is_part(sink, "sink", _SINK)
+    return WrappedSink(sink)
+
+
+def _check_is_part(part: object, option: str, allowed: str) -> None:
+    # A class has all the names that its instances have, and would fail only when the pipeline runs.
+    if isinstance(part, type):
+        raise OptionError(option, f"the class {part.__qualname__} itself", allowed)
+    if missing := [name for name in ("name", "format") if not isinstance(getattr(part, name, None), str)]:
+        raise OptionError(option, f"an object of type {type(part).__qualname__} without {', '.join(missing)}", allowed)
 
 
 class WrappedSource(Source):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import streambatch as sb
 from streambatch.core.checkpoints import CommitMark, OutputMark, PartitionNotes, SavedPartition
 from streambatch.core.clock import Clock
+from streambatch.core.errors import OptionError
 from streambatch.core.intake import Intake
 from streambatch.core.parts import Claim, Sink, Site, Source
 from streambatch.core.wrapping import WrappedReader, WrappedWriter, as_sink, as_source
@@ -94,6 +95,22 @@ class AbleSink(PlainSink):
     async def close_due(self) -> None: ...
 
     async def finish(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("wrap", "part", "found"),
+    [
+        (as_source, "in.jsonl", "sources: found an object of type str without name, format; allowed: a source"),
+        (as_source, sb.FileSource, "sources: found the class FileSource itself; allowed: a source"),
+        (as_sink, "out.jsonl", "sink: found an object of type str without name, format; allowed: a sink"),
+        (as_sink, sb.FileSink, "sink: found the class FileSink itself; allowed: a sink"),
+        (as_sink, None, "sink: found an object of type NoneType without name, format; allowed: a sink"),
+    ],
+)
+def test_what_is_no_part_is_refused_and_named(wrap: Callable[[Any], object], part: object, found: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        wrap(part)
+    assert str(caught.value).startswith(found)
 
 
 def test_what_is_a_source_or_sink_already_is_left_as_it_is() -> None:
