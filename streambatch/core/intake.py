@@ -79,7 +79,8 @@ class Intake(ABC):
         """
         return None
 
-    # A spool keeps records between their receipt and the inbox: for it `put` comes in parts.
+    # A spool keeps records between their receipt and the inbox: for it `put` comes in parts. They raise where an intake
+    # does not count, since one that did nothing would break the identity of counts without a word.
 
     def received(self, chunk: Chunk) -> None:
         """Count records as received and in flight."""

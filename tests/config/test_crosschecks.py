@@ -45,7 +45,7 @@ class Acme(Source):
     format: str = "jsonl"
 
     def build(self, site: Site) -> Reader:
-        raise NotImplementedError
+        raise NotImplementedError  # a config is only checked here, and never run
 
     def claims(self) -> Iterable[Claim]:
         return [Claim(self.kind, "value", self.value)]
@@ -61,7 +61,7 @@ class AcmeOutput(Sink):
     format: str = "jsonl"
 
     def build(self, site: Site) -> Writer:
-        raise NotImplementedError
+        raise NotImplementedError  # a config is only checked here, and never run
 
     def claims(self) -> Iterable[Claim]:
         return [Claim("output", "value", self.value)]
@@ -78,7 +78,7 @@ class Running:
     is_finite: bool = False
 
     async def run(self, intake: Intake) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # a config is only checked here, and never run
 
     def claims(self) -> Iterable[Claim]:
         return [Claim("tcp", "value", self.value)]

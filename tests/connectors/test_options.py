@@ -133,7 +133,7 @@ def send(kind: str, address: str) -> None:
 
 @contextmanager
 def stdin_of(folder: Path) -> Iterator[None]:
-    """Have descriptor 0 read the records."""
+    """Put a file of the records in the place of descriptor 0."""
     folder.mkdir(exist_ok=True)
     (folder / "in.jsonl").write_bytes(LINES)
     kept, own = os.dup(0), os.open(folder / "in.jsonl", os.O_RDONLY)

@@ -10,7 +10,7 @@ from streambatch.storage.segment_states import SEGMENT_TRANSITIONS, Segment, Seg
 
 @contextmanager
 def checked_segments() -> Iterator[None]:
-    """Have every transition compared with the table."""
+    """Compare every transition with the table while the test runs."""
     become = Segment.become
 
     def checked(self: Segment, state: SegmentState) -> None:

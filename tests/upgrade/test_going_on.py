@@ -95,7 +95,7 @@ class Left:
         return json.loads(out.getvalue())
 
     def written(self, name: str) -> bytes:
-        """Return what is in an output, be it one file or segments."""
+        """Return the bytes of an output, of one file or of all its segments."""
         path = self.folder / name
         segments = sorted(path.parent.glob(f"{path.stem}-????????{path.suffix}"))
         present = [each for each in (*segments, path.with_name(f"{path.name}.open"), path) if each.exists()]
